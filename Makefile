@@ -1,0 +1,30 @@
+# `make demo` and `make test` do all their own set-up in .venv. PYTHON picks the interpreter (3.11 or later).
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed
+
+.PHONY: help demo test bench clean
+
+help:  ## this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed; try make PYTHON=python3.12")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test]'
+	@touch $@
+
+demo: $(STAMP)  ## 20 APs as 20 Ray actors, learning whom to cooperate with (a few minutes)
+	$(BIN)/cfmimo run demo
+
+test: $(STAMP)  ## lint, types, tests
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest
+
+bench: $(STAMP)  ## slots/s and messages/s, local against Ray
+	$(BIN)/python benchmarks/throughput.py
+
+clean:  ## remove the virtual environment and caches, not the runs
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info

@@ -1,0 +1,1 @@
+"""One autonomous access point, and the vocabulary that all nodes speak."""

@@ -1,0 +1,391 @@
+"""The autonomous access point: senses, asks, agrees, precodes, transmits and learns, from messages alone.
+
+One slot runs through `_open` (pilots are in: estimate, observe, choose, ask), `_transmit` (every neighbour
+asked has answered, or the deadline has passed) and `_complete` (the UEs' reports are in: reward, learn,
+report). What an AP sends in a slot depends on the set of messages it got, not on their order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from apnode import csi
+from apnode.config import Config
+from apnode.inbox import SlotInbox
+from apnode.messages import (
+    ApReport,
+    Association,
+    ChannelBlock,
+    ComplexArray,
+    CoopDecline,
+    CoopPass,
+    CoopRequest,
+    Deadline,
+    FloatArray,
+    GainReport,
+    Hello,
+    PilotBlock,
+    RunOver,
+    SlotFeedback,
+    Transmission,
+    expect,
+)
+from apnode.node import CHANNEL, COORDINATOR, Node, Send, ap_address
+from apnode.observation import observe, relative_gain, reported_interference, reward
+from apnode.policies import Policy
+from apnode.precoding import equal_power, mrt, normalised_blocks, rzf, stack_cluster
+from apnode.replay import Transition
+
+
+@dataclass
+class _Episode:
+    """What an AP knows of the UE layout it is in."""
+
+    association: Association
+    interference: FloatArray  # (N,) running mean of (7) per neighbour [W]
+    linked: list[bool]  # per neighbour, in the last slot
+    gain: FloatArray  # (N,) running mean of own relative gain while linked, T_m of (10)
+    times_linked: FloatArray  # (N,)
+
+    @classmethod
+    def begin(cls, association: Association) -> _Episode:
+        count = len(association.neighbours)
+        return cls(association, association.interference.copy(), [False] * count, np.zeros(count), np.zeros(count))
+
+    @property
+    def ues(self) -> tuple[int, ...]:
+        return self.association.ues
+
+    @property
+    def neighbours(self) -> tuple[int, ...]:
+        return self.association.neighbours
+
+
+@dataclass
+class _Slot:
+    """What an AP knows of the slot it is in."""
+
+    index: int
+    episode: _Episode
+    h_hat: ComplexArray  # (B, L, K) own estimates
+    observation: FloatArray
+    action: int
+    chosen: tuple[int, ...]  # neighbours asked, strongest interferer first
+    unheard: set[int]  # acceptance grant: neighbours who have neither asked nor passed
+    requests: dict[int, CoopRequest] = field(default_factory=dict)  # by asker
+    granted: set[int] = field(default_factory=set)
+    blocks: dict[int, ChannelBlock] = field(default_factory=dict)  # by sender
+    declined: set[int] = field(default_factory=set)
+    shared: set[int] = field(default_factory=set)  # whom our channel block went to
+    partners: tuple[int, ...] = ()
+    transmitted: bool = False
+    feedback: SlotFeedback | None = None
+    gains: dict[int, float] = field(default_factory=dict)  # partners' reports
+
+
+class AccessPoint(Node):
+    """AP `ap`: a pure state machine whose inbox is the only way in; `policy` is its own agent."""
+
+    def __init__(self, ap: int, config: Config, policy: Policy, incarnation: int = 0) -> None:
+        super().__init__(ap_address(ap), config.run.max_frame_bytes)
+        self.ap = ap
+        self.slot: _Slot | None = None  # the open one
+        self._config = config
+        self._policy = policy
+        self._incarnation = incarnation
+        self._inbox = SlotInbox(self._drop)
+        self._episode: _Episode | None = None
+        self._upcoming: Association | None = None  # of an episode whose first slot has not opened
+        self._next: int | None = None if incarnation else 0  # slot to open; a restarted AP takes what comes
+        self._over: int | None = None  # the first slot that there is not
+        self._handlers = {
+            Association: self._on_association,
+            PilotBlock: self._on_pilots,
+            CoopRequest: self._on_request,
+            CoopPass: self._on_pass,
+            ChannelBlock: self._on_block,
+            CoopDecline: self._on_decline,
+            Deadline: self._on_deadline,
+            SlotFeedback: self._on_feedback,
+            GainReport: self._on_gain,
+            RunOver: self._on_run_over,
+        }
+
+    def start(self, endpoint: str) -> list[Send]:
+        """Announce this AP, reachable at `endpoint`, to the channel server."""
+        self._send(CHANNEL, Hello(self.ap, self._incarnation, endpoint))
+        return self._take_out()
+
+    # --- an episode begins, a slot opens ------------------------------------------------------------------
+
+    def _on_association(self, association: Association) -> None:
+        """Learn where the neighbours are; the rest counts from the episode's first slot on."""
+        expect(len(association.neighbours) <= self._config.cooperation.max_neighbours, "too many neighbours")
+        for neighbour, endpoint in zip(association.neighbours, association.endpoints, strict=True):
+            self.endpoints[ap_address(neighbour)] = endpoint
+        if self._episode is None or association.episode > self._episode.association.episode:
+            self._upcoming = association
+            self._advance()
+
+    def _on_pilots(self, pilots: PilotBlock) -> None:
+        run, radio = self._config.run, self._config.radio
+        shape = (run.blocks_per_slot, radio.antennas, radio.pilot_length)
+        expect(pilots.y.shape == shape, f"pilots of shape {pilots.y.shape}, expected {shape}")
+        if self._next is None:
+            self._next = pilots.slot
+        self._inbox.park(pilots, self._next)
+        self._advance()
+
+    def _advance(self) -> None:
+        """Open the next slot once its pilots, and its episode's association, are here."""
+        if self.slot is not None or self._next is None:
+            return
+        pilots = next((m for m in self._inbox.parked(self._next) if isinstance(m, PilotBlock)), None)
+        if pilots is None:
+            return
+        if self._upcoming is not None and self._upcoming.episode == pilots.episode:
+            self._episode, self._upcoming = _Episode.begin(self._upcoming), None
+        if self._episode is None or self._episode.association.episode != pilots.episode:
+            return
+        waiting = self._inbox.open(pilots.slot)
+        self._open(pilots, self._episode)
+        for message in waiting:
+            if message is not pilots:
+                self._dispatch(message)
+
+    def _open(self, pilots: PilotBlock, episode: _Episode) -> None:
+        """Sense, decide, and tell the neighbours."""
+        radio, neighbours = self._config.radio, episode.neighbours
+        beta, pilot_of = episode.association.beta, episode.association.pilots
+        projections = csi.despread(pilots.y)
+        observation = self._observe(episode)
+        action = self._policy.act(observation, len(neighbours), pilots.slot) if neighbours else 0
+        chosen = tuple(n for position, n in enumerate(neighbours) if action >> position & 1)
+        grant = self._config.cooperation.acceptance == "grant"
+        self.slot = _Slot(
+            index=pilots.slot,
+            episode=episode,
+            h_hat=csi.estimate(projections, beta, pilot_of, radio.pilot_power_w, radio.noise_power_w),
+            observation=observation,
+            action=action,
+            chosen=chosen,
+            unheard=set(neighbours) if grant else set(),
+        )
+        for neighbour in neighbours:
+            if neighbour in chosen:
+                self._send(ap_address(neighbour), CoopRequest(pilots.slot, self.ap, episode.ues))
+            elif grant:
+                self._send(ap_address(neighbour), CoopPass(pilots.slot, self.ap))
+        self._transmit_when_agreed(self.slot)
+
+    # --- neighbours agree ---------------------------------------------------------------------------------
+
+    def _on_request(self, request: CoopRequest) -> None:
+        """A neighbour asks to cooperate; an AP just restarted declines at once and costs it nothing."""
+        expect(self._known(request.ues), "request for unknown UEs")
+        if self._next is None:
+            self._send(ap_address(request.ap), CoopDecline(request.slot, self.ap))
+            return
+        slot = self._slot_of(request)
+        if slot is None:
+            return
+        match self._config.cooperation.acceptance:
+            case "all":
+                self._share_csi(slot, request.ap, request.ues)
+            case "mutual" if request.ap in slot.chosen and not slot.transmitted:
+                self._share_csi(slot, request.ap, request.ues)
+            case "grant" if request.ap in slot.unheard and not slot.transmitted:
+                slot.requests[request.ap] = request
+                self._heard_from(slot, request.ap)
+            case _ if request.ap not in slot.shared:
+                self._send(ap_address(request.ap), CoopDecline(slot.index, self.ap))
+
+    def _on_pass(self, message: CoopPass) -> None:
+        slot = self._slot_of(message)
+        if slot is not None and message.ap in slot.unheard and not slot.transmitted:
+            self._heard_from(slot, message.ap)
+
+    def _heard_from(self, slot: _Slot, neighbour: int) -> None:
+        """Acceptance grant: once every neighbour has asked or passed, say yes to the strongest while there is room."""
+        slot.unheard.discard(neighbour)
+        if slot.unheard:
+            return
+        room = self._config.cooperation.max_partners - len(slot.chosen)
+        for asker in (n for n in slot.episode.neighbours if n in slot.requests):  # strongest first
+            if asker in slot.chosen or room > 0:
+                room -= asker not in slot.chosen
+                slot.granted.add(asker)
+                self._share_csi(slot, asker, slot.requests[asker].ues)
+            else:
+                self._send(ap_address(asker), CoopDecline(slot.index, self.ap))
+        self._transmit_when_agreed(slot)
+
+    def _share_csi(self, slot: _Slot, partner: int, partner_ues: Iterable[int]) -> None:
+        """Send the partner our channel estimates for its UEs and ours, once."""
+        if partner not in slot.shared:
+            slot.shared.add(partner)
+            ues = tuple(sorted({*slot.episode.ues, *partner_ues}))
+            self._send(ap_address(partner), ChannelBlock(slot.index, self.ap, ues, slot.h_hat[..., list(ues)]))
+
+    def _on_block(self, block: ChannelBlock) -> None:
+        """A neighbour says yes. In an ego cluster it needs our channels as well."""
+        run, radio = self._config.run, self._config.radio
+        expect(block.h_hat.shape[:2] == (run.blocks_per_slot, radio.antennas), "channel block of a wrong shape")
+        expect(self._known(block.ues), "channel block for unknown UEs")
+        slot = self._slot_of(block)
+        if slot is None or slot.transmitted or block.ap not in slot.episode.neighbours:
+            return
+        slot.blocks[block.ap] = block
+        if self._config.cooperation.cluster == "ego" and block.ap in slot.chosen:
+            self._share_csi(slot, block.ap, block.ues)
+        self._transmit_when_agreed(slot)
+
+    def _on_decline(self, decline: CoopDecline) -> None:
+        slot = self._slot_of(decline)
+        if slot is not None:
+            slot.declined.add(decline.ap)
+            self._transmit_when_agreed(slot)
+
+    # --- transmission -------------------------------------------------------------------------------------
+
+    def _transmit_when_agreed(self, slot: _Slot) -> None:
+        answered = slot.blocks.keys() | slot.declined
+        if not slot.transmitted and not slot.unheard and answered >= {*slot.chosen, *slot.granted}:
+            self._transmit(slot)
+
+    def _transmit(self, slot: _Slot) -> None:
+        slot.transmitted = True
+        slot.partners = tuple(sorted(slot.blocks.keys() & {*slot.chosen, *slot.granted}))
+        ues = slot.episode.ues
+        rho = equal_power(len(ues), self._config.radio.ap_power_w)
+        alone = normalised_blocks(mrt(slot.h_hat[..., list(ues)]), rho)
+        joint = normalised_blocks(self._joint_precoder(slot), rho) if slot.partners and ues else alone
+        w, w_alone = (block.swapaxes(-1, -2) for block in (joint, alone))
+        self._send(CHANNEL, Transmission(slot.index, self.ap, ues, w, w_alone, slot.partners))
+
+    def _joint_precoder(self, slot: _Slot) -> ComplexArray:
+        """(B, L, |K_m|) this AP's rows of the RZF (16) over itself and its partners, for its own UEs."""
+        blocks = [slot.blocks[partner] for partner in slot.partners]
+        stacked, ues = stack_cluster(slot.h_hat, slot.episode.ues, [(b.ues, b.h_hat) for b in blocks])
+        w = rzf(stacked, self._config.cooperation.rzf_alpha)
+        return w[:, : self._config.radio.antennas, [ues.index(ue) for ue in slot.episode.ues]]
+
+    def _on_deadline(self, deadline: Deadline) -> None:
+        """The channel server waits no longer: close what is behind, transmit what there is."""
+        if self._next is None or deadline.slot < self._next:
+            return
+        if self.slot is not None and self.slot.index < deadline.slot:
+            self._complete(self.slot)
+        if self.slot is None and self._next < deadline.slot:
+            self._next = deadline.slot  # the pilots of the slots between never came
+            self._advance()
+        if self.slot is not None and not self.slot.transmitted:
+            self._transmit(self.slot)
+
+    # --- a slot closes ------------------------------------------------------------------------------------
+
+    def _on_feedback(self, feedback: SlotFeedback) -> None:
+        slot = self._slot_of(feedback)
+        if slot is None:
+            return
+        expect(len(feedback.rate) == len(slot.episode.ues), "feedback for other UEs than one's own")
+        slot.feedback = feedback
+        slot.transmitted = True  # the slot closed without us, if we had not
+        if self._config.reward.scope == "neighbourhood":
+            for partner in slot.partners:
+                self._send(ap_address(partner), GainReport(slot.index, self.ap, relative_gain(feedback)))
+        self._complete_when_reported(slot)
+
+    def _on_gain(self, report: GainReport) -> None:
+        slot = self._slot_of(report)
+        if slot is not None:
+            slot.gains[report.ap] = report.gain
+            self._complete_when_reported(slot)
+
+    def _complete_when_reported(self, slot: _Slot) -> None:
+        awaited = set(slot.partners) if self._config.reward.scope == "neighbourhood" else set()
+        if slot.feedback is not None and slot.gains.keys() >= awaited:
+            self._complete(slot)
+
+    def _complete(self, slot: _Slot) -> None:
+        """Reward, learn and report; then on to the next slot."""
+        earned = loss = gain = 0.0
+        if slot.feedback is not None:
+            gain = relative_gain(slot.feedback)
+            self._remember(slot, gain, slot.feedback)
+            earned = self._reward(slot, gain)
+            if slot.episode.neighbours:
+                loss = self._policy.learn(self._transition(slot, earned), slot.index)
+        self._report(slot, gain, earned, loss)
+        self.slot, self._next = None, slot.index + 1
+        self.done = self._next == self._over
+        self._advance()
+
+    def _remember(self, slot: _Slot, gain: float, feedback: SlotFeedback) -> None:
+        """Update the running means that the observation is made of."""
+        episode, weight = slot.episode, self._config.cooperation.interference_window
+        reported = reported_interference(feedback, episode.neighbours)
+        episode.linked = [n in slot.partners for n in episode.neighbours]
+        for position, linked in enumerate(episode.linked):
+            if linked:  # partners are not in the UEs' reports
+                episode.times_linked[position] += 1
+                episode.gain[position] += (gain - episode.gain[position]) / episode.times_linked[position]
+            else:
+                episode.interference[position] += weight * (reported[position] - episode.interference[position])
+
+    def _reward(self, slot: _Slot, gain: float) -> float:
+        gains = [gain, *(slot.gains[p] for p in slot.partners if p in slot.gains)]
+        asked = [position for position, n in enumerate(slot.episode.neighbours) if n in slot.chosen]
+        return reward(self._config.reward, gains, slot.episode.interference, asked, len(slot.partners))
+
+    def _transition(self, slot: _Slot, earned: float) -> Transition:
+        return Transition(
+            observation=slot.observation,
+            action=slot.action,
+            reward=earned,
+            next_observation=self._observe(slot.episode),
+            num_actions=2 ** len(slot.episode.neighbours),
+            terminal=(slot.index + 1) % self._config.run.slots_per_episode == 0,
+        )
+
+    def _report(self, slot: _Slot, gain: float, earned: float, loss: float) -> None:
+        sent, dropped = self._take_counts()
+        report = ApReport(
+            slot=slot.index,
+            ap=self.ap,
+            neighbours=slot.episode.neighbours,
+            requested=slot.chosen,
+            partners=slot.partners,
+            gain=gain,
+            reward=earned,
+            loss=loss,
+            epsilon=self._policy.epsilon(slot.index),
+            sent=sent,
+            dropped=dropped,
+        )
+        self._send(COORDINATOR, report)
+
+    def _on_run_over(self, over: RunOver) -> None:
+        self._over = over.slot
+        self.done = self._next == over.slot
+
+    # --- what this AP knows -------------------------------------------------------------------------------
+
+    def _observe(self, episode: _Episode) -> FloatArray:
+        beta = episode.association.beta[list(episode.ues)]
+        return observe(self._config, beta, episode.interference, episode.linked, episode.gain)
+
+    def _known(self, ues: Iterable[int]) -> bool:
+        return all(ue < self._config.radio.num_ues for ue in ues)
+
+    def _slot_of(
+        self, message: CoopRequest | ChannelBlock | CoopDecline | CoopPass | SlotFeedback | GainReport
+    ) -> _Slot | None:
+        """The open slot that a message is for; None if it was parked or dropped instead."""
+        if self.slot is None or message.slot != self.slot.index:
+            self._inbox.park(message, self._next or 0)
+            return None
+        return self.slot if self._inbox.first_time(message) else None

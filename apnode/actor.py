@@ -1,0 +1,161 @@
+"""Ray actors around pure nodes: shells with no decisions in them.
+
+Ray places, starts and restarts them; frames do not pass through Ray unless the config says so. A constructor
+never raises: Ray would not start the actor again.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.exceptions import RayError
+
+from apnode.access_point import AccessPoint
+from apnode.config import Config
+from apnode.messages import Tick
+from apnode.node import CHANNEL, COORDINATOR, Node, Send
+from apnode.policies import Policy, make_policy
+from apnode.transport import CurveKeys, Transport, ZeroMqTransport
+
+
+@dataclass(frozen=True)
+class Network:
+    """How the actors of one run reach each other; handed out by the launcher."""
+
+    transport: str  # as in config.Run.transport
+    host: str | None  # to bind to; None: the address by which Ray knows the machine
+    keys: CurveKeys
+
+
+def run_node(
+    node: Node,
+    transport: Transport,
+    first: Iterable[Send] = (),
+    deadline_s: float | None = None,
+    phase: Callable[[], object] = lambda: None,
+) -> None:
+    """Run a node until it is done: frames in, `receive`, frames out. Never waits for a peer.
+
+    Args:
+        node: the state machine.
+        transport: carries its frames; closed at the end.
+        first: what it sends before anything comes in.
+        deadline_s: the node gets a Tick whenever so long has passed within one phase [s].
+        phase: names what the node is waiting for.
+    """
+    _send_all(node, transport, first)
+    waiting_for, since = phase(), time.monotonic()
+    while not node.done:
+        left = None if deadline_s is None else since + deadline_s - time.monotonic()
+        frame = None if left is not None and left <= 0 else transport.receive(left)
+        _send_all(node, transport, node.handle(Tick()) if frame is None else node.receive(frame))
+        if frame is None or phase() != waiting_for:
+            waiting_for, since = phase(), time.monotonic()
+    transport.close()
+
+
+def _send_all(node: Node, transport: Transport, sends: Iterable[Send]) -> None:
+    for send in sends:
+        endpoint = node.endpoints.get(send.to)
+        if endpoint:
+            transport.send(endpoint, send.frame)
+        else:
+            transport.lost += 1
+
+
+def _own_address() -> str:
+    """The address by which Ray knows this machine."""
+    return str(ray.util.get_node_ip_address())  # type: ignore[no-untyped-call]
+
+
+class NodeActor:
+    """What all actors have in common: a name, a transport, and a way in for frames that come as Ray calls."""
+
+    def __init__(self, name: str, config: Config, network: Network) -> None:
+        self.config = config
+        self._name = name
+        self._network = network
+        self._transport: Transport | None = None
+        self._inbox: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+
+    def open(self) -> str:
+        """Open the transport, if it is not; returns the endpoint."""
+        if self._transport is None:
+            self._transport = self._opened()
+        return self._transport.endpoint
+
+    def deliver(self, frame: bytes) -> None:
+        """A frame from a peer whose transport is Ray calls."""
+        self._inbox.put(frame)
+
+    def process(self) -> tuple[int, str]:
+        """Process id and address of the machine."""
+        return os.getpid(), _own_address()
+
+    def transport(self) -> Transport:
+        """The open transport."""
+        self.open()
+        assert self._transport is not None
+        return self._transport
+
+    def _opened(self) -> Transport:
+        if self._network.transport == "ray":
+            return RayCallTransport(self._name, self._inbox)
+        return ZeroMqTransport(self._network.host or _own_address(), self._network.keys)
+
+
+class ApActor(NodeActor):
+    """One AP: its DDQN, replay buffer and CSI live in this process and never leave it."""
+
+    def __init__(self, name: str, config: Config, network: Network, ap: int) -> None:
+        super().__init__(name, config, network)
+        self._ap = ap
+        self._policy: Policy | None = None
+
+    def warm_up(self) -> tuple[int, str]:
+        """Import and build the agent ahead of the first slot; returns as `process`."""
+        self._policy = make_policy(self._ap, self.config)
+        return self.process()
+
+    def run(self, channel: str, coordinator: str, incarnation: int) -> dict[str, int]:
+        """Take part in the run, to its end; returns how many frames could not be sent."""
+        policy = self._policy or make_policy(self._ap, self.config)
+        node = AccessPoint(self._ap, self.config, policy, incarnation)
+        node.endpoints |= {CHANNEL: channel, COORDINATOR: coordinator}
+        transport = self.transport()
+        run_node(node, transport, node.start(transport.endpoint))
+        return {"lost": transport.lost}
+
+
+class RayCallTransport:
+    """Frames as one-way Ray actor calls: slow, but needs no port of its own."""
+
+    def __init__(self, name: str, inbox: queue.SimpleQueue[bytes]) -> None:
+        self.endpoint = name
+        self.lost = 0
+        self._inbox = inbox
+        self._peers: dict[str, Any] = {}
+
+    def send(self, endpoint: str, frame: bytes) -> None:
+        try:
+            if endpoint not in self._peers:
+                self._peers[endpoint] = ray.get_actor(endpoint)
+            self._peers[endpoint].deliver.options(num_returns=0).remote(frame)
+        except (RayError, ValueError):  # the peer is dead, or has not registered its name yet
+            self._peers.pop(endpoint, None)
+            self.lost += 1
+
+    def receive(self, timeout_s: float | None) -> bytes | None:
+        try:
+            return self._inbox.get(timeout=timeout_s)
+        except queue.Empty:
+            return None
+
+    def close(self) -> None:
+        self._peers.clear()

@@ -1,0 +1,179 @@
+"""What a person may set: one frozen, closed tree of sections; the defaults are the seed paper's tables.
+
+Every value says what it means beside it, and `cfmimo config` prints that as comments. A value that makes
+no sense is refused with a sentence, here and nowhere else.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Positive = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=1)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Run(_Section):
+    """How long, and over what the frames travel."""
+
+    episodes: Count = Field(200, description="an episode is one UE layout")
+    slots_per_episode: Count = Field(20, description="a slot is one decision of every AP")
+    blocks_per_slot: Count = Field(4, description="coherence blocks in a slot; rates are averaged over them")
+    transport: Literal["zeromq", "ray"] = Field(
+        "zeromq", description="what carries frames between Ray actors: ZeroMQ sockets or Ray calls"
+    )
+    slot_deadline_s: Positive = Field(
+        10.0, description="an AP silent for so long is told to transmit with what it has, then left out [s]"
+    )
+    max_frame_bytes: Annotated[int, Field(ge=1024, le=2**24)] = Field(
+        65536, description="longer frames are refused [B]"
+    )
+
+
+class Radio(_Section):
+    """The network and its air interface (seed paper, tables I and II)."""
+
+    num_aps: Count = Field(100, description="M")
+    num_ues: Count = Field(40, description="K")
+    antennas: Count = Field(4, description="L, per AP")
+    area_m: Positive = Field(1000.0, description="side of the square [m]")
+    wrap_around: bool = Field(True, description="the square is a torus: no borders")
+    max_serving_aps: Count = Field(5, description="APs that serve a UE, at most")
+    serving_threshold: Fraction = Field(1e-6, description="delta of (2): serve if beta >= delta * max beta")
+    ap_power_w: Positive = Field(1.0, description="downlink power of an AP, split equally over its UEs [W]")
+    pilot_power_w: Positive = Field(0.1, description="rho_p, of a UE [W]")
+    pilot_length: Count = Field(10, description="tau_p: pilot symbols, and number of orthogonal pilots")
+    coherence_symbols: Count = Field(200, description="tau_c: symbols of a coherence block")
+    bandwidth_hz: Positive = Field(20e6, description="[Hz]")
+    noise_figure_db: Annotated[float, Field(ge=0)] = Field(7.0, description="[dB]")
+
+    @property
+    def noise_power_w(self) -> float:
+        """Thermal noise, -174 dBm/Hz over the bandwidth, raised by the noise figure [W]."""
+        return float(10 ** ((-174 + self.noise_figure_db) / 10) * 1e-3 * self.bandwidth_hz)
+
+    @model_validator(mode="after")
+    def _pilots_fit(self) -> Self:
+        if self.pilot_length >= self.coherence_symbols:
+            raise ValueError(
+                f"pilot_length = {self.pilot_length} leaves no symbol for payload in a coherence block of "
+                f"{self.coherence_symbols}; set it lower or coherence_symbols higher"
+            )
+        return self
+
+
+class Propagation(_Section):
+    """Large-scale fading: the three-slope model of Ngo et al. 2017, eqs. (52)-(53)."""
+
+    reference_loss_db: Positive = Field(140.7, description="L at 1 km [dB]")
+    d0_m: Positive = Field(10.0, description="constant path loss up to here [m]")
+    d1_m: Positive = Field(50.0, description="exponent 2 up to here, 3.5 beyond [m]")
+    shadowing_db: Annotated[float, Field(ge=0)] = Field(8.0, description="standard deviation, iid over links [dB]")
+    height_m: Annotated[float, Field(ge=0)] = Field(10.0, description="APs above UEs [m]")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.d0_m >= self.d1_m:
+            raise ValueError(f"d0_m = {self.d0_m} must be below d1_m = {self.d1_m}")
+        return self
+
+
+class Cooperation(_Section):
+    """Who may ask whom, who says yes, and what the two then do together."""
+
+    policy: Literal["ddqn", "never", "always", "random"] = Field("ddqn", description="how an AP chooses whom to ask")
+    request_rate: Fraction = Field(0.565, description="policy random: chance to ask each neighbour")
+    max_neighbours: Annotated[int, Field(ge=1, le=8)] = Field(4, description="neighbours of an AP, at most")
+    neighbour_threshold: Fraction = Field(0.05, description="gamma_th of (11), relative to the AP's worst interferer")
+    neighbour_sets: Literal["row", "symmetric"] = Field("symmetric", description="(11) as printed, or made reciprocal")
+    interference: Literal["other-streams", "literal", "non-serving"] = Field(
+        "other-streams",
+        description="what counts in (7): j != k; all j as printed; only UEs that the interferer does not serve",
+    )
+    reported_interferers: Annotated[int, Field(ge=1, le=64)] = Field(8, description="strongest APs in a UE's report")
+    interference_window: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.1, description="weight of the newest slot in the average of (7)"
+    )
+    cluster: Literal["ego", "directed"] = Field(
+        "ego", description="precode over oneself and the agreed partners; or over oneself and those one asked"
+    )
+    acceptance: Literal["mutual", "grant", "all"] = Field(
+        "mutual", description="yes to whom one asked too; to all while below max_partners; to all (directed clusters)"
+    )
+    max_partners: Annotated[int, Field(ge=1, le=8)] = Field(
+        4, description="acceptance grant: no more grants beyond so many"
+    )
+    rzf_alpha: Positive = Field(2.1, description="alpha of (16) in units of mean diag(H^H H)")
+
+    @model_validator(mode="after")
+    def _agreement_is_possible(self) -> Self:
+        if (self.cluster == "directed") != (self.acceptance == "all"):
+            raise ValueError('cluster "directed" goes with acceptance "all", and only with it')
+        if self.acceptance == "grant" and self.neighbour_sets != "symmetric":
+            raise ValueError('acceptance "grant" needs neighbour_sets = "symmetric": an AP must know who may ask it')
+        return self
+
+
+class Reward(_Section):
+    """Eq. (12): r = a1 * relative gain - a2 * links charged +- a3 * interference of those asked."""
+
+    gain_weight: float = Field(1.0, description="alpha_1")
+    link_cost: Annotated[float, Field(ge=0)] = Field(0.02, description="alpha_2")
+    interference_weight: Annotated[float, Field(ge=0)] = Field(0.05, description="alpha_3")
+    interference_sign: Literal["+", "-"] = Field("+", description="+ as the paper's text says, - as it prints")
+    scope: Literal["own", "neighbourhood"] = Field(
+        "own", description="whose gain: one's own, or the mean with one's partners'"
+    )
+    charge: Literal["requests", "formed"] = Field("requests", description="which links alpha_2 charges")
+
+
+class Learning(_Section):
+    """The Double DQN of every AP (seed paper, table II)."""
+
+    hidden: Annotated[tuple[Count, ...], Field(min_length=1, max_length=8)] = Field(
+        (128, 64, 32), description="hidden layers, ReLU"
+    )
+    dropout: Annotated[float, Field(ge=0, lt=1)] = Field(0.1, description="of every hidden layer, while learning")
+    learning_rate: Positive = Field(1e-3, description="Adam")
+    discount: Annotated[float, Field(ge=0, lt=1)] = Field(0.95, description="gamma")
+    replay_capacity: Count = Field(1000, description="transitions an AP remembers")
+    batch_size: Count = Field(32, description="transitions in an update; one update a slot")
+    target_update_episodes: Count = Field(10, description="episodes between two copies into the target network")
+    epsilon_start: Fraction = Field(0.8, description="chance to explore in the first episode")
+    epsilon_end: Fraction = Field(0.01, description="and in the long run")
+    epsilon_decay: Annotated[float, Field(ge=0)] = Field(0.005, description="off epsilon each episode")
+    observed_ues: Annotated[int, Field(ge=1, le=64)] = Field(8, description="strongest own UEs whose beta is observed")
+
+    @model_validator(mode="after")
+    def _replay_holds_a_batch(self) -> Self:
+        if self.replay_capacity < self.batch_size:
+            raise ValueError(f"replay_capacity = {self.replay_capacity} cannot hold a batch of {self.batch_size}")
+        return self
+
+
+class Config(_Section):
+    """One experiment. Same config, same seed, same digest, on any runtime."""
+
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(0, description="of everything random")
+    run: Run = Run()
+    radio: Radio = Radio()
+    propagation: Propagation = Propagation()
+    cooperation: Cooperation = Cooperation()
+    reward: Reward = Reward()
+    learning: Learning = Learning()
+
+    @property
+    def num_slots(self) -> int:
+        return self.run.episodes * self.run.slots_per_episode
+
+    @model_validator(mode="after")
+    def _ids_fit_the_wire(self) -> Self:
+        if max(self.radio.num_aps, self.radio.num_ues) >= 2**16 - 1:
+            raise ValueError("num_aps and num_ues must stay below 65535: ids are 16 bits on the wire")
+        return self

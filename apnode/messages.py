@@ -1,0 +1,313 @@
+"""What nodes say to each other: every message, who sends it to whom, and what may come back.
+
+A message is a frozen dataclass that cannot exist malformed: its constructor checks every field against the
+annotation that also tells `wire` how to encode it. Ids are 16 bits; arrays are little-endian and read-only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Annotated, Any, ClassVar, get_args, get_origin, get_type_hints
+
+import numpy as np
+from numpy.typing import NDArray
+
+MAX_ID = 2**16 - 2
+NOBODY = 2**16 - 1  # pads arrays of ids
+MAX_TEXT = 64
+MAX_MAGNITUDE = 1e9  # of any number on the wire: channels, powers and rates are far below
+MAX_SLOT = 2**40
+
+ComplexArray = NDArray[np.complex128]  # in computation; complex64 on the wire
+FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.integer[Any]]
+
+
+class MessageError(ValueError):
+    """A message with this content must not exist."""
+
+
+@dataclass(frozen=True, slots=True)
+class Array:
+    """How an array field looks: element type and number of dimensions."""
+
+    dtype: str
+    ndim: int
+
+
+Ids = Annotated[tuple[int, ...], "ids"]  # AP or UE indices
+Id = Annotated[int, "id"]
+Slot = Annotated[int, "slot"]  # counted over the whole run
+Counter = Annotated[int, "slot"]
+Text = Annotated[str, "text"]
+Texts = Annotated[tuple[str, ...], "texts"]
+Real = Annotated[float, "real"]
+
+
+class Message:
+    """Base of all messages: checks each field on construction."""
+
+    __slots__ = ()
+    SPECS: ClassVar[dict[str, Any]] = {}
+
+    def __post_init__(self) -> None:
+        for name, spec in specs(type(self)).items():
+            object.__setattr__(self, name, _checked(name, spec, getattr(self, name)))
+
+
+def specs(kind: type[Message]) -> dict[str, Any]:
+    """Field name -> what its annotation says, in order of declaration."""
+    if "SPECS" not in kind.__dict__:
+        hints = get_type_hints(kind, include_extras=True)
+        assert all(get_origin(hints[f.name]) is Annotated for f in fields(kind)), kind  # type: ignore[arg-type]
+        kind.SPECS = {f.name: get_args(hints[f.name])[1] for f in fields(kind)}  # type: ignore[arg-type]
+    return kind.SPECS
+
+
+def _checked(name: str, spec: Any, value: Any) -> Any:
+    if isinstance(spec, Array):
+        return _checked_array(name, spec, value)
+    if spec == "ids":
+        value = tuple(value)
+        if not all(type(v) is int and 0 <= v <= MAX_ID for v in value) or len(set(value)) != len(value):
+            raise MessageError(f"{name} must be distinct ids, not {value!r:.60}")
+        return value
+    if spec == "texts":
+        return tuple(_checked(name, "text", v) for v in value)
+    return _checked_scalar(name, spec, value)
+
+
+def _checked_scalar(name: str, spec: str, value: Any) -> Any:
+    match spec, value:
+        case "id", int() if type(value) is int and 0 <= value <= MAX_ID:
+            return value
+        case "slot", int() if type(value) is int and 0 <= value <= MAX_SLOT:
+            return value
+        case "text", str() if len(value.encode()) <= MAX_TEXT:
+            return value
+        case "real", float() if abs(value) <= MAX_MAGNITUDE:  # false for NaN
+            return value
+    allowed = {
+        "id": f"an integer in 0..{MAX_ID}",
+        "slot": f"an integer in 0..{MAX_SLOT}",
+        "text": f"text of at most {MAX_TEXT} bytes",
+        "real": f"a float within {MAX_MAGNITUDE:g}",
+    }
+    raise MessageError(f"{name} must be {allowed[spec]}, not {value!r:.60}")
+
+
+def _checked_array(name: str, spec: Array, value: Any) -> NDArray[Any]:
+    array = np.ascontiguousarray(value, dtype=spec.dtype)
+    if array.ndim != spec.ndim:
+        raise MessageError(f"{name} must have {spec.ndim} dimensions, not {array.ndim}")
+    if array.dtype.kind in "cf" and array.size:
+        flat = array.reshape(-1)
+        parts = flat.view(flat.real.dtype)
+        if not np.abs(parts).max() <= MAX_MAGNITUDE:  # catches NaN and infinity as well
+            raise MessageError(f"{name} must be finite and within {MAX_MAGNITUDE:g}")
+    array.flags.writeable = False
+    return array
+
+
+def expect(condition: bool, what: str) -> None:
+    """Refuse a message whose fields do not fit each other or the receiver.
+
+    Raises:
+        MessageError: saying `what`, unless `condition` holds.
+    """
+    if not condition:
+        raise MessageError(what)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Hello(Message):
+    """AP -> channel server. "I am here (again); reach me there." Answered by an Association."""
+
+    ap: Id
+    incarnation: Counter  # 0 at the start of the run, then one more with every restart
+    endpoint: Text
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Association(Message):
+    """Channel server -> AP, each episode and on Hello: whom you serve, your row of beta, whom you may ask.
+
+    The neighbour relation (11) is set up by the network from the UEs' long-term reports; an AP is told only
+    its own neighbours, strongest interferer first, and what its own UEs reported of them.
+    """
+
+    episode: Counter
+    ues: Ids  # K_m, the UEs this AP serves
+    beta: Annotated[FloatArray, Array("<f8", 1)]  # (K,) own large-scale fading coefficients [power gain]
+    pilots: Annotated[IntArray, Array("<u2", 1)]  # (K,) pilot index of every UE
+    neighbours: Ids
+    endpoints: Texts  # of the neighbours, same order
+    interference: Annotated[FloatArray, Array("<f8", 1)]  # (len(neighbours),) reported long-term power [W]
+
+    def __post_init__(self) -> None:
+        Message.__post_init__(self)
+        count = len(self.neighbours)
+        expect(len(self.endpoints) == count == len(self.interference), "one endpoint and power per neighbour")
+        expect(len(self.beta) == len(self.pilots), "one pilot per beta")
+        expect(all(ue < len(self.beta) for ue in self.ues), "a served UE must have a beta")
+        expect(bool((self.beta >= 0).all()), "beta must not be negative")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PilotBlock(Message):
+    """Channel server -> AP. The slot opens: what your antennas heard in each coherence block, eq. (3)."""
+
+    episode: Counter
+    slot: Slot
+    y: Annotated[ComplexArray, Array("<c8", 3)]  # (B, L, tau_p) [sqrt W]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CoopRequest(Message):
+    """AP -> AP. Will you precode with me for these UEs? Answered by a ChannelBlock or a CoopDecline."""
+
+    slot: Slot
+    ap: Id
+    ues: Ids  # those the sender serves
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ChannelBlock(Message):
+    """AP -> AP. "Yes": my channel estimates for the UEs that you or I serve."""
+
+    slot: Slot
+    ap: Id
+    ues: Ids  # column order of h_hat
+    h_hat: Annotated[ComplexArray, Array("<c8", 3)]  # (B, L, len(ues)) [sqrt power gain]
+
+    def __post_init__(self) -> None:
+        Message.__post_init__(self)
+        expect(self.h_hat.shape[2] == len(self.ues), "h_hat must have one column per UE")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CoopDecline(Message):
+    """AP -> AP. "No", in answer to a CoopRequest."""
+
+    slot: Slot
+    ap: Id
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CoopPass(Message):
+    """AP -> AP, with acceptance `grant` only. I shall not ask you in this slot."""
+
+    slot: Slot
+    ap: Id
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Transmission(Message):
+    """AP -> channel server. What I radiate, and what I would have radiated alone (the paired baseline of (12))."""
+
+    slot: Slot
+    ap: Id
+    ues: Ids
+    w: Annotated[ComplexArray, Array("<c8", 3)]  # (B, len(ues), L) [sqrt W]
+    w_alone: Annotated[ComplexArray, Array("<c8", 3)]  # (B, len(ues), L) [sqrt W]
+    partners: Ids  # whose channel blocks this AP precoded with
+
+    def __post_init__(self) -> None:
+        Message.__post_init__(self)
+        expect(self.w.shape == self.w_alone.shape, "w and w_alone must have the same shape")
+        expect(self.w.shape[1] == len(self.ues), "w must have one row per UE")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SlotFeedback(Message):
+    """Channel server -> AP. The slot closes: the reports of your own UEs, in the order of Association.ues."""
+
+    slot: Slot
+    rate: Annotated[FloatArray, Array("<f8", 1)]  # (|K_m|,) mean over blocks [bit/s/Hz]
+    rate_alone: Annotated[FloatArray, Array("<f8", 1)]  # (|K_m|,) had no AP cooperated [bit/s/Hz]
+    interferers: Annotated[IntArray, Array("<u2", 2)]  # (|K_m|, R) strongest non-partner APs at each UE, NOBODY pads
+    interference: Annotated[FloatArray, Array("<f8", 2)]  # (|K_m|, R) their power, as eq. (7) counts it [W]
+
+    def __post_init__(self) -> None:
+        Message.__post_init__(self)
+        expect(self.rate.shape == self.rate_alone.shape, "rate and rate_alone must have the same shape")
+        expect(self.interferers.shape == self.interference.shape, "one power per interferer")
+        expect(len(self.interferers) == len(self.rate), "one report per UE")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class GainReport(Message):
+    """AP -> partners, with reward scope `neighbourhood`: my UEs' relative gain in this slot."""
+
+    slot: Slot
+    ap: Id
+    gain: Real
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Deadline(Message):
+    """Channel server -> AP. Transmit with what you have."""
+
+    slot: Slot
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RunOver(Message):
+    """Channel server -> APs and coordinator. There is no slot with this number or above."""
+
+    slot: Slot
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ApReport(Message):
+    """AP -> coordinator, fire and forget: how the slot went for me, and what I sent in it."""
+
+    slot: Slot
+    ap: Id
+    neighbours: Ids  # whom I could have asked
+    requested: Ids  # whom I asked
+    partners: Ids  # whose channel blocks I precoded with
+    gain: Real  # (sum R - sum R_alone) / sum R_alone over my UEs
+    reward: Real
+    loss: Real  # of this slot's update, 0 before the first
+    epsilon: Real
+    sent: Annotated[IntArray, Array("<u4", 2)]  # (2, kinds) messages and bytes sent since my last report, by tag
+    dropped: Annotated[IntArray, Array("<u4", 1)]  # (reasons,) frames dropped since my last report
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SlotReport(Message):
+    """Channel server -> coordinator, fire and forget: what every UE got in the slot."""
+
+    slot: Slot
+    episode: Counter
+    sinr: Annotated[FloatArray, Array("<f8", 2)]  # (B, K) linear, eq. (9)
+    sinr_alone: Annotated[FloatArray, Array("<f8", 2)]  # (B, K) had no AP cooperated
+    pairs: Counter  # AP pairs with a common UE
+    silent: Ids  # APs that did not transmit
+    sent: Annotated[IntArray, Array("<u4", 2)]  # (2, kinds) messages and bytes sent since the last report, by tag
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Tick(Message):
+    """A node's own runtime -> node, never on the wire: time has passed and nothing came."""
+
+
+FRONTHAUL = (CoopRequest, ChannelBlock, CoopDecline, CoopPass, GainReport)  # AP -> AP: the price of cooperation
+KINDS: tuple[type[Message], ...] = (  # position = tag on the wire; append only
+    Hello,
+    Association,
+    PilotBlock,
+    CoopRequest,
+    ChannelBlock,
+    CoopDecline,
+    CoopPass,
+    Transmission,
+    SlotFeedback,
+    GainReport,
+    Deadline,
+    RunOver,
+    ApReport,
+    SlotReport,
+)
+TAGS = {kind: tag for tag, kind in enumerate(KINDS)}

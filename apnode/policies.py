@@ -1,0 +1,109 @@
+"""How an AP decides whom to ask: one class per policy. Add one here and to `config.Cooperation.policy`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from apnode.config import Config, Learning
+from apnode.messages import FloatArray
+from apnode.observation import observation_size
+from apnode.replay import Replay, Transition
+from apnode.rng import Purpose, generator, integer_seed
+
+if TYPE_CHECKING:
+    from apnode.ddqn import DoubleDqn
+
+
+class Policy(Protocol):
+    """Decides for one AP. An action is a bit mask over its neighbours, strongest interferer first."""
+
+    def act(self, observation: FloatArray, num_neighbours: int, slot: int) -> int:
+        """The action in this slot, below 2^num_neighbours."""
+
+    def learn(self, transition: Transition, slot: int) -> float:
+        """Take in what came of the slot's action; returns the loss of an update, 0 if there was none."""
+
+    def epsilon(self, slot: int) -> float:
+        """Chance to explore in this slot."""
+
+
+class Fixed:
+    """Asks nobody, or everybody."""
+
+    def __init__(self, ask: bool) -> None:
+        self._ask = ask
+
+    def act(self, observation: FloatArray, num_neighbours: int, slot: int) -> int:
+        return 2**num_neighbours - 1 if self._ask else 0
+
+    def learn(self, transition: Transition, slot: int) -> float:
+        return 0.0
+
+    def epsilon(self, slot: int) -> float:
+        return 0.0
+
+
+class Random(Fixed):
+    """Asks each neighbour with a given chance, every slot anew: the baseline that a learner has to beat."""
+
+    def __init__(self, ap: int, config: Config) -> None:
+        super().__init__(ask=False)
+        self._ap, self._seed, self._rate = ap, config.seed, config.cooperation.request_rate
+
+    def act(self, observation: FloatArray, num_neighbours: int, slot: int) -> int:
+        draws = generator(self._seed, Purpose.EXPLORATION, self._ap, slot).random(num_neighbours)
+        return int((draws < self._rate) @ 2 ** np.arange(num_neighbours))
+
+
+class Ddqn:
+    """The AP's own Double DQN: epsilon-greedy over joint actions, one update a slot."""
+
+    def __init__(self, ap: int, config: Config) -> None:
+        from apnode.ddqn import DoubleDqn  # torch: seconds and 170 MB that other policies need not pay
+
+        self._ap, self._seed, self._learning = ap, config.seed, config.learning
+        self._slots_per_episode = config.run.slots_per_episode
+        size, num_actions = observation_size(config), 2**config.cooperation.max_neighbours
+        weights = integer_seed(config.seed, Purpose.WEIGHTS, ap)
+        self.network: DoubleDqn = DoubleDqn(size, num_actions, config.learning, weights)
+        self.replay = Replay(config.learning.replay_capacity, size)
+
+    def act(self, observation: FloatArray, num_neighbours: int, slot: int) -> int:
+        rng = generator(self._seed, Purpose.EXPLORATION, self._ap, slot)
+        if rng.random() < self.epsilon(slot):
+            return int(rng.integers(2**num_neighbours))
+        return int(self.network.values(observation)[: 2**num_neighbours].argmax())
+
+    def learn(self, transition: Transition, slot: int) -> float:
+        self.replay.store(transition)
+        loss = 0.0
+        if len(self.replay) >= self._learning.batch_size:
+            rng = generator(self._seed, Purpose.UPDATE, self._ap, slot)
+            batch = self.replay.sample(self._learning.batch_size, rng)
+            loss = self.network.update(batch, int(rng.integers(2**63)))
+        if (slot + 1) % (self._learning.target_update_episodes * self._slots_per_episode) == 0:
+            self.network.sync_target()
+        return loss
+
+    def epsilon(self, slot: int) -> float:
+        return epsilon_at(self._learning, slot // self._slots_per_episode)
+
+
+def epsilon_at(learning: Learning, episode: int) -> float:
+    """Chance to explore: falls by epsilon_decay each episode, never below epsilon_end."""
+    return max(learning.epsilon_end, learning.epsilon_start - learning.epsilon_decay * episode)
+
+
+def make_policy(ap: int, config: Config) -> Policy:
+    """The policy that the config names, for AP `ap`."""
+    match config.cooperation.policy:
+        case "never":
+            return Fixed(ask=False)
+        case "always":
+            return Fixed(ask=True)
+        case "random":
+            return Random(ap, config)
+        case "ddqn":
+            return Ddqn(ap, config)

@@ -1,0 +1,78 @@
+"""The replay buffer: a ring of an AP's own latest transitions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from apnode.messages import FloatArray, IntArray
+
+
+@dataclass(frozen=True, slots=True)
+class Transition:
+    """One decision and what came of it."""
+
+    observation: FloatArray  # (D,)
+    action: int
+    reward: float
+    next_observation: FloatArray  # (D,)
+    num_actions: int  # actions open to the AP, in both observations
+    terminal: bool  # the episode ended: what follows is another layout
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """n transitions, field by field."""
+
+    observation: FloatArray  # (n, D)
+    action: IntArray  # (n,)
+    reward: FloatArray  # (n,)
+    next_observation: FloatArray  # (n, D)
+    num_actions: IntArray  # (n,)
+    terminal: FloatArray  # (n,) 1 where the episode ended
+
+
+class Replay:
+    """Keeps the newest `capacity` transitions."""
+
+    def __init__(self, capacity: int, observation_size: int) -> None:
+        self._observation = np.zeros((capacity, observation_size))
+        self._next_observation = np.zeros((capacity, observation_size))
+        self._action = np.zeros(capacity, np.int64)
+        self._reward = np.zeros(capacity)
+        self._num_actions = np.zeros(capacity, np.int64)
+        self._terminal = np.zeros(capacity)
+        self.stored = 0  # ever
+
+    def __len__(self) -> int:
+        return min(self.stored, len(self._action))
+
+    def store(self, transition: Transition) -> None:
+        """Add a transition; the oldest goes if the ring is full."""
+        at = self.stored % len(self._action)
+        self._observation[at] = transition.observation
+        self._action[at] = transition.action
+        self._reward[at] = transition.reward
+        self._next_observation[at] = transition.next_observation
+        self._num_actions[at] = transition.num_actions
+        self._terminal[at] = transition.terminal
+        self.stored += 1
+
+    def sample(self, size: int, rng: np.random.Generator) -> Batch:
+        """`size` transitions drawn uniformly with replacement.
+
+        Raises:
+            ValueError: if nothing is stored.
+        """
+        if not self.stored:
+            raise ValueError("cannot sample from an empty replay buffer")
+        at = rng.integers(len(self), size=size)
+        return Batch(
+            observation=self._observation[at],
+            action=self._action[at],
+            reward=self._reward[at],
+            next_observation=self._next_observation[at],
+            num_actions=self._num_actions[at],
+            terminal=self._terminal[at],
+        )

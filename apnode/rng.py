@@ -1,0 +1,34 @@
+"""Randomness keyed by purpose and index, never by the order of draws.
+
+What is drawn for (seed, purpose, index) does not depend on what was drawn before, so a node that
+restarts draws again what it drew, and killing one node changes nothing at the others.
+"""
+
+from enum import IntEnum
+
+import numpy as np
+
+
+class Purpose(IntEnum):
+    """What a random stream is for; the numbers are part of every digest, so they are never reused."""
+
+    AP_POSITIONS = 1
+    UE_POSITIONS = 2
+    SHADOWING = 3
+    FADING = 4
+    PILOT_NOISE = 5
+    EXPLORATION = 6
+    WEIGHTS = 7
+    UPDATE = 8
+    DELIVERY_ORDER = 9
+
+
+def generator(seed: int, purpose: Purpose, *index: int) -> np.random.Generator:
+    """The generator of (seed, purpose, index); equal arguments give equal draws."""
+    return np.random.Generator(np.random.SFC64(np.random.SeedSequence(seed, spawn_key=(purpose, *index))))
+
+
+def integer_seed(seed: int, purpose: Purpose, *index: int) -> int:
+    """A 63-bit seed of the same kind, for libraries that bring a generator of their own."""
+    state = np.random.SeedSequence(seed, spawn_key=(purpose, *index)).generate_state(1, np.uint64)
+    return int(state[0]) >> 1

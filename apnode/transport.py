@@ -1,0 +1,88 @@
+"""The data plane: frames straight from node to node. One small interface; ZeroMQ is the first choice.
+
+(The second, Ray actor calls, lives in `actor`, where Ray does.) Sending never blocks: what cannot be queued
+is dropped and counted, as a radio or a network would.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import zmq
+
+_QUEUED = 1000  # frames per peer
+_LINGER_MS = 2000  # to flush the last reports at the end of a run
+_MAX_RECEIVED = 2**24  # [B] hard bound of the socket; the wire's own limit is lower
+
+
+class Transport(Protocol):
+    """What a node's loop needs of the network."""
+
+    endpoint: str  # where peers find this node
+    lost: int  # frames that could not be queued
+
+    def send(self, endpoint: str, frame: bytes) -> None:
+        """Queue a frame for a peer, or drop it."""
+
+    def receive(self, timeout_s: float | None) -> bytes | None:
+        """The next frame; None after `timeout_s` without one."""
+
+    def close(self) -> None:
+        """Flush what is queued, then give everything back."""
+
+
+@dataclass(frozen=True)
+class CurveKeys:
+    """The run's CURVE key pair. Who does not hold it can neither read frames nor deliver any."""
+
+    public: bytes
+    secret: bytes
+
+    @classmethod
+    def generate(cls) -> CurveKeys:
+        """A fresh pair."""
+        return cls(*zmq.curve_keypair())
+
+
+class ZeroMqTransport:
+    """PULL to receive on, one PUSH per peer, over TCP, encrypted and authenticated by CURVE."""
+
+    def __init__(self, host: str, keys: CurveKeys) -> None:
+        self._keys = keys
+        self._context = zmq.Context(io_threads=1)
+        self._peers: dict[str, zmq.Socket[bytes]] = {}
+        self._inbox = self._context.socket(zmq.PULL)
+        self._inbox.curve_secretkey, self._inbox.curve_publickey = keys.secret, keys.public
+        self._inbox.curve_server = True
+        self._inbox.setsockopt(zmq.MAXMSGSIZE, _MAX_RECEIVED)
+        port = self._inbox.bind_to_random_port(f"tcp://{host}")
+        self.endpoint = f"tcp://{host}:{port}"
+        self.lost = 0
+
+    def send(self, endpoint: str, frame: bytes) -> None:
+        try:
+            self._peer(endpoint).send(frame, zmq.NOBLOCK)
+        except zmq.Again:
+            self.lost += 1
+
+    def receive(self, timeout_s: float | None) -> bytes | None:
+        if not self._inbox.poll(None if timeout_s is None else max(0, int(timeout_s * 1000))):
+            return None
+        return self._inbox.recv()
+
+    def close(self) -> None:
+        self._inbox.close(linger=0)
+        for peer in self._peers.values():
+            peer.close(linger=_LINGER_MS)
+        self._context.term()
+
+    def _peer(self, endpoint: str) -> zmq.Socket[bytes]:
+        if endpoint not in self._peers:
+            peer = self._context.socket(zmq.PUSH)
+            peer.curve_serverkey = self._keys.public
+            peer.curve_publickey, peer.curve_secretkey = self._keys.public, self._keys.secret
+            peer.setsockopt(zmq.SNDHWM, _QUEUED)
+            peer.connect(endpoint)
+            self._peers[endpoint] = peer
+        return self._peers[endpoint]

@@ -1,0 +1,1 @@
+"""Nature: where things are, how radio propagates, what users receive."""

@@ -1,0 +1,211 @@
+"""The channel server: the air between APs and UEs, the UEs themselves, and so the clock of the network.
+
+It opens a slot by letting every AP hear the pilots, and closes it when all live APs have transmitted or the
+deadline has passed twice: once to tell the late, once to go on without them. It knows every channel; what it
+tells an AP is only what that AP's antennas heard and what that AP's own UEs report.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from apnode.config import Config
+from apnode.messages import (
+    NOBODY,
+    Association,
+    ComplexArray,
+    Deadline,
+    FloatArray,
+    Hello,
+    IntArray,
+    PilotBlock,
+    RunOver,
+    SlotFeedback,
+    SlotReport,
+    Tick,
+    Transmission,
+    expect,
+)
+from apnode.node import CHANNEL, COORDINATOR, Node, ap_address
+from channel_server.fading import channels, received_pilots
+from channel_server.sinr import received_interference, sinr, spectral_efficiency
+from channel_server.topology import Layout, long_term_interference, make_layout, neighbour_lists
+
+
+@dataclass
+class Air:
+    """One slot on the air."""
+
+    index: int
+    episode: int
+    h: ComplexArray  # (B, M, K, L) true channels
+    awaited: set[int]  # live APs that have not transmitted
+    transmissions: dict[int, Transmission] = field(default_factory=dict)  # by AP
+    reminded: bool = False  # the deadline has passed once
+
+
+class ChannelServer(Node):
+    """Pure state machine of the propagation physics; time comes in as Tick."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(CHANNEL, config.run.max_frame_bytes)
+        self.layout: Layout
+        self.air: Air | None = None
+        self._config = config
+        self._live: set[int] = set()
+        self._neighbours: list[tuple[int, ...]] = []
+        self._interference: FloatArray
+        self._handlers = {Hello: self._on_hello, Transmission: self._on_transmission, Tick: self._on_tick}
+
+    # --- APs come and go ----------------------------------------------------------------------------------
+
+    def _on_hello(self, hello: Hello) -> None:
+        """An AP is here (again). The first slot opens when all are; a later hello gets it back into the episode."""
+        expect(hello.ap < self._config.radio.num_aps, f"no AP {hello.ap} in this network")
+        self.endpoints[ap_address(hello.ap)] = hello.endpoint
+        self._live.add(hello.ap)
+        if self.air is not None:
+            self._readmit(hello.ap, self.air)
+        elif not self.done and len(self._live) == self._config.radio.num_aps:
+            self._open(0)
+
+    def _readmit(self, ap: int, air: Air) -> None:
+        """Bring a restarted AP and its neighbours in touch again; the open slot does not wait for it."""
+        for told in (ap, *(m for m, known in enumerate(self._neighbours) if ap in known)):
+            self._associate(told, air.episode)
+        if ap not in air.transmissions:
+            air.awaited.discard(ap)
+            self._close_when_complete(air)
+
+    def _on_tick(self, tick: Tick) -> None:
+        """The slot's deadline: first a reminder to the late, then on without them until they are heard of again."""
+        air = self.air
+        if air is None:
+            return
+        if air.reminded:
+            self._live -= air.awaited
+            self._close(air)
+        else:
+            air.reminded = True
+            for ap in sorted(air.awaited):
+                self._send(ap_address(ap), Deadline(air.index))
+
+    # --- a slot -------------------------------------------------------------------------------------------
+
+    def _open(self, slot: int) -> None:
+        """Draw the slot's channels and let every AP hear the pilots; an episode's first slot comes with a layout."""
+        episode, position = divmod(slot, self._config.run.slots_per_episode)
+        if position == 0:
+            self._begin_episode(episode)
+        h = channels(self._config, self.layout, slot)
+        heard = received_pilots(self._config, self.layout, h, slot)
+        self.air = Air(slot, episode, h, awaited=set(self._live))
+        for ap in range(self._config.radio.num_aps):
+            self._send(ap_address(ap), PilotBlock(episode, slot, heard[:, ap]))
+
+    def _begin_episode(self, episode: int) -> None:
+        self.layout = make_layout(self._config, episode)
+        self._interference = long_term_interference(self._config, self.layout)
+        self._neighbours = neighbour_lists(self._config, self._interference)
+        for ap in range(self._config.radio.num_aps):
+            self._associate(ap, episode)
+
+    def _associate(self, ap: int, episode: int) -> None:
+        neighbours = self._neighbours[ap]
+        association = Association(
+            episode=episode,
+            ues=self.layout.ues_of[ap],
+            beta=self.layout.beta[ap],
+            pilots=self.layout.pilots,
+            neighbours=neighbours,
+            endpoints=tuple(self.endpoints.get(ap_address(n), "") for n in neighbours),
+            interference=self._interference[ap, list(neighbours)],
+        )
+        self._send(ap_address(ap), association)
+
+    def _on_transmission(self, transmission: Transmission) -> None:
+        """An AP radiates. One that missed its slot is live again from the next one on."""
+        ap, air = transmission.ap, self.air
+        radio = self._config.radio
+        expect(ap < radio.num_aps, f"no AP {ap} in this network")
+        self._live.add(ap)
+        if air is None or transmission.slot != air.index:
+            self._drop("late")
+            return
+        expect(transmission.ues == self.layout.ues_of[ap], "transmission for other UEs than the AP serves")
+        shape = (self._config.run.blocks_per_slot, len(transmission.ues), radio.antennas)
+        expect(transmission.w.shape == shape, f"precoders of shape {transmission.w.shape}, expected {shape}")
+        for w in (transmission.w, transmission.w_alone):
+            expect(radiated_power(w) <= radio.ap_power_w, f"AP {ap} would radiate {radiated_power(w)} W")
+        if ap in air.transmissions:
+            self._drop("duplicate")
+            return
+        air.transmissions[ap] = transmission
+        air.awaited.discard(ap)
+        self._close_when_complete(air)
+
+    def _close_when_complete(self, air: Air) -> None:
+        if not air.awaited:
+            self._close(air)
+
+    def _close(self, air: Air) -> None:
+        """Superpose what was radiated, let the UEs report, and open the next slot."""
+        noise = self._config.radio.noise_power_w
+        w, w_alone = self.precoders(air)
+        sinr_now, sinr_alone = sinr(air.h, w, noise), sinr(air.h, w_alone, noise)
+        rate, rate_alone = (spectral_efficiency(s).mean(axis=0) for s in (sinr_now, sinr_alone))
+        suffered = received_interference(air.h, w, self.layout.serving, self._config.cooperation.interference)
+        for ap, ues in enumerate(self.layout.ues_of):
+            report = self._ue_reports(ap, air, suffered)
+            self._send(ap_address(ap), SlotFeedback(air.index, rate[list(ues)], rate_alone[list(ues)], *report))
+        self._report(air, sinr_now, sinr_alone)
+        self.air = None
+        if air.index + 1 < self._config.num_slots:
+            self._open(air.index + 1)
+        else:
+            self._finish(air.index + 1)
+
+    def precoders(self, air: Air) -> tuple[ComplexArray, ComplexArray]:
+        """(B, M, K, L) twice: what is radiated, and what would be if every AP were alone; 0 where none [sqrt W]."""
+        w, w_alone = np.zeros_like(air.h), np.zeros_like(air.h)
+        for ap in sorted(air.transmissions):
+            sent = air.transmissions[ap]
+            w[:, ap, list(sent.ues)] = sent.w
+            w_alone[:, ap, list(sent.ues)] = sent.w_alone
+        return w, w_alone
+
+    def _ue_reports(self, ap: int, air: Air, suffered: FloatArray) -> tuple[IntArray, FloatArray]:
+        """(|K_m|, R) twice: the strongest APs that are no partners, at each UE of an AP, and their power [W]."""
+        power = suffered[:, list(self.layout.ues_of[ap])].T.copy()  # (|K_m|, M)
+        partners = air.transmissions[ap].partners if ap in air.transmissions else ()
+        power[:, [ap, *(p for p in partners if p < power.shape[1])]] = 0
+        strongest = np.argsort(-power, axis=1, kind="stable")[:, : self._config.cooperation.reported_interferers]
+        reported = np.take_along_axis(power, strongest, axis=1)
+        return np.where(reported > 0, strongest, NOBODY), reported
+
+    def _report(self, air: Air, sinr_now: FloatArray, sinr_alone: FloatArray) -> None:
+        silent = tuple(ap for ap in range(self._config.radio.num_aps) if ap not in air.transmissions)
+        sent, _ = self._take_counts()
+        report = SlotReport(
+            slot=air.index,
+            episode=air.episode,
+            sinr=sinr_now,
+            sinr_alone=sinr_alone,
+            pairs=self.layout.pairs,
+            silent=silent,
+            sent=sent,
+        )
+        self._send(COORDINATOR, report)
+
+    def _finish(self, slot: int) -> None:
+        for ap in range(self._config.radio.num_aps):
+            self._send(ap_address(ap), RunOver(slot))
+        self._send(COORDINATOR, RunOver(slot))
+        self.done = True
+
+
+def radiated_power(w: ComplexArray) -> float:
+    """Largest power over the blocks that an AP radiates with precoders (B, UEs, L) [W]."""
+    return float((np.abs(w.astype(complex)) ** 2).sum(axis=(1, 2)).max(initial=0))

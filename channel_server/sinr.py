@@ -1,0 +1,64 @@
+"""What reaches the UEs: SINR, rates and interference, of the precoders really radiated over the true channels."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from apnode.messages import ComplexArray, FloatArray
+from channel_server.topology import BoolArray
+
+
+def sinr(h: ComplexArray, w: ComplexArray, noise_power: float) -> FloatArray:
+    """Instantaneous SINR, seed paper eq. (9): each stream superposes coherently over the APs that send it.
+
+    SINR_k = |sum_m h_mk^H w_mk|^2 / (sum_{j != k} |sum_m h_mk^H w_mj|^2 + noise)
+
+    Args:
+        h: (B, M, K, L) true channels [sqrt power gain].
+        w: (B, M, K, L) precoder of AP m for UE k, 0 where it does not serve it [sqrt W].
+        noise_power: sigma^2 [W].
+
+    Returns:
+        (B, K) linear.
+    """
+    blocks, num_aps, num_ues, antennas = h.shape
+    by_ue = (blocks, num_ues, num_aps * antennas)
+    received = h.conj().swapaxes(1, 2).reshape(by_ue) @ w.swapaxes(1, 2).reshape(by_ue).swapaxes(1, 2)  # (B, k, j)
+    power = np.abs(received) ** 2
+    wanted = np.diagonal(power, axis1=1, axis2=2)
+    ratio: FloatArray = wanted / (power.sum(axis=2) - wanted + noise_power)
+    return ratio
+
+
+def spectral_efficiency(sinr_of: FloatArray) -> FloatArray:
+    """log2(1 + SINR), without pre-log [bit/s/Hz]."""
+    return np.log2(1 + sinr_of)
+
+
+def received_interference(h: ComplexArray, w: ComplexArray, serving: BoolArray, counts: str) -> FloatArray:
+    """What each UE suffers from each AP, the summand of seed paper eq. (7), mean over the blocks.
+
+    Args:
+        h: (B, M, K, L) true channels [sqrt power gain].
+        w: (B, M, K, L) precoders [sqrt W].
+        serving: (M, K) D.
+        counts: `other-streams` leaves out the UE's own stream, `literal` counts all, `non-serving` counts only
+            APs that do not serve the UE.
+
+    Returns:
+        (M, K) power at UE k of AP n's streams [W].
+    """
+    packed, ue_of = _streams(w, serving)
+    power = (np.abs(h.conj() @ packed.swapaxes(-1, -2)) ** 2).mean(axis=0)  # (M, K, S) at UE k of AP n's stream s
+    if counts == "other-streams":
+        power = np.where(ue_of[:, None, :] == np.arange(h.shape[2])[:, None], 0, power)
+    total = power.sum(axis=2)
+    return np.where(serving, 0, total) if counts == "non-serving" else total
+
+
+def _streams(w: ComplexArray, serving: BoolArray) -> tuple[ComplexArray, FloatArray]:
+    """The streams each AP sends, without the empty ones: (B, M, S, L) and the (M, S) UEs they are for, -1 pads."""
+    order = np.argsort(~serving, axis=1, kind="stable")[:, : max(int(serving.sum(axis=1).max()), 1)]
+    valid = np.take_along_axis(serving, order, axis=1)
+    packed = np.take_along_axis(w, order[None, :, :, None], axis=2)
+    return packed * valid[None, :, :, None], np.where(valid, order, -1)

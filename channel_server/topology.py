@@ -1,0 +1,167 @@
+"""Where APs and UEs are, who serves whom, and who trains on which pilot: everything that lasts an episode."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from apnode.config import Config, Radio
+from apnode.messages import FloatArray, IntArray
+from apnode.rng import Purpose, generator
+from channel_server.propagation import large_scale_fading
+
+BoolArray = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One UE layout: positions and what follows from them until the UEs move."""
+
+    ap_xy: FloatArray  # (M, 2) [m]
+    ue_xy: FloatArray  # (K, 2) [m]
+    beta: FloatArray  # (M, K) large-scale fading coefficients [power gain]
+    serving: BoolArray  # (M, K) D: AP m serves UE k
+    pilots: IntArray  # (K,)
+
+    @cached_property
+    def ues_of(self) -> list[tuple[int, ...]]:
+        """K_m of every AP."""
+        return [tuple(np.flatnonzero(row).tolist()) for row in self.serving]
+
+    @cached_property
+    def pairs(self) -> int:
+        """AP pairs with a common UE."""
+        common = self.serving.astype(int) @ self.serving.T > 0
+        return int(np.triu(common, 1).sum())
+
+
+def make_layout(config: Config, episode: int) -> Layout:
+    """The layout of an episode: APs where they always are, UEs and shadowing drawn anew."""
+    radio, seed = config.radio, config.seed
+    ap_xy = generator(seed, Purpose.AP_POSITIONS).uniform(0, radio.area_m, (radio.num_aps, 2))
+    ue_xy = generator(seed, Purpose.UE_POSITIONS, episode).uniform(0, radio.area_m, (radio.num_ues, 2))
+    distance = distances(ap_xy, ue_xy, radio.area_m if radio.wrap_around else None)
+    beta = large_scale_fading(distance, config.propagation, generator(seed, Purpose.SHADOWING, episode))
+    return Layout(ap_xy, ue_xy, beta, serving_sets(beta, radio), greedy_pilots(beta, radio.pilot_length))
+
+
+def distances(ap_xy: FloatArray, ue_xy: FloatArray, period: float | None) -> FloatArray:
+    """(M, K) horizontal distances [m], on a torus of the given period, or on the plane if it is None."""
+    offset = np.abs(ap_xy[:, None, :] - ue_xy[None, :, :])
+    if period is not None:
+        offset = np.minimum(offset, period - offset)
+    return np.asarray(np.hypot(offset[..., 0], offset[..., 1]))
+
+
+def serving_sets(beta: FloatArray, radio: Radio) -> BoolArray:
+    """Seed paper eq. (2): UE k is served by the APs with beta >= delta max beta, at most the strongest few.
+
+    Args:
+        beta: (M, K) [power gain].
+        radio: gives delta and the cap.
+
+    Returns:
+        (M, K) D; every UE has at least one AP.
+    """
+    rank = np.argsort(np.argsort(-beta, axis=0, kind="stable"), axis=0, kind="stable")
+    serving: BoolArray = (rank < radio.max_serving_aps) & (beta >= radio.serving_threshold * beta.max(axis=0))
+    return serving
+
+
+def greedy_pilots(beta: FloatArray, num_pilots: int) -> IntArray:
+    """Pilots in order of arrival: the first tau_p UEs take one each, every further UE the one least used around it.
+
+    "Least" is the sum of beta over the pilot's users at the further UE's strongest AP (as in Björnson and
+    Sanguinetti, "Scalable cell-free massive MIMO systems", 2020).
+
+    Args:
+        beta: (M, K) [power gain].
+        num_pilots: tau_p.
+
+    Returns:
+        (K,) pilot indices.
+    """
+    num_ues = beta.shape[1]
+    pilots = np.zeros(num_ues, np.int64)
+    for ue in range(num_ues):
+        if ue < num_pilots:
+            pilots[ue] = ue
+        else:
+            at_strongest = beta[beta[:, ue].argmax(), :ue]
+            contamination = np.bincount(pilots[:ue], weights=at_strongest, minlength=num_pilots)
+            pilots[ue] = contamination.argmin()
+    return pilots
+
+
+def long_term_interference(config: Config, layout: Layout) -> FloatArray:
+    """Mean of eq. (7) over the fading while nobody cooperates, as UEs report it before an episode's first slot.
+
+    With MRT at equal power, E|h_nk^H w_nj|^2 = rho_nj (beta_nk + [same pilot] (L - 1) gamma_nk), since then
+    h_hat_nj is parallel to h_hat_nk.
+
+    Returns:
+        (M, M) I[m, n]: what the UEs of AP m suffer from AP n, each UE reporting its strongest few [W].
+    """
+    radio, serving = config.radio, layout.serving
+    energy = radio.pilot_power_w * radio.pilot_length
+    same_pilot = layout.pilots[:, None] == layout.pilots[None, :]  # (K, K)
+    gamma = energy * layout.beta**2 / (energy * layout.beta @ same_pilot + radio.noise_power_w)
+    rho = serving * (radio.ap_power_w / np.maximum(serving.sum(axis=1, keepdims=True), 1))  # (M, K)
+    from_others = (
+        rho.sum(axis=1, keepdims=True) - rho if _excludes_own_stream(config) else rho.sum(axis=1, keepdims=True)
+    )
+    aligned = same_pilot & ~np.eye(len(same_pilot), dtype=bool) if _excludes_own_stream(config) else same_pilot
+    power = layout.beta * from_others + (radio.antennas - 1) * gamma * (rho @ aligned)  # (M, K) at UE k from AP n
+    if config.cooperation.interference == "non-serving":
+        power = np.where(serving, 0, power)
+    return (
+        serving.astype(float)
+        @ strongest_only(power, config.cooperation.reported_interferers).T
+        * ~np.eye(len(power), dtype=bool)
+    )
+
+
+def _excludes_own_stream(config: Config) -> bool:
+    return config.cooperation.interference != "literal"
+
+
+def strongest_only(power: FloatArray, count: int) -> FloatArray:
+    """(M, K) `power` with all but the `count` largest of each column set to 0."""
+    rank = np.argsort(np.argsort(-power, axis=0, kind="stable"), axis=0, kind="stable")
+    return np.where(rank < count, power, 0)
+
+
+def neighbour_lists(config: Config, interference: FloatArray) -> list[tuple[int, ...]]:
+    """Neighbour sets of seed paper eq. (11), strongest interferer first.
+
+    `row`: N_m holds the APs with I_mn >= gamma_th max_n I_mn, at most the strongest few. `symmetric`: pairs of
+    which either end passes that test, strongest sum of both ways first, while both ends have room.
+
+    Args:
+        config: gives gamma_th, the cap and the rule.
+        interference: (M, M) I [W].
+
+    Returns:
+        M lists; an AP that hears nobody has an empty one.
+    """
+    cap = config.cooperation.max_neighbours
+    worst = interference.max(axis=1, keepdims=True, initial=0)
+    passes = (interference >= config.cooperation.neighbour_threshold * worst) & (interference > 0)
+    if config.cooperation.neighbour_sets == "symmetric":
+        passes = _symmetric(passes, interference, cap)
+    order = np.argsort(-interference, axis=1, kind="stable")
+    return [tuple(int(n) for n in order[m] if passes[m, n])[:cap] for m in range(len(interference))]
+
+
+def _symmetric(passes: NDArray[Any], interference: FloatArray, cap: int) -> BoolArray:
+    chosen = np.zeros_like(passes)
+    both_ways = interference + interference.T
+    ends = np.argwhere(np.triu(passes | passes.T, 1))
+    for m, n in ends[np.argsort(-both_ways[ends[:, 0], ends[:, 1]], kind="stable")]:
+        if chosen[m].sum() < cap and chosen[n].sum() < cap:
+            chosen[m, n] = chosen[n, m] = True
+    return chosen

@@ -1,0 +1,1 @@
+"""Around the nodes: the collector, the runtimes, the commands and the reports."""

@@ -1,0 +1,54 @@
+"""The local runtime: all nodes in one process, a queue of frames, virtual time. The reference mode."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+
+from apnode.access_point import AccessPoint
+from apnode.config import Config
+from apnode.messages import Tick
+from apnode.node import Node, Send, ap_address
+from apnode.policies import make_policy
+from apnode.rng import Purpose, generator
+from channel_server.server import ChannelServer
+from coordinator.collector import Coordinator
+
+
+class LocalNetwork:
+    """Delivers frames between pure nodes, in order of sending or shuffled; when no frame is left, time passes."""
+
+    def __init__(self, config: Config, order_seed: int | None = None) -> None:
+        self.channel = ChannelServer(config)
+        self.coordinator = Coordinator(config)
+        self.aps = [AccessPoint(ap, config, make_policy(ap, config)) for ap in range(config.radio.num_aps)]
+        self._nodes: dict[str, Node] = {node.address: node for node in (self.channel, self.coordinator, *self.aps)}
+        self._queue: deque[Send] = deque()
+        self._order = None if order_seed is None else generator(order_seed, Purpose.DELIVERY_ORDER)
+
+    def run(self, watch: Callable[[Send], None] | None = None) -> None:
+        """Run to the end; `watch` sees every frame just before it is delivered."""
+        for ap in self.aps:
+            self._queue.extend(ap.start(ap_address(ap.ap)))
+        while not (self.coordinator.done and all(ap.done for ap in self.aps)):
+            if not self._queue:
+                self._pass_time()
+                continue
+            send = self._take()
+            if watch is not None:
+                watch(send)
+            self._queue.extend(self._nodes[send.to].receive(send.frame))
+
+    def _take(self) -> Send:
+        if self._order is not None:
+            self._queue.rotate(int(self._order.integers(len(self._queue))))
+        return self._queue.popleft()
+
+    def _pass_time(self) -> None:
+        """Nothing is under way: every timer fires. If nothing comes of it, nothing ever will."""
+        self._queue.extend(self.channel.handle(Tick()))
+        self.coordinator.handle(Tick())
+        if not self._queue and self.coordinator.done:
+            raise RuntimeError("the run has ended but some APs have not")
+        if not self._queue and self.channel.air is None and not self.coordinator.done:
+            raise RuntimeError("no frame is under way and no slot is open: the protocol is stuck")

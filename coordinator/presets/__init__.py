@@ -1,0 +1,84 @@
+"""The presets that ship beside this file, and how a config is read: preset or file, then overrides, then checks."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from apnode.config import Config
+
+_FOLDER = Path(__file__).parent
+
+
+class ConfigError(Exception):
+    """The configuration cannot be used; the text is meant for the person who typed it."""
+
+
+def preset_names() -> list[str]:
+    """The presets that ship, in alphabetical order."""
+    return sorted(path.stem for path in _FOLDER.glob("*.toml"))
+
+
+def load(source: str, overrides: Iterable[str] = (), seed: int | None = None) -> Config:
+    """The config of a preset or a TOML file, with `section.key=value` overrides.
+
+    Raises:
+        ConfigError: says in a sentence what is wrong and where.
+    """
+    tree = _read(source)
+    for override in overrides:
+        _override(tree, override)
+    if seed is not None:
+        tree["seed"] = seed
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError("; ".join(_sentence(detail) for detail in error.errors())) from None
+
+
+def _read(source: str) -> dict[str, Any]:
+    path = Path(source)
+    if source in preset_names():
+        text = (_FOLDER / f"{source}.toml").read_text("utf-8")
+    elif path.suffix == ".toml" or path.exists():
+        try:
+            text = path.read_text("utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"cannot read {source}: {error}") from None
+    else:
+        raise ConfigError(f"no preset {source!r}; there are {', '.join(preset_names())}, or name a .toml file")
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{source} is not TOML: {error}") from None
+
+
+def _override(tree: dict[str, Any], override: str) -> None:
+    path, equals, text = override.partition("=")
+    if not equals:
+        raise ConfigError(f"--set {override!r} should read section.key=value")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text.strip()  # a bare word is a string
+    *sections, key = path.strip().split(".")
+    for section in sections:
+        tree = tree.setdefault(section, {})
+        if not isinstance(tree, dict):
+            raise ConfigError(f"--set {override!r}: {section} is a value, not a section")
+    tree[key] = value
+
+
+def _sentence(detail: Mapping[str, Any]) -> str:
+    """One pydantic complaint, as a person would say it."""
+    where = ".".join(str(part) for part in detail["loc"])
+    what = str(detail["msg"]).removeprefix("Value error, ")
+    if detail["type"] == "extra_forbidden":
+        return f"{where} is not a setting; `cfmimo schema` lists them"
+    value = detail["input"]
+    shown = f" (got {value!r})" if isinstance(value, (int, float, str)) and len(str(value)) <= 60 else ""
+    return f"{where}: {what[:1].lower()}{what[1:]}{shown}" if where else what

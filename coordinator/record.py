@@ -1,0 +1,228 @@
+"""What a run leaves behind: one row per slot, per AP and slot, per UE and slot; their summary and digest."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from apnode.config import Config
+from apnode.messages import FRONTHAUL, KINDS, NOBODY, TAGS, ApReport, SlotReport
+
+Table = dict[str, NDArray[Any]]
+_FRONTHAUL_TAGS = [TAGS[kind] for kind in FRONTHAUL]
+_TIMING_DEPENDENT = {"dropped"}  # how many frames came late says when they came, not what was computed
+
+
+class Record:
+    """Arrays over (slots, ...) that reports fill in, in any order."""
+
+    def __init__(self, config: Config) -> None:
+        slots, aps, ues = config.num_slots, config.radio.num_aps, config.radio.num_ues
+        blocks, cap = config.run.blocks_per_slot, config.cooperation.max_neighbours
+        self._config = config
+        self.closed = np.zeros(slots, bool)
+        self.episode = np.zeros(slots, np.int64)
+        self.pairs = np.zeros(slots, np.int64)
+        self.sinr = np.full((slots, blocks, ues), np.nan)
+        self.sinr_alone = np.full((slots, blocks, ues), np.nan)
+        self.silent = np.zeros((slots, aps), bool)
+        self.reported = np.zeros((slots, aps), bool)
+        self.neighbours = np.full((slots, aps, cap), NOBODY, np.uint16)
+        self.requested = np.zeros((slots, aps, cap), bool)  # of those neighbours
+        self.linked = np.zeros((slots, aps, cap), bool)
+        self.floats = np.zeros((slots, aps, 4))  # gain, reward, loss, epsilon
+        self.fronthaul = np.zeros((slots, aps, 2), np.int64)  # messages, bytes from AP to AP
+        self.dropped = np.zeros((slots, aps), np.int64)
+        self.traffic = np.zeros((2, len(KINDS)), np.int64)  # messages, bytes of the whole run, by tag
+
+    def add_slot(self, report: SlotReport) -> None:
+        """Take in how a slot went."""
+        at = report.slot
+        self.closed[at] = True
+        self.episode[at], self.pairs[at] = report.episode, report.pairs
+        self.sinr[at], self.sinr_alone[at] = report.sinr, report.sinr_alone
+        self.silent[at, list(report.silent)] = True
+        self.traffic += report.sent
+
+    def add_ap(self, report: ApReport) -> None:
+        """Take in how a slot went for one AP."""
+        at = report.slot, report.ap
+        known = len(report.neighbours)
+        self.reported[at] = True
+        self.neighbours[at][:known] = report.neighbours
+        self.requested[at][:known] = [n in report.requested for n in report.neighbours]
+        self.linked[at][:known] = [n in report.partners for n in report.neighbours]
+        self.floats[at] = report.gain, report.reward, report.loss, report.epsilon
+        self.fronthaul[at] = report.sent[:, _FRONTHAUL_TAGS].sum(axis=1)
+        self.dropped[at] = report.dropped.sum()
+        self.traffic += report.sent
+
+    @property
+    def complete(self) -> bool:
+        """Whether every report of every slot is in."""
+        return bool(self.closed.all() and self.reported.all())
+
+    # --- tables -------------------------------------------------------------------------------------------
+
+    def slots(self, index: slice = slice(None)) -> Table:
+        """One row per slot: rates, SINR, links, and what cooperation cost."""
+        links = [self._links(at) for at in range(len(self.closed))[index]]
+        by_slot: Table = {
+            "slot": np.arange(len(self.closed))[index],
+            "episode": self.episode[index],
+            "sum_rate_bps_hz": _sum_rate(self.sinr[index]),
+            "sum_rate_alone_bps_hz": _sum_rate(self.sinr_alone[index]),
+            "sinr_mean_db": _db(self.sinr[index]).mean(axis=(1, 2)),
+            "sinr_mean_alone_db": _db(self.sinr_alone[index]).mean(axis=(1, 2)),
+            "sinr_p5_db": np.percentile(_db(self.sinr[index]), 5, axis=(1, 2)),
+            "sinr_p5_alone_db": np.percentile(_db(self.sinr_alone[index]), 5, axis=(1, 2)),
+            "requests": self.requested[index].sum(axis=(1, 2)),
+            "candidates": (self.neighbours[index] != NOBODY).sum(axis=(1, 2)),
+            "formed": np.array([link.formed for link in links]),
+            "pairs": self.pairs[index],
+            "union_asked": np.array([link.union for link in links]),
+            "union_candidates": np.array([link.candidates for link in links]),
+            "disagreements": np.array([link.disagreements for link in links]),
+            "messages": self.fronthaul[index, :, 0].sum(axis=1),
+            "bytes": self.fronthaul[index, :, 1].sum(axis=1),
+            "aps_silent": self.silent[index].sum(axis=1),
+        }
+        return by_slot
+
+    def aps(self) -> Table:
+        """Exactly APs x slots rows: `ok`, `down` (no report) or `stale` (reported, but transmitted too late)."""
+        slots, aps = self.reported.shape
+        status = np.where(self.reported, np.where(self.silent, "stale", "ok"), "down")
+        columns = {
+            "slot": np.repeat(np.arange(slots), aps),
+            "ap": np.tile(np.arange(aps), slots),
+            "status": status.ravel(),
+            "neighbours": (self.neighbours != NOBODY).sum(axis=2).ravel(),
+            "requests": self.requested.sum(axis=2).ravel(),
+            "partners": self.linked.sum(axis=2).ravel(),
+        }
+        for index, name in enumerate(("gain", "reward", "loss", "epsilon")):
+            columns[name] = self.floats[..., index].ravel()
+        return {
+            **columns,
+            "messages": self.fronthaul[..., 0].ravel(),
+            "bytes": self.fronthaul[..., 1].ravel(),
+            "dropped": self.dropped.ravel(),
+        }
+
+    def ues(self) -> Table:
+        """One row per UE and slot: mean over the blocks of SINR in dB and of rate."""
+        slots, _, ues = self.sinr.shape
+        return {
+            "slot": np.repeat(np.arange(slots), ues),
+            "ue": np.tile(np.arange(ues), slots),
+            "sinr_db": _db(self.sinr).mean(axis=1).ravel(),
+            "sinr_alone_db": _db(self.sinr_alone).mean(axis=1).ravel(),
+            "rate_bps_hz": np.log2(1 + self.sinr).mean(axis=1).ravel(),
+            "rate_alone_bps_hz": np.log2(1 + self.sinr_alone).mean(axis=1).ravel(),
+        }
+
+    def digest(self) -> str:
+        """SHA-256 over all records without wall-clock fields: equal for equal runs, on any runtime."""
+        sha = hashlib.sha256()
+        for table in (self.slots(), self.aps(), self.ues()):
+            for name, column in table.items():
+                if name not in _TIMING_DEPENDENT:
+                    sha.update(name.encode() + b"\0" + np.ascontiguousarray(column).tobytes())
+        return sha.hexdigest()
+
+    # --- figures of merit ---------------------------------------------------------------------------------
+
+    def summary(self) -> dict[str, Any]:
+        """Means over the whole run, over its last tenth (after most of the learning), and without cooperation."""
+        last = max(1, self._config.run.episodes // 10) * self._config.run.slots_per_episode
+        return {
+            "digest": self.digest(),
+            "slots": int(self.closed.sum()),
+            **self._means(slice(None)),
+            "no_cooperation": self._means_alone(slice(None)),
+            "last_tenth": {**self._means(slice(-last, None)), "no_cooperation": self._means_alone(slice(-last, None))},
+            "traffic": {
+                kind.__name__: {"messages": int(self.traffic[0, tag]), "bytes": int(self.traffic[1, tag])}
+                for tag, kind in enumerate(KINDS)
+            },
+            "rows": {state: int((self.aps()["status"] == state).sum()) for state in ("ok", "stale", "down")},
+        }
+
+    def _means(self, index: slice) -> dict[str, Any]:
+        table = {name: float(column.mean()) for name, column in self.slots(index).items()}
+        asked, candidates = table["requests"], table["candidates"]
+        return {
+            **self._rates(self.sinr[index]),
+            "links": {"requests": asked, "formed": table["formed"], "pairs": table["pairs"]},
+            "request_rate": asked / candidates if candidates else 0.0,
+            "union_rate": table["union_asked"] / table["union_candidates"] if candidates else 0.0,
+            "messages_per_slot": table["messages"],
+            "bytes_per_slot": table["bytes"],
+        }
+
+    def _means_alone(self, index: slice) -> dict[str, Any]:
+        return {
+            **self._rates(self.sinr_alone[index]),
+            "links": {"requests": 0.0, "formed": 0.0, "pairs": float(self.pairs[index].mean())},
+            "request_rate": 0.0,
+            "union_rate": 0.0,
+            "messages_per_slot": 0.0,
+            "bytes_per_slot": 0.0,
+        }
+
+    def _rates(self, sinr: NDArray[Any]) -> dict[str, float]:
+        radio, sum_rate = self._config.radio, float(np.nanmean(_sum_rate(sinr)))
+        return {
+            "sum_rate_bps_hz": sum_rate,
+            "sum_rate_net_bps_hz": sum_rate * (1 - radio.pilot_length / radio.coherence_symbols),
+            "sinr_mean_db": float(np.nanmean(_db(sinr))),
+            "sinr_p5_db": float(np.nanpercentile(_db(sinr), 5)),
+        }
+
+    def _links(self, at: int) -> Links:
+        ego = self._config.cooperation.cluster == "ego"
+        aps = self.reported.shape[1]
+        asked, linked = self._matrix(self.requested, at), self._matrix(self.linked, at)
+        candidate = self._matrix(self.neighbours != NOBODY, at)
+        both, either = linked & linked.T, linked | linked.T
+        upper = np.triu(np.ones((aps, aps), bool), 1)
+        return Links(
+            formed=int(((both if ego else either) & upper).sum()),
+            union=int(((asked | asked.T) & upper).sum()),
+            candidates=int(((candidate | candidate.T) & upper).sum()),
+            disagreements=int(((both != either) & upper).sum()) if ego else 0,
+        )
+
+    def _matrix(self, flags: NDArray[Any], at: int) -> NDArray[Any]:
+        """(M, M) of flags over neighbours."""
+        aps = self.reported.shape[1]
+        matrix = np.zeros((aps, aps), bool)
+        ap, position = np.nonzero(flags[at])
+        matrix[ap, self.neighbours[at, ap, position]] = True
+        return matrix
+
+
+@dataclass(frozen=True)
+class Links:
+    """Undirected AP pairs of one slot."""
+
+    formed: int  # that precoded together
+    union: int  # of which either asked
+    candidates: int  # of which either could ask
+    disagreements: int  # that only one end believes in
+
+
+def _db(ratio: NDArray[Any]) -> NDArray[Any]:
+    level: NDArray[Any] = 10 * np.log10(np.maximum(ratio, 1e-12))
+    return level
+
+
+def _sum_rate(sinr: NDArray[Any]) -> NDArray[Any]:
+    """(slots,) sum over UEs of the mean over blocks of log2(1 + SINR) [bit/s/Hz]."""
+    rate: NDArray[Any] = np.log2(1 + sinr).mean(axis=1).sum(axis=1)
+    return rate

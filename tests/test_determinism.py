@@ -1,0 +1,46 @@
+"""One seed, one result: whatever the order of delivery."""
+
+import pytest
+
+from apnode.config import Config
+from coordinator.local import LocalNetwork
+from coordinator.presets import load
+
+SHORT = ("run.episodes=3", "run.slots_per_episode=12")
+VARIANTS = {
+    "mutual": (),
+    "grant": ("cooperation.acceptance=grant", "cooperation.max_partners=2", "reward.scope=neighbourhood"),
+    "directed": ("cooperation.cluster=directed", "cooperation.acceptance=all", "cooperation.neighbour_sets=row"),
+    "neighbourhood": ("reward.scope=neighbourhood", "reward.charge=formed", "reward.interference_sign='-'"),
+}
+
+
+def digest(config: Config, order_seed: int | None = None) -> str:
+    network = LocalNetwork(config, order_seed)
+    network.run()
+    return network.coordinator.record.digest()
+
+
+@pytest.fixture(scope="module")
+def demo() -> Config:
+    return load("demo", SHORT)
+
+
+@pytest.fixture(scope="module")
+def demo_digest(demo: Config) -> str:
+    return digest(demo)
+
+
+@pytest.mark.parametrize("order_seed", range(20))
+def test_delivery_order_does_not_change_the_run(demo: Config, demo_digest: str, order_seed: int) -> None:
+    assert digest(demo, order_seed) == demo_digest
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_delivery_order_changes_no_kind_of_agreement(variant: str) -> None:
+    config = load("demo", ("run.episodes=2", "run.slots_per_episode=18", *VARIANTS[variant]))
+    assert len({digest(config, order_seed) for order_seed in (None, 1, 2)}) == 1
+
+
+def test_another_seed_gives_another_run(demo: Config, demo_digest: str) -> None:
+    assert digest(demo.model_copy(update={"seed": 1})) != demo_digest
