@@ -30,10 +30,10 @@ from apnode.messages import (
     PilotBlock,
     RunOver,
     SlotFeedback,
+    Tick,
     Transmission,
-    expect,
 )
-from apnode.node import CHANNEL, COORDINATOR, Node, Send, ap_address
+from apnode.node import CHANNEL, COORDINATOR, Node, Send, ap_address, refuse_unless
 from apnode.observation import observe, relative_gain, reported_interference, reward
 from apnode.policies import Policy
 from apnode.precoding import equal_power, mrt, normalised_blocks, rzf, stack_cluster
@@ -93,6 +93,7 @@ class AccessPoint(Node):
         super().__init__(ap_address(ap), config.run.max_frame_bytes)
         self.ap = ap
         self.slot: _Slot | None = None  # the open one
+        self.completed = 0  # slots
         self._config = config
         self._policy = policy
         self._incarnation = incarnation
@@ -112,6 +113,7 @@ class AccessPoint(Node):
             SlotFeedback: self._on_feedback,
             GainReport: self._on_gain,
             RunOver: self._on_run_over,
+            Tick: self._on_tick,
         }
 
     def start(self, endpoint: str) -> list[Send]:
@@ -123,7 +125,11 @@ class AccessPoint(Node):
 
     def _on_association(self, association: Association) -> None:
         """Learn where the neighbours are; the rest counts from the episode's first slot on."""
-        expect(len(association.neighbours) <= self._config.cooperation.max_neighbours, "too many neighbours")
+        cooperation, radio = self._config.cooperation, self._config.radio
+        refuse_unless(len(association.neighbours) <= cooperation.max_neighbours, "too many neighbours")
+        refuse_unless(all(self._is_peer(n) for n in association.neighbours), "a neighbour that there is not")
+        refuse_unless(len(association.beta) == radio.num_ues, "beta of another number of UEs")
+        refuse_unless(bool((association.pilots < radio.pilot_length).all()), "a pilot that there is not")
         for neighbour, endpoint in zip(association.neighbours, association.endpoints, strict=True):
             self.endpoints[ap_address(neighbour)] = endpoint
         if self._episode is None or association.episode > self._episode.association.episode:
@@ -133,11 +139,21 @@ class AccessPoint(Node):
     def _on_pilots(self, pilots: PilotBlock) -> None:
         run, radio = self._config.run, self._config.radio
         shape = (run.blocks_per_slot, radio.antennas, radio.pilot_length)
-        expect(pilots.y.shape == shape, f"pilots of shape {pilots.y.shape}, expected {shape}")
-        if self._next is None:
-            self._next = pilots.slot
-        self._inbox.park(pilots, self._next)
+        refuse_unless(pilots.y.shape == shape, f"pilots of shape {pilots.y.shape}, expected {shape}")
+        refuse_unless(pilots.slot < self._config.num_slots, "a slot that there is not")
+        if self.slot is not None and pilots.slot == self.slot.index:
+            self._drop("duplicate")
+            return
+        self._catch_up(pilots.slot)
+        self._inbox.park(pilots, self._next or 0)
         self._advance()
+
+    def _catch_up(self, opened: int) -> None:
+        """A slot opens only when this AP has transmitted in the one before, or has been given up in it."""
+        if self.slot is not None and opened > self.slot.index + 1:
+            self._complete(self.slot)
+        if self.slot is None and (self._next is None or opened > self._next):
+            self._next = opened
 
     def _advance(self) -> None:
         """Open the next slot once its pilots, and its episode's association, are here."""
@@ -185,7 +201,7 @@ class AccessPoint(Node):
 
     def _on_request(self, request: CoopRequest) -> None:
         """A neighbour asks to cooperate; an AP just restarted declines at once and costs it nothing."""
-        expect(self._known(request.ues), "request for unknown UEs")
+        refuse_unless(self._is_peer(request.ap) and self._known(request.ues), "request by no AP or for no UE")
         if self._next is None:
             self._send(ap_address(request.ap), CoopDecline(request.slot, self.ap))
             return
@@ -204,12 +220,19 @@ class AccessPoint(Node):
                 self._send(ap_address(request.ap), CoopDecline(slot.index, self.ap))
 
     def _on_pass(self, message: CoopPass) -> None:
+        """Acceptance grant: a neighbour will not ask; an AP just restarted will not either."""
+        if self._next is None:
+            refuse_unless(self._is_peer(message.ap), "pass by no AP")
+            self._send(ap_address(message.ap), CoopDecline(message.slot, self.ap))  # no answer comes to that
+            return
         slot = self._slot_of(message)
-        if slot is not None and message.ap in slot.unheard and not slot.transmitted:
+        if slot is not None and not slot.transmitted:
             self._heard_from(slot, message.ap)
 
     def _heard_from(self, slot: _Slot, neighbour: int) -> None:
         """Acceptance grant: once every neighbour has asked or passed, say yes to the strongest while there is room."""
+        if neighbour not in slot.unheard:
+            return
         slot.unheard.discard(neighbour)
         if slot.unheard:
             return
@@ -233,8 +256,8 @@ class AccessPoint(Node):
     def _on_block(self, block: ChannelBlock) -> None:
         """A neighbour says yes. In an ego cluster it needs our channels as well."""
         run, radio = self._config.run, self._config.radio
-        expect(block.h_hat.shape[:2] == (run.blocks_per_slot, radio.antennas), "channel block of a wrong shape")
-        expect(self._known(block.ues), "channel block for unknown UEs")
+        refuse_unless(block.h_hat.shape[:2] == (run.blocks_per_slot, radio.antennas), "channel block of a wrong shape")
+        refuse_unless(self._known(block.ues), "channel block for unknown UEs")
         slot = self._slot_of(block)
         if slot is None or slot.transmitted or block.ap not in slot.episode.neighbours:
             return
@@ -244,9 +267,11 @@ class AccessPoint(Node):
         self._transmit_when_agreed(slot)
 
     def _on_decline(self, decline: CoopDecline) -> None:
+        """A neighbour says no. It does so only if it did not ask us, so it has been heard."""
         slot = self._slot_of(decline)
-        if slot is not None:
+        if slot is not None and not slot.transmitted:
             slot.declined.add(decline.ap)
+            self._heard_from(slot, decline.ap)
             self._transmit_when_agreed(slot)
 
     # --- transmission -------------------------------------------------------------------------------------
@@ -282,20 +307,24 @@ class AccessPoint(Node):
         if self.slot is None and self._next < deadline.slot:
             self._next = deadline.slot  # the pilots of the slots between never came
             self._advance()
+        if self.slot is None and self._next == deadline.slot:
+            self._next += 1  # nor did this slot's
+            self._advance()
         if self.slot is not None and not self.slot.transmitted:
             self._transmit(self.slot)
 
     # --- a slot closes ------------------------------------------------------------------------------------
 
     def _on_feedback(self, feedback: SlotFeedback) -> None:
+        if self.slot is not None and feedback.slot == self.slot.index:
+            refuse_unless(len(feedback.rate) == len(self.slot.episode.ues), "feedback for other UEs than one's own")
         slot = self._slot_of(feedback)
         if slot is None:
             return
-        expect(len(feedback.rate) == len(slot.episode.ues), "feedback for other UEs than one's own")
         slot.feedback = feedback
         slot.transmitted = True  # the slot closed without us, if we had not
         if self._config.reward.scope == "neighbourhood":
-            for partner in slot.partners:
+            for partner in sorted(slot.shared):  # who precodes with our channels waits for it
                 self._send(ap_address(partner), GainReport(slot.index, self.ap, relative_gain(feedback)))
         self._complete_when_reported(slot)
 
@@ -321,6 +350,7 @@ class AccessPoint(Node):
                 loss = self._policy.learn(self._transition(slot, earned), slot.index)
         self._report(slot, gain, earned, loss)
         self.slot, self._next = None, slot.index + 1
+        self.completed += 1
         self.done = self._next == self._over
         self._advance()
 
@@ -370,13 +400,23 @@ class AccessPoint(Node):
 
     def _on_run_over(self, over: RunOver) -> None:
         self._over = over.slot
-        self.done = self._next == over.slot
+        self.done = self._next in {None, over.slot}
+
+    def _on_tick(self, tick: Tick) -> None:
+        """Long silence: what has not come by the end of the run is not waited for."""
+        if self._over is not None and not self.done:
+            if self.slot is not None:
+                self._complete(self.slot)
+            self.done = True
 
     # --- what this AP knows -------------------------------------------------------------------------------
 
     def _observe(self, episode: _Episode) -> FloatArray:
         beta = episode.association.beta[list(episode.ues)]
         return observe(self._config, beta, episode.interference, episode.linked, episode.gain)
+
+    def _is_peer(self, ap: int) -> bool:
+        return ap != self.ap and ap < self._config.radio.num_aps
 
     def _known(self, ues: Iterable[int]) -> bool:
         return all(ue < self._config.radio.num_ues for ue in ues)

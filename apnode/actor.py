@@ -23,6 +23,8 @@ from apnode.node import CHANNEL, COORDINATOR, Node, Send
 from apnode.policies import Policy, make_policy
 from apnode.transport import CurveKeys, Transport, ZeroMqTransport
 
+LAST_FRAMES_S = 5.0  # frames that are not in so long after the run's end are lost
+
 
 @dataclass(frozen=True)
 class Network:
@@ -124,13 +126,13 @@ class ApActor(NodeActor):
         return self.process()
 
     def run(self, channel: str, coordinator: str, incarnation: int) -> dict[str, int]:
-        """Take part in the run, to its end; returns how many frames could not be sent."""
+        """Take part in the run, to its end; returns how many slots were completed and how many frames lost."""
         policy = self._policy or make_policy(self._ap, self.config)
         node = AccessPoint(self._ap, self.config, policy, incarnation)
         node.endpoints |= {CHANNEL: channel, COORDINATOR: coordinator}
         transport = self.transport()
-        run_node(node, transport, node.start(transport.endpoint))
-        return {"lost": transport.lost}
+        run_node(node, transport, node.start(transport.endpoint), deadline_s=LAST_FRAMES_S)
+        return {"slots": node.completed, "lost": transport.lost}
 
 
 class RayCallTransport:

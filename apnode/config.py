@@ -16,7 +16,7 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, strict=True)
 
 
 class Run(_Section):
@@ -136,7 +136,7 @@ class Reward(_Section):
 class Learning(_Section):
     """The Double DQN of every AP (seed paper, table II)."""
 
-    hidden: Annotated[tuple[Count, ...], Field(min_length=1, max_length=8)] = Field(
+    hidden: Annotated[tuple[Count, ...], Field(min_length=1, max_length=8, strict=False)] = Field(
         (128, 64, 32), description="hidden layers, ReLU"
     )
     dropout: Annotated[float, Field(ge=0, lt=1)] = Field(0.1, description="of every hidden layer, while learning")
@@ -177,3 +177,22 @@ class Config(_Section):
         if max(self.radio.num_aps, self.radio.num_ues) >= 2**16 - 1:
             raise ValueError("num_aps and num_ues must stay below 65535: ids are 16 bits on the wire")
         return self
+
+    @model_validator(mode="after")
+    def _frames_fit(self) -> Self:
+        if self.largest_frame_bytes > self.run.max_frame_bytes:
+            raise ValueError(
+                f"frames may take {self.largest_frame_bytes} B here, more than run.max_frame_bytes = "
+                f"{self.run.max_frame_bytes}; raise it, or lower run.blocks_per_slot"
+            )
+        return self
+
+    @property
+    def largest_frame_bytes(self) -> int:
+        """A bound on every frame, even that of an AP which serves all UEs."""
+        blocks, radio = self.run.blocks_per_slot, self.radio
+        pilots = 8 * blocks * radio.antennas * radio.pilot_length
+        precoders = 2 * 8 * blocks * radio.antennas * radio.num_ues
+        slot_report = 2 * 8 * blocks * radio.num_ues + 2 * radio.num_aps
+        feedback = (16 + 10 * self.cooperation.reported_interferers) * radio.num_ues
+        return max(pilots, precoders, slot_report, feedback) + 12 * radio.num_ues + 1024

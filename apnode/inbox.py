@@ -9,6 +9,8 @@ from apnode.messages import Message
 
 _SLOTS_AHEAD = 4
 _MESSAGES_PER_SLOT = 1024
+_NO_AP = -1  # sent by the channel server, which has no number; always let in
+_Key = tuple[type[Message], int]  # kind, sender
 
 
 class SlotInbox:
@@ -16,21 +18,25 @@ class SlotInbox:
 
     def __init__(self, drop: Callable[[str], None]) -> None:
         self._drop = drop  # called with the reason
-        self._parked: dict[int, list[Message]] = {}
-        self._seen: set[tuple[type[Message], int]] = set()  # (kind, sender) in the open slot
+        self._parked: dict[int, dict[_Key, Message]] = {}
+        self._seen: set[_Key] = set()  # in the open slot
 
     def park(self, message: Any, upcoming: int) -> None:
         """Keep a message for its slot; `upcoming` is the earliest slot that is not over."""
+        key = _key(message)
+        waiting = self._parked.get(message.slot, {})
         if message.slot < upcoming:
             self._drop("late")
-        elif message.slot >= upcoming + _SLOTS_AHEAD or len(self.parked(message.slot)) >= _MESSAGES_PER_SLOT:
+        elif key in waiting:
+            self._drop("duplicate")
+        elif message.slot >= upcoming + _SLOTS_AHEAD or (len(waiting) >= _MESSAGES_PER_SLOT and key[1] != _NO_AP):
             self._drop("flood")
         else:
-            self._parked.setdefault(message.slot, []).append(message)
+            self._parked.setdefault(message.slot, {})[key] = message
 
     def parked(self, slot: int) -> list[Message]:
         """What waits for a slot."""
-        return self._parked.get(slot, [])
+        return list(self._parked.get(slot, {}).values())
 
     def open(self, slot: int) -> list[Message]:
         """Take what waits for a slot, and forget what waited for earlier ones."""
@@ -41,9 +47,12 @@ class SlotInbox:
 
     def first_time(self, message: Message) -> bool:
         """Whether this is the open slot's first message of its kind from its sender."""
-        key = (type(message), getattr(message, "ap", -1))
-        if key in self._seen:
+        if _key(message) in self._seen:
             self._drop("duplicate")
             return False
-        self._seen.add(key)
+        self._seen.add(_key(message))
         return True
+
+
+def _key(message: Message) -> _Key:
+    return type(message), getattr(message, "ap", _NO_AP)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 MAX_ID = 2**16 - 2
 NOBODY = 2**16 - 1  # pads arrays of ids
 MAX_TEXT = 64
-MAX_MAGNITUDE = 1e9  # of any number on the wire: channels, powers and rates are far below
+MAX_MAGNITUDE = 1e18  # of any number on the wire: channels, powers, SINRs and rates are far below
 MAX_SLOT = 2**40
 
 ComplexArray = NDArray[np.complex128]  # in computation; complex64 on the wire
@@ -67,13 +67,14 @@ def specs(kind: type[Message]) -> dict[str, Any]:
 def _checked(name: str, spec: Any, value: Any) -> Any:
     if isinstance(spec, Array):
         return _checked_array(name, spec, value)
-    if spec == "ids":
-        value = tuple(value)
-        if not all(type(v) is int and 0 <= v <= MAX_ID for v in value) or len(set(value)) != len(value):
-            raise MessageError(f"{name} must be distinct ids, not {value!r:.60}")
+    if spec in {"ids", "texts"}:
+        if not isinstance(value, tuple):
+            raise MessageError(f"{name} must be a tuple, not {value!r:.60}")
+        for item in value:
+            _checked_scalar(name, spec[:-1], item)
+        if spec == "ids" and len(set(value)) != len(value):
+            raise MessageError(f"{name} must be distinct, not {value!r:.60}")
         return value
-    if spec == "texts":
-        return tuple(_checked(name, "text", v) for v in value)
     return _checked_scalar(name, spec, value)
 
 
@@ -83,24 +84,36 @@ def _checked_scalar(name: str, spec: str, value: Any) -> Any:
             return value
         case "slot", int() if type(value) is int and 0 <= value <= MAX_SLOT:
             return value
-        case "text", str() if len(value.encode()) <= MAX_TEXT:
+        case "text", str() if len(value.encode("utf-8", "replace")) <= MAX_TEXT and value.isprintable():
             return value
         case "real", float() if abs(value) <= MAX_MAGNITUDE:  # false for NaN
             return value
     allowed = {
         "id": f"an integer in 0..{MAX_ID}",
         "slot": f"an integer in 0..{MAX_SLOT}",
-        "text": f"text of at most {MAX_TEXT} bytes",
+        "text": f"printable text of at most {MAX_TEXT} bytes",
         "real": f"a float within {MAX_MAGNITUDE:g}",
     }
     raise MessageError(f"{name} must be {allowed[spec]}, not {value!r:.60}")
 
 
+_CASTS = {"u": "iu", "f": "iuf", "c": "iufc"}  # kind of a field -> kinds that it can hold without loss
+
+
 def _checked_array(name: str, spec: Array, value: Any) -> NDArray[Any]:
-    array = np.ascontiguousarray(value, dtype=spec.dtype)
-    if array.ndim != spec.ndim:
-        raise MessageError(f"{name} must have {spec.ndim} dimensions, not {array.ndim}")
-    if array.dtype.kind in "cf" and array.size:
+    try:
+        given = np.asarray(value)
+    except ValueError:  # ragged
+        raise MessageError(f"{name} must be an array") from None
+    dtype = np.dtype(spec.dtype)
+    if given.size and given.dtype.kind not in _CASTS[dtype.kind]:
+        raise MessageError(f"{name} must hold {dtype.name}, not {given.dtype.name}")
+    if given.ndim != spec.ndim:
+        raise MessageError(f"{name} must have {spec.ndim} dimensions, not {given.ndim}")
+    if dtype.kind == "u" and given.size and (given.min() < 0 or given.max() > np.iinfo(dtype).max):
+        raise MessageError(f"{name} must lie in 0..{np.iinfo(dtype).max}")
+    array = np.ascontiguousarray(given, dtype)
+    if dtype.kind in "cf" and array.size:
         flat = array.reshape(-1)
         parts = flat.view(flat.real.dtype)
         if not np.abs(parts).max() <= MAX_MAGNITUDE:  # catches NaN and infinity as well
@@ -110,7 +123,7 @@ def _checked_array(name: str, spec: Array, value: Any) -> NDArray[Any]:
 
 
 def expect(condition: bool, what: str) -> None:
-    """Refuse a message whose fields do not fit each other or the receiver.
+    """Refuse to build a message whose fields do not fit each other.
 
     Raises:
         MessageError: saying `what`, unless `condition` holds.
@@ -286,6 +299,7 @@ class SlotReport(Message):
     pairs: Counter  # AP pairs with a common UE
     silent: Ids  # APs that did not transmit
     sent: Annotated[IntArray, Array("<u4", 2)]  # (2, kinds) messages and bytes sent since the last report, by tag
+    dropped: Annotated[IntArray, Array("<u4", 1)]  # (reasons,) frames dropped since the last report
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from apnode.messages import KINDS, TAGS, Message, MessageError
+from apnode.messages import KINDS, TAGS, Message
 from apnode.wire import MAX_FRAME, WireError, decode, encode
 
 CHANNEL = "channel"
@@ -19,6 +19,20 @@ DROPS = ("oversized", "checksum", "version", "malformed", "unexpected", "late", 
 def ap_address(ap: int) -> str:
     """The logical address of AP `ap`."""
     return f"ap/{ap}"
+
+
+class RefusedError(Exception):
+    """A valid message that does not fit the node it came to; its sender is at fault, and it is only counted."""
+
+
+def refuse_unless(condition: bool, what: str) -> None:
+    """Refuse the message being handled, before it has changed anything.
+
+    Raises:
+        RefusedError: saying `what`, unless `condition` holds.
+    """
+    if not condition:
+        raise RefusedError(what)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +46,8 @@ class Send:
 class Node:
     """Decodes, dispatches to a handler by the kind of message, encodes and counts what is sent and dropped.
 
-    A handler raises MessageError, before it changes anything, if a message does not fit the node.
+    Bad frames and messages that do not fit are a peer's fault: counted, dropped, and the node goes on. Anything
+    else that goes wrong is ours, and a crash.
     """
 
     def __init__(self, address: str, max_frame_bytes: int = MAX_FRAME) -> None:
@@ -66,7 +81,7 @@ class Node:
             return
         try:
             handler(message)
-        except MessageError:
+        except RefusedError:
             self._drop("malformed")
 
     def _take_out(self) -> list[Send]:

@@ -67,9 +67,12 @@ def reported_interference(feedback: SlotFeedback, neighbours: Sequence[int]) -> 
 
 
 def relative_gain(feedback: SlotFeedback) -> float:
-    """(sum R_coop - sum R_base) / sum R_base of (12) over this AP's UEs, on the same channels; 0 without rate."""
+    """(sum R_coop - sum R_base) / sum R_base of (12) over this AP's UEs, on the same channels; 0 without rate.
+
+    Capped at 1000, which only UEs practically without any rate alone could reach.
+    """
     alone = float(feedback.rate_alone.sum())
-    return (float(feedback.rate.sum()) - alone) / alone if alone > 0 else 0.0
+    return min((float(feedback.rate.sum()) - alone) / alone, 1000.0) if alone > 0 else 0.0
 
 
 def reward(

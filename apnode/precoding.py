@@ -42,6 +42,7 @@ def rzf(h_hat: ComplexArray, alpha: float) -> ComplexArray:
     gram = hermitian @ h_hat  # (..., K, K)
     num_ues = gram.shape[-1]
     load = alpha * np.trace(gram, axis1=-2, axis2=-1).real / num_ues
+    load = np.where(load > 0, load, 1)  # no channel at all: no precoder, instead of no solution
     loaded = gram + load[..., None, None] * np.eye(num_ues)
     return np.asarray(np.linalg.solve(loaded, hermitian).conj().swapaxes(-1, -2), complex)
 

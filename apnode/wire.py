@@ -106,4 +106,4 @@ def _unpack(spec: Any, value: Any) -> Any:
         if type(value) is not bytes:
             raise MessageError("ids travel as bytes")
         return tuple(np.frombuffer(value, "<u2").tolist())
-    return value
+    return tuple(value) if spec == "texts" and type(value) is list else value

@@ -26,9 +26,8 @@ from apnode.messages import (
     SlotReport,
     Tick,
     Transmission,
-    expect,
 )
-from apnode.node import CHANNEL, COORDINATOR, Node, ap_address
+from apnode.node import CHANNEL, COORDINATOR, Node, ap_address, refuse_unless
 from channel_server.fading import channels, received_pilots
 from channel_server.sinr import received_interference, sinr, spectral_efficiency
 from channel_server.topology import Layout, long_term_interference, make_layout, neighbour_lists
@@ -55,6 +54,7 @@ class ChannelServer(Node):
         self.air: Air | None = None
         self._config = config
         self._live: set[int] = set()
+        self._incarnation: dict[int, int] = {}  # by AP, as it said hello
         self._neighbours: list[tuple[int, ...]] = []
         self._interference: FloatArray
         self._handlers = {Hello: self._on_hello, Transmission: self._on_transmission, Tick: self._on_tick}
@@ -63,12 +63,19 @@ class ChannelServer(Node):
 
     def _on_hello(self, hello: Hello) -> None:
         """An AP is here (again). The first slot opens when all are; a later hello gets it back into the episode."""
-        expect(hello.ap < self._config.radio.num_aps, f"no AP {hello.ap} in this network")
+        refuse_unless(hello.ap < self._config.radio.num_aps, f"no AP {hello.ap} in this network")
+        known = self._incarnation.get(hello.ap, -1)
+        if hello.incarnation <= known:
+            self._drop("duplicate" if hello.incarnation == known else "late")
+            return
+        self._incarnation[hello.ap] = hello.incarnation
         self.endpoints[ap_address(hello.ap)] = hello.endpoint
         self._live.add(hello.ap)
         if self.air is not None:
             self._readmit(hello.ap, self.air)
-        elif not self.done and len(self._live) == self._config.radio.num_aps:
+        elif self.done:
+            self._send(ap_address(hello.ap), RunOver(self._config.num_slots))
+        elif len(self._live) == self._config.radio.num_aps:
             self._open(0)
 
     def _readmit(self, ap: int, air: Air) -> None:
@@ -90,6 +97,7 @@ class ChannelServer(Node):
         else:
             air.reminded = True
             for ap in sorted(air.awaited):
+                self._associate(ap, air.episode)  # perhaps it never heard of this episode
                 self._send(ap_address(ap), Deadline(air.index))
 
     # --- a slot -------------------------------------------------------------------------------------------
@@ -103,6 +111,8 @@ class ChannelServer(Node):
         heard = received_pilots(self._config, self.layout, h, slot)
         self.air = Air(slot, episode, h, awaited=set(self._live))
         for ap in range(self._config.radio.num_aps):
+            if ap not in self._live and position:
+                self._associate(ap, episode)  # perhaps it was cut off when the episode began
             self._send(ap_address(ap), PilotBlock(episode, slot, heard[:, ap]))
 
     def _begin_episode(self, episode: int) -> None:
@@ -129,16 +139,16 @@ class ChannelServer(Node):
         """An AP radiates. One that missed its slot is live again from the next one on."""
         ap, air = transmission.ap, self.air
         radio = self._config.radio
-        expect(ap < radio.num_aps, f"no AP {ap} in this network")
+        refuse_unless(ap < radio.num_aps, f"no AP {ap} in this network")
         self._live.add(ap)
         if air is None or transmission.slot != air.index:
             self._drop("late")
             return
-        expect(transmission.ues == self.layout.ues_of[ap], "transmission for other UEs than the AP serves")
+        refuse_unless(transmission.ues == self.layout.ues_of[ap], "transmission for other UEs than the AP serves")
         shape = (self._config.run.blocks_per_slot, len(transmission.ues), radio.antennas)
-        expect(transmission.w.shape == shape, f"precoders of shape {transmission.w.shape}, expected {shape}")
+        refuse_unless(transmission.w.shape == shape, f"precoders of shape {transmission.w.shape}, expected {shape}")
         for w in (transmission.w, transmission.w_alone):
-            expect(radiated_power(w) <= radio.ap_power_w, f"AP {ap} would radiate {radiated_power(w)} W")
+            refuse_unless(radiated_power(w) <= radio.ap_power_w, f"AP {ap} would radiate {radiated_power(w)} W")
         if ap in air.transmissions:
             self._drop("duplicate")
             return
@@ -187,7 +197,7 @@ class ChannelServer(Node):
 
     def _report(self, air: Air, sinr_now: FloatArray, sinr_alone: FloatArray) -> None:
         silent = tuple(ap for ap in range(self._config.radio.num_aps) if ap not in air.transmissions)
-        sent, _ = self._take_counts()
+        sent, dropped = self._take_counts()
         report = SlotReport(
             slot=air.index,
             episode=air.episode,
@@ -196,6 +206,7 @@ class ChannelServer(Node):
             pairs=self.layout.pairs,
             silent=silent,
             sent=sent,
+            dropped=dropped,
         )
         self._send(COORDINATOR, report)
 

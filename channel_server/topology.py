@@ -118,11 +118,16 @@ def long_term_interference(config: Config, layout: Layout) -> FloatArray:
     power = layout.beta * from_others + (radio.antennas - 1) * gamma * (rho @ aligned)  # (M, K) at UE k from AP n
     if config.cooperation.interference == "non-serving":
         power = np.where(serving, 0, power)
-    return (
-        serving.astype(float)
-        @ strongest_only(power, config.cooperation.reported_interferers).T
-        * ~np.eye(len(power), dtype=bool)
-    )
+    count = config.cooperation.reported_interferers
+    return np.stack([_reported_row(power, serving, ap, count) for ap in range(len(power))])
+
+
+def _reported_row(power: FloatArray, serving: BoolArray, ap: int, count: int) -> FloatArray:
+    """(M,) what the UEs of one AP report of all others, each its strongest few."""
+    at_own_ues = power[:, serving[ap]].copy()
+    at_own_ues[ap] = 0
+    reported: FloatArray = strongest_only(at_own_ues, count).sum(axis=1)
+    return reported
 
 
 def _excludes_own_stream(config: Config) -> bool:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from apnode.actor import Network, NodeActor, run_node
+from apnode.actor import LAST_FRAMES_S, Network, NodeActor, run_node
 from apnode.config import Config
 from coordinator.collector import Coordinator
 from coordinator.record import Record
-
-_LAST_REPORTS_S = 5.0  # reports that are not in so long after the run's end are lost
 
 
 class CoordinatorActor(NodeActor):
@@ -22,9 +20,15 @@ class CoordinatorActor(NodeActor):
     def run(self) -> Record:
         """Collect until the run is over; returns what was collected."""
         node = self._node
-        run_node(node, self.transport(), deadline_s=_LAST_REPORTS_S, phase=lambda: node.newest)
+        run_node(node, self.transport(), deadline_s=LAST_FRAMES_S, phase=lambda: node.newest)
         return node.record
 
-    def latest(self) -> dict[str, Any] | None:
-        """The newest slot's row, for the progress bar; None before the first."""
-        return self._node.latest()
+    def latest(self) -> tuple[int, dict[str, Any] | None]:
+        """The newest slot, and the row of the one before it, for the progress bar."""
+        return self._node.newest, self._node.latest()
+
+    def serve_metrics(self, port: int) -> None:
+        """Serve Prometheus metrics on this machine's loopback."""
+        from coordinator.metrics import serve
+
+        serve(self._node, port)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from apnode.config import Config
-from apnode.messages import ApReport, RunOver, SlotReport, Tick, expect
-from apnode.node import COORDINATOR, Node
+from apnode.messages import KINDS, ApReport, RunOver, SlotReport, Tick
+from apnode.node import COORDINATOR, DROPS, Node, refuse_unless
 from coordinator.record import Record
 
 
@@ -31,12 +33,15 @@ class Coordinator(Node):
         at = self.newest - 1
         if at < 0:
             return None
-        return {name: column[0].item() for name, column in self.record.slots(slice(at, at + 1)).items()}
+        return {name: column[0].item() for name, column in self.record.slots(np.array([at])).items()}
 
     def _on_slot(self, report: SlotReport) -> None:
         run, radio = self._config.run, self._config.radio
-        expect(report.slot < self._config.num_slots, f"no slot {report.slot} in this run")
-        expect(report.sinr.shape == (run.blocks_per_slot, radio.num_ues), "SINR of a wrong shape")
+        refuse_unless(report.slot < self._config.num_slots, f"no slot {report.slot} in this run")
+        shape = (run.blocks_per_slot, radio.num_ues)
+        refuse_unless(report.sinr.shape == shape == report.sinr_alone.shape, "SINR of a wrong shape")
+        refuse_unless(all(ap < radio.num_aps for ap in report.silent), "silence of an AP that there is not")
+        _refuse_unless_counts(report)
         if self.record.closed[report.slot]:
             self._drop("duplicate")
             return
@@ -45,8 +50,11 @@ class Coordinator(Node):
         self._finish_when_complete()
 
     def _on_ap(self, report: ApReport) -> None:
-        expect(report.slot < self._config.num_slots and report.ap < self._config.radio.num_aps, "no such AP or slot")
-        expect(len(report.neighbours) <= self._config.cooperation.max_neighbours, "too many neighbours")
+        known = range(self._config.radio.num_aps)
+        refuse_unless(report.slot < self._config.num_slots and report.ap in known, "no such AP or slot")
+        refuse_unless(len(report.neighbours) <= self._config.cooperation.max_neighbours, "too many neighbours")
+        refuse_unless(all(n in known for n in report.neighbours), "a neighbour that there is not")
+        _refuse_unless_counts(report)
         if self.record.reported[report.slot, report.ap]:
             self._drop("duplicate")
             return
@@ -63,3 +71,8 @@ class Coordinator(Node):
 
     def _finish_when_complete(self) -> None:
         self.done = self._over and self.record.complete
+
+
+def _refuse_unless_counts(report: ApReport | SlotReport) -> None:
+    refuse_unless(report.sent.shape == (2, len(KINDS)), "counts of other kinds of messages")
+    refuse_unless(report.dropped.shape == (len(DROPS),), "counts of other reasons")

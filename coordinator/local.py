@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from apnode.access_point import AccessPoint
 from apnode.config import Config
@@ -26,18 +26,26 @@ class LocalNetwork:
         self._queue: deque[Send] = deque()
         self._order = None if order_seed is None else generator(order_seed, Purpose.DELIVERY_ORDER)
 
-    def run(self, watch: Callable[[Send], None] | None = None) -> None:
+    def run(self, watch: Callable[[Send], None] = lambda send: None) -> None:
         """Run to the end; `watch` sees every frame just before it is delivered."""
+        for send in self.frames():
+            watch(send)
+
+    def frames(self) -> Iterator[Send]:
+        """Run to the end, or as long as the caller asks for more: each frame just before it is delivered."""
         for ap in self.aps:
             self._queue.extend(ap.start(ap_address(ap.ap)))
-        while not (self.coordinator.done and all(ap.done for ap in self.aps)):
+        while not self._over:
             if not self._queue:
                 self._pass_time()
                 continue
             send = self._take()
-            if watch is not None:
-                watch(send)
+            yield send
             self._queue.extend(self._nodes[send.to].receive(send.frame))
+
+    @property
+    def _over(self) -> bool:
+        return self.coordinator.done and all(ap.done for ap in self.aps)
 
     def _take(self) -> Send:
         if self._order is not None:
@@ -46,9 +54,7 @@ class LocalNetwork:
 
     def _pass_time(self) -> None:
         """Nothing is under way: every timer fires. If nothing comes of it, nothing ever will."""
-        self._queue.extend(self.channel.handle(Tick()))
-        self.coordinator.handle(Tick())
-        if not self._queue and self.coordinator.done:
-            raise RuntimeError("the run has ended but some APs have not")
-        if not self._queue and self.channel.air is None and not self.coordinator.done:
-            raise RuntimeError("no frame is under way and no slot is open: the protocol is stuck")
+        for node in self._nodes.values():
+            self._queue.extend(node.handle(Tick()))
+        if not self._queue and self.channel.air is None and not self._over:
+            raise RuntimeError("no frame is under way and no slot is open, but not every node is done")

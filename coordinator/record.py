@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -12,9 +12,13 @@ from numpy.typing import NDArray
 from apnode.config import Config
 from apnode.messages import FRONTHAUL, KINDS, NOBODY, TAGS, ApReport, SlotReport
 
+_COSTS = ("request_rate", "union_rate", "messages_per_slot", "bytes_per_slot")
 Table = dict[str, NDArray[Any]]
 _FRONTHAUL_TAGS = [TAGS[kind] for kind in FRONTHAUL]
-_TIMING_DEPENDENT = {"dropped"}  # how many frames came late says when they came, not what was computed
+_DIGESTED = (  # not `dropped` and `traffic`: frames that come late and hellos say when, not what was computed
+    "closed", "episode", "pairs", "sinr", "sinr_alone", "silent", "reported",
+    "neighbours", "requested", "linked", "floats", "fronthaul",
+)  # fmt: skip
 
 
 class Record:
@@ -68,11 +72,12 @@ class Record:
 
     # --- tables -------------------------------------------------------------------------------------------
 
-    def slots(self, index: slice = slice(None)) -> Table:
-        """One row per slot: rates, SINR, links, and what cooperation cost."""
-        links = [self._links(at) for at in range(len(self.closed))[index]]
+    def slots(self, index: NDArray[np.intp] | None = None) -> Table:
+        """One row per slot, or per slot of `index`: rates, SINR, links, and what cooperation cost."""
+        index = np.arange(len(self.closed)) if index is None else index
+        links = [self._links(at) for at in index]
         by_slot: Table = {
-            "slot": np.arange(len(self.closed))[index],
+            "slot": index,
             "episode": self.episode[index],
             "sum_rate_bps_hz": _sum_rate(self.sinr[index]),
             "sum_rate_alone_bps_hz": _sum_rate(self.sinr_alone[index]),
@@ -129,59 +134,55 @@ class Record:
     def digest(self) -> str:
         """SHA-256 over all records without wall-clock fields: equal for equal runs, on any runtime."""
         sha = hashlib.sha256()
-        for table in (self.slots(), self.aps(), self.ues()):
-            for name, column in table.items():
-                if name not in _TIMING_DEPENDENT:
-                    sha.update(name.encode() + b"\0" + np.ascontiguousarray(column).tobytes())
+        for name in _DIGESTED:
+            array = getattr(self, name)
+            sha.update(f"{name} {array.dtype} {array.shape}\0".encode() + array.tobytes())
         return sha.hexdigest()
 
     # --- figures of merit ---------------------------------------------------------------------------------
 
     def summary(self) -> dict[str, Any]:
-        """Means over the whole run, over its last tenth (after most of the learning), and without cooperation."""
-        last = max(1, self._config.run.episodes // 10) * self._config.run.slots_per_episode
+        """Means over the slots that closed, over the last tenth of the episodes, and without cooperation."""
+        first_of_last = (self._config.run.episodes - max(1, self._config.run.episodes // 10)) * (
+            self._config.run.slots_per_episode
+        )
+        closed = np.flatnonzero(self.closed)
+        last = closed[closed >= first_of_last]
+        status = self.aps()["status"]
         return {
             "digest": self.digest(),
-            "slots": int(self.closed.sum()),
-            **self._means(slice(None)),
-            "no_cooperation": self._means_alone(slice(None)),
-            "last_tenth": {**self._means(slice(-last, None)), "no_cooperation": self._means_alone(slice(-last, None))},
+            "slots": len(closed),
+            **self._means(closed),
+            "last_tenth": self._means(last if len(last) else closed),
             "traffic": {
                 kind.__name__: {"messages": int(self.traffic[0, tag]), "bytes": int(self.traffic[1, tag])}
                 for tag, kind in enumerate(KINDS)
             },
-            "rows": {state: int((self.aps()["status"] == state).sum()) for state in ("ok", "stale", "down")},
+            "rows": {state: int((status == state).sum()) for state in ("ok", "stale", "down")},
         }
 
-    def _means(self, index: slice) -> dict[str, Any]:
-        table = {name: float(column.mean()) for name, column in self.slots(index).items()}
-        asked, candidates = table["requests"], table["candidates"]
+    def _means(self, index: NDArray[np.intp]) -> dict[str, Any]:
+        """Of the slots of `index`, with `no_cooperation` in the same slots."""
+        total = {name: column.sum() for name, column in self.slots(index).items()}
+        mean = {name: float(value / len(index)) for name, value in total.items()}
+        no_links = {"requests": 0.0, "formed": 0.0, "pairs": mean["pairs"]}
         return {
             **self._rates(self.sinr[index]),
-            "links": {"requests": asked, "formed": table["formed"], "pairs": table["pairs"]},
-            "request_rate": asked / candidates if candidates else 0.0,
-            "union_rate": table["union_asked"] / table["union_candidates"] if candidates else 0.0,
-            "messages_per_slot": table["messages"],
-            "bytes_per_slot": table["bytes"],
-        }
-
-    def _means_alone(self, index: slice) -> dict[str, Any]:
-        return {
-            **self._rates(self.sinr_alone[index]),
-            "links": {"requests": 0.0, "formed": 0.0, "pairs": float(self.pairs[index].mean())},
-            "request_rate": 0.0,
-            "union_rate": 0.0,
-            "messages_per_slot": 0.0,
-            "bytes_per_slot": 0.0,
+            "links": {unit: mean[unit] for unit in no_links},
+            "request_rate": float(total["requests"] / max(total["candidates"], 1)),
+            "union_rate": float(total["union_asked"] / max(total["union_candidates"], 1)),
+            "messages_per_slot": mean["messages"],
+            "bytes_per_slot": mean["bytes"],
+            "no_cooperation": {**self._rates(self.sinr_alone[index]), "links": no_links, **dict.fromkeys(_COSTS, 0.0)},
         }
 
     def _rates(self, sinr: NDArray[Any]) -> dict[str, float]:
-        radio, sum_rate = self._config.radio, float(np.nanmean(_sum_rate(sinr)))
+        radio, sum_rate = self._config.radio, float(np.mean(_sum_rate(sinr)))
         return {
             "sum_rate_bps_hz": sum_rate,
             "sum_rate_net_bps_hz": sum_rate * (1 - radio.pilot_length / radio.coherence_symbols),
-            "sinr_mean_db": float(np.nanmean(_db(sinr))),
-            "sinr_p5_db": float(np.nanpercentile(_db(sinr), 5)),
+            "sinr_mean_db": float(np.mean(_db(sinr))),
+            "sinr_p5_db": float(np.percentile(_db(sinr), 5)),
         }
 
     def _links(self, at: int) -> Links:
@@ -215,6 +216,16 @@ class Links:
     union: int  # of which either asked
     candidates: int  # of which either could ask
     disagreements: int  # that only one end believes in
+
+
+@dataclass
+class Outcome:
+    """What a runtime gives back."""
+
+    record: Record
+    seconds: float  # from the first hello to the last report, without starting processes
+    processes: list[dict[str, Any]] = field(default_factory=list)  # of the APs: {"ap", "pid", "node"}
+    restarts: list[dict[str, int]] = field(default_factory=list)  # {"ap", "after_slot"}
 
 
 def _db(ratio: NDArray[Any]) -> NDArray[Any]:

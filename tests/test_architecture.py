@@ -15,6 +15,9 @@ HOMES = {
     "prometheus_client": {"coordinator/metrics.py"},
     "ray": {"apnode/actor.py", "channel_server/actor.py", "coordinator/actor.py", "coordinator/cluster.py"},
     "matplotlib": {"coordinator/report.py"},
+    "pyarrow": {"coordinator/rundir.py"},
+    "rich": {"coordinator/console.py"},
+    "tomlkit": {"coordinator/presets/__init__.py"},
 }
 HEAVY = {"torch", "ray", "zmq", "matplotlib", "pyarrow", "prometheus_client"}
 

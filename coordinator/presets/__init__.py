@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
+import tomlkit
+from pydantic import BaseModel, ValidationError
 
 from apnode.config import Config
 
@@ -44,16 +45,17 @@ def _read(source: str) -> dict[str, Any]:
     path = Path(source)
     if source in preset_names():
         text = (_FOLDER / f"{source}.toml").read_text("utf-8")
-    elif path.suffix == ".toml" or path.exists():
+    else:
         try:
             text = path.read_text("utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"cannot read {source}: {error}") from None
-    else:
-        raise ConfigError(f"no preset {source!r}; there are {', '.join(preset_names())}, or name a .toml file")
+        except (OSError, ValueError) as error:
+            if path.suffix != ".toml":
+                known = ", ".join(preset_names())
+                raise ConfigError(f"no preset {source!r:.300}; there are {known}, or name a .toml file") from None
+            raise ConfigError(f"cannot read {source:.300}: {error}") from None
     try:
         return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # tomllib raises more than its own TOMLDecodeError
         raise ConfigError(f"{source} is not TOML: {error}") from None
 
 
@@ -63,7 +65,7 @@ def _override(tree: dict[str, Any], override: str) -> None:
         raise ConfigError(f"--set {override!r} should read section.key=value")
     try:
         value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         value = text.strip()  # a bare word is a string
     *sections, key = path.strip().split(".")
     for section in sections:
@@ -82,3 +84,20 @@ def _sentence(detail: Mapping[str, Any]) -> str:
     value = detail["input"]
     shown = f" (got {value!r})" if isinstance(value, (int, float, str)) and len(str(value)) <= 60 else ""
     return f"{where}: {what[:1].lower()}{what[1:]}{shown}" if where else what
+
+
+def to_toml(config: Config) -> str:
+    """The complete config as TOML, with what each setting means as a comment; `load` reads it back."""
+    document = tomlkit.document()
+    document.add("seed", tomlkit.item(config.seed))
+    for name, section in config:
+        if not isinstance(section, BaseModel):
+            continue
+        table = tomlkit.table()
+        table.comment((type(section).__doc__ or "").splitlines()[0])
+        for key, value in section:
+            field = type(section).model_fields[key]
+            item = tomlkit.item(list(value) if isinstance(value, tuple) else value)
+            table.add(key, item.comment(field.description or ""))
+        document.add(name, table)
+    return tomlkit.dumps(document)

@@ -1,0 +1,80 @@
+"""Slots/s and messages/s of the runtimes, on the same experiment, as ratios to `local`.
+
+Absolute figures drift with the machine; the runtimes therefore take turns, and the ratio is taken turn by turn.
+Start-up of the actors is timed apart. Example: python benchmarks/throughput.py --aps 20 --rounds 3
+"""
+
+from __future__ import annotations
+
+import os
+
+for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ[_name] = "1"
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+
+from apnode.config import Config
+from coordinator.cluster import run_on_ray
+from coordinator.console import Console
+from coordinator.presets import load
+from coordinator.record import Outcome
+from coordinator.run import run_local
+
+DENSITY_AREA_M = 100.0  # sqrt of the area per AP, as in the preset `paper`
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--aps", type=int, default=20)
+    parser.add_argument("--slots", type=int, default=200)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--runtimes", default="local,zeromq,ray", help="of local, zeromq and ray (Ray calls)")
+    options = parser.parse_args()
+    names = options.runtimes.split(",")
+    measured: dict[str, list[tuple[float, float, float]]] = {name: [] for name in names}
+    digests = set()
+    for _ in range(options.rounds):
+        for name in names:
+            began = time.monotonic()
+            outcome = runner(name)(experiment(options.aps, options.slots, name))
+            started_in = time.monotonic() - began - outcome.seconds
+            messages = outcome.record.traffic[0].sum()
+            measured[name].append((options.slots / outcome.seconds, messages / outcome.seconds, started_in))
+            digests.add(outcome.record.digest())
+    print(f"M = {options.aps}, {options.slots} slots, learning on, {options.rounds} rounds: medians")
+    print(f"{'runtime':10} {'slots/s':>9} {'messages/s':>11} {'start-up s':>11} {'slots/s : ' + names[0]:>16}")
+    for name in names:
+        ratios = [row[0] / base[0] for row, base in zip(measured[name], measured[names[0]], strict=True)]
+        slots, messages, start = (statistics.median(column) for column in zip(*measured[name], strict=True))
+        print(f"{name:10} {slots:9.1f} {messages:11.0f} {start:11.1f} {statistics.median(ratios):16.2f}")
+    print(f"digests: {'all equal' if len(digests) == 1 else digests}")
+
+
+def experiment(aps: int, slots: int, name: str) -> Config:
+    """The paper's densities at another size."""
+    settings = [
+        f"radio.num_aps={aps}",
+        f"radio.num_ues={max(1, aps * 2 // 5)}",
+        f"radio.area_m={DENSITY_AREA_M * aps**0.5}",
+    ]
+    settings += [f"run.episodes={max(1, slots // 20)}", "run.slots_per_episode=20", "run.blocks_per_slot=1"]
+    settings += ["run.transport=ray"] if name == "ray" else []
+    return load("demo", settings)
+
+
+def runner(name: str) -> Callable[[Config], Outcome]:
+    """How to run an experiment on a runtime."""
+
+    def run(config: Config) -> Outcome:
+        console = Console(config.num_slots, quiet=True)
+        return run_local(config, None, console) if name == "local" else run_on_ray(config, None, None, console)
+
+    return run
+
+
+if __name__ == "__main__":
+    main()

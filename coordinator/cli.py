@@ -1,0 +1,196 @@
+"""The command `cfmimo`: parses, calls one function, prints one result. Misuse exits 2 with a sentence."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from apnode.config import Config
+from coordinator.presets import ConfigError, load, preset_names, to_toml
+from coordinator.rundir import RunDirError
+
+_EPILOG = """\
+examples:
+  cfmimo run demo                                20 APs as 20 Ray actors, learning; a few minutes
+  cfmimo run paper --runtime local               the seed paper's network in one process
+  cfmimo run demo --set radio.num_aps=36 cooperation.policy=random --seed 7
+  cfmimo config paper > my.toml                  a commented config to edit, then: cfmimo run my.toml
+  cfmimo snapshot paper --seed 1 --out x.npz     one slot, every array, for checking elsewhere
+"""
+
+
+def run_command(arguments: Sequence[str]) -> int:
+    """Run one command; returns the exit status."""
+    options = _parser().parse_args(arguments)
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        status: int = options.command(options)
+    except (ConfigError, RunDirError) as error:
+        return _complain(str(error), 2)
+    except KeyboardInterrupt:
+        return _complain("interrupted", 130)
+    return status
+
+
+def _interrupt(signum: int, frame: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def _complain(sentence: str, status: int) -> int:
+    print(f"cfmimo: {sentence}", file=sys.stderr)
+    return status
+
+
+# --- commands ---------------------------------------------------------------------------------------------
+
+
+def _run(options: argparse.Namespace) -> int:
+    from coordinator.cluster import ClusterError
+    from coordinator.console import Console
+    from coordinator.run import run
+
+    config = load(options.experiment, options.set, options.seed)
+    console = Console(config.num_slots, quiet=options.quiet or options.json)
+    try:
+        result = run(
+            config,
+            options.out or _default_out(options.experiment, config),
+            runtime=options.runtime,
+            address=options.address,
+            metrics_port=options.metrics_port,
+            console=console,
+            command=["cfmimo", *sys.argv[1:]],
+        )
+    except ClusterError as error:
+        return _complain(str(error), 1)
+    if options.json:
+        _print_json(result)
+    else:
+        console.closing_table(result)
+    return 0
+
+
+def _report(options: argparse.Namespace) -> int:
+    from coordinator.report import write_report
+
+    print(write_report(Path(options.run_dir)))
+    return 0
+
+
+def _snapshot(options: argparse.Namespace) -> int:
+    from coordinator.snapshot import write_snapshot
+
+    config = load(options.experiment, options.set, options.seed)
+    arrays = write_snapshot(config, options.slot, Path(options.out))
+    summary = {name: [str(array.dtype), list(array.shape)] for name, array in arrays.items()}
+    if options.json:
+        _print_json({"file": options.out, "arrays": summary})
+    else:
+        print(f"slot {options.slot} of {options.experiment}, seed {config.seed} -> {options.out}")
+        for name, (dtype, shape) in summary.items():
+            print(f"  {name:15} {dtype:12} {tuple(shape)}")
+    return 0
+
+
+def _presets(options: argparse.Namespace) -> int:
+    for name in preset_names():
+        config = load(name)
+        radio, run = config.radio, config.run
+        print(
+            f"{name:15} M = {radio.num_aps}, K = {radio.num_ues}, L = {radio.antennas}, {config.num_slots} slots "
+            f"of {run.blocks_per_slot}, {config.cooperation.cluster} clusters, {config.cooperation.policy}"
+        )
+    return 0
+
+
+def _config(options: argparse.Namespace) -> int:
+    print(to_toml(load(options.experiment, options.set, options.seed)), end="")
+    return 0
+
+
+def _schema(options: argparse.Namespace) -> int:
+    _print_json(Config.model_json_schema())
+    return 0
+
+
+def _print_json(value: dict[str, Any]) -> None:
+    print(json.dumps(value, indent=2))
+
+
+def _default_out(experiment: str, config: Config) -> str:
+    from datetime import datetime
+
+    stamp = datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
+    return f"runs/{Path(experiment).stem}-seed{config.seed}-{stamp}"
+
+
+# --- options ----------------------------------------------------------------------------------------------
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="cfmimo",
+        description="Autonomous access points in cell-free massive MIMO, emulated: each decides by itself, "
+        "with its own Double DQN, which neighbours to cooperate with.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    run = _command(commands, "run", _run, "run an experiment, leave a run directory, print what it brought and cost")
+    _experiment(run)
+    run.add_argument(
+        "--runtime",
+        choices=("ray", "local"),
+        default="ray",
+        help="ray: every AP an actor, a process of its own (default); local: all in this process, the same result",
+    )
+    run.add_argument("--address", help="of a running Ray cluster; default: a private one on this machine")
+    run.add_argument("--out", help="the run directory, new or empty; default: runs/<name>-seed<seed>-<time>")
+    run.add_argument("--metrics-port", type=int, metavar="PORT", help="serve Prometheus metrics on 127.0.0.1:PORT")
+    run.add_argument("--quiet", action="store_true", help="no progress bar")
+    _json(run)
+
+    report = _command(commands, "report", _report, "draw figures and report.html again from a run directory")
+    report.add_argument("run_dir", metavar="RUN_DIR")
+
+    snapshot = _command(commands, "snapshot", _snapshot, "write every array of one slot, for checking elsewhere")
+    _experiment(snapshot)
+    snapshot.add_argument("--slot", type=int, default=0, help="which one (default: 0)")
+    snapshot.add_argument("--out", required=True, help="a .npz file")
+    _json(snapshot)
+
+    _command(commands, "presets", _presets, "list the presets")
+    _experiment(_command(commands, "config", _config, "print a config, complete and commented, as TOML"))
+    _command(commands, "schema", _schema, "print the JSON schema of the config")
+    return parser
+
+
+def _command(commands: Any, name: str, function: Any, text: str) -> argparse.ArgumentParser:
+    command: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text)
+    command.set_defaults(command=function)
+    return command
+
+
+def _experiment(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "experiment", metavar="PRESET|FILE.toml", help=f"one of {', '.join(preset_names())}, or a file"
+    )
+    command.add_argument("--seed", type=int, help="of everything random (default: what the config says)")
+    command.add_argument(
+        "--set",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="SECTION.KEY=VALUE",
+        help="change settings; `cfmimo config PRESET` lists them",
+    )
+
+
+def _json(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--json", action="store_true", help="print the result as JSON, and nothing else, on stdout")

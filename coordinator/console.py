@@ -1,0 +1,115 @@
+"""What a person sees in the terminal: progress on standard error, the closing table on standard output."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Console as RichConsole
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+_REFRESH_S = 0.5
+_LOG_LINE_S = 15.0  # where standard error is no terminal
+
+
+class Console:
+    """Progress of one run; silent if `quiet`."""
+
+    def __init__(self, num_slots: int, quiet: bool) -> None:
+        self._error = RichConsole(stderr=True, quiet=quiet)
+        self._live = self._error.is_terminal
+        self._num_slots = num_slots
+        self._shown = time.monotonic()
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[figures]}"),
+            TimeRemainingColumn(),
+            console=self._error,
+            disable=quiet or not self._live,
+        )
+        self._task = self._bar.add_task("starting", total=None, figures="")
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    @property
+    def due(self) -> bool:
+        """Whether it is time to show something new."""
+        interval = _REFRESH_S if self._live else _LOG_LINE_S
+        return not self._error.quiet and time.monotonic() - self._shown >= interval
+
+    def say(self, text: str) -> None:
+        """One line that stays."""
+        self._error.print(text, highlight=False)
+
+    def starting(self, started: int, total: int) -> None:
+        """So many AP processes are up."""
+        self._bar.update(self._task, description="starting APs", completed=started, total=total)
+        if self.due and not self._live:
+            self._shown = time.monotonic()
+            self.say(f"starting: {started} of {total} APs are up")
+
+    def progress(self, newest: int, row: dict[str, Any] | None) -> None:
+        """The newest slot, and the row of a recent one."""
+        if not self.due:
+            return
+        self._shown = time.monotonic()
+        figures = _figures(row)
+        if self._live:
+            self._bar.update(
+                self._task, description="slot", completed=newest + 1, total=self._num_slots, figures=figures
+            )
+        else:
+            self.say(f"slot {newest + 1} of {self._num_slots}  {figures}")
+
+    def closing_table(self, summary: dict[str, Any]) -> None:
+        """What the run brought and cost, beside the same slots without cooperation."""
+        last = summary["last_tenth"]
+        table = Table(title=f"{summary['slots']} slots, digest {summary['digest'][:16]}", title_justify="left")
+        table.add_column("mean over slots")
+        for title in ("cooperation", "no cooperation", "last tenth", "its no coop."):
+            table.add_column(title, justify="right")
+        columns = (summary, summary["no_cooperation"], last, last["no_cooperation"])
+        for label, form, value in _ROWS:
+            table.add_row(escape(label), *(form.format(value(column)) for column in columns))
+        out = RichConsole(width=None if self._error.is_terminal else 100)
+        out.print(table)
+        if summary["ap_processes"]:
+            pids = ", ".join(str(process["pid"]) for process in summary["processes"])
+            out.print(f"{summary['ap_processes']} AP actors in as many processes: {pids}", highlight=False)
+        rate = f"{summary['slots_per_second']:.1f} slots/s"
+        out.print(f"{rate}; run directory: {summary['run_dir']} (open report.html)", highlight=False, soft_wrap=True)
+
+
+def _figures(row: dict[str, Any] | None) -> str:
+    if row is None:
+        return ""
+    return (
+        f"{row['sum_rate_bps_hz']:.1f} bit/s/Hz  {row['sinr_mean_db']:.1f} dB  "
+        f"links {row['requests']} asked {row['formed']} formed"
+    )
+
+
+_ROWS: tuple[tuple[str, str, Callable[[dict[str, Any]], float]], ...] = (
+    ("sum rate [bit/s/Hz]", "{:.2f}", lambda s: s["sum_rate_bps_hz"]),
+    ("mean SINR [dB]", "{:.2f}", lambda s: s["sinr_mean_db"]),
+    ("5 %-UE SINR [dB]", "{:.2f}", lambda s: s["sinr_p5_db"]),
+    ("directed requests", "{:.1f}", lambda s: s["links"]["requests"]),
+    ("undirected links formed", "{:.1f}", lambda s: s["links"]["formed"]),
+    ("AP pairs with a common UE", "{:.1f}", lambda s: s["links"]["pairs"]),
+    ("request rate", "{:.1%}", lambda s: s["request_rate"]),
+    ("AP-to-AP messages per slot", "{:.1f}", lambda s: s["messages_per_slot"]),
+    ("AP-to-AP bytes per slot", "{:,.0f}", lambda s: s["bytes_per_slot"]),
+)

@@ -1,0 +1,106 @@
+"""The run directory: what was asked for, written first; what came of it, written last."""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from apnode.config import Config
+from coordinator.presets import to_toml
+from coordinator.record import Record, Table
+
+_PACKAGES = ("cfmimo", "ray", "torch", "numpy", "msgpack", "pyzmq", "pydantic")
+
+
+class RunDirError(Exception):
+    """The folder cannot hold, or does not hold, a run; the text is meant for the person who named it."""
+
+
+class RunDir:
+    """One run's folder."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @classmethod
+    def create(cls, out: str, config: Config, command: list[str], runtime: str) -> RunDir:
+        """A new folder with `config.toml` and `manifest.json`.
+
+        Raises:
+            RunDirError: if the folder holds anything already, or cannot be made.
+        """
+        path = Path(out)
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise RunDirError(f"{path} already holds a run or other files; name a new folder with --out")
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            (path / "config.toml").write_text(to_toml(config))
+        except OSError as error:
+            raise RunDirError(f"cannot write to {path}: {error}") from None
+        manifest = {
+            "command": command,
+            "runtime": runtime,
+            "seed": config.seed,
+            "started": datetime.now(UTC).isoformat(timespec="seconds"),
+            "commit": _commit(),
+            "python": platform.python_version(),
+            "platform": platform.platform(),
+            "versions": {name: version(name) for name in _PACKAGES},
+        }
+        (path / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
+        return cls(path)
+
+    @classmethod
+    def open(cls, path: Path) -> RunDir:
+        """A folder that holds a finished run.
+
+        Raises:
+            RunDirError: if it does not.
+        """
+        if not (path / "summary.json").is_file():
+            raise RunDirError(f"{path} holds no finished run: it has no summary.json")
+        return cls(path)
+
+    def finish(self, record: Record, summary: dict[str, Any]) -> None:
+        """Write the tables, the summary, the figures and the report."""
+        from coordinator.report import write_report  # matplotlib: a second, wanted at the end only
+
+        for name, table in (("slots", record.slots()), ("aps", record.aps()), ("ues", record.ues())):
+            pq.write_table(pa.table(table), self.path / f"{name}.parquet", compression="zstd")
+        faults = {"planned": [], "fired": [], "restarts": summary["restarts"]}
+        (self.path / "faults.json").write_text(json.dumps(faults, indent=2) + "\n")
+        (self.path / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+        write_report(self.path)
+
+    def table(self, name: str) -> Table:
+        """`slots`, `aps` or `ues`, as arrays by column."""
+        table = pq.read_table(self.path / f"{name}.parquet")
+        return {column: table[column].to_numpy() for column in table.column_names}
+
+    def summary(self) -> dict[str, Any]:
+        """What `summary.json` holds."""
+        content: dict[str, Any] = json.loads((self.path / "summary.json").read_text())
+        return content
+
+
+def _commit() -> str | None:
+    """The commit of the checkout that this code runs from; None outside one."""
+    try:
+        git = subprocess.run(  # noqa: S603
+            ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"],  # noqa: S607
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=10,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return git.stdout.strip()

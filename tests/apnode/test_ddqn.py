@@ -1,0 +1,212 @@
+"""Laws of Double Q-learning, and of randomness that is the learner's own."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from apnode.config import Learning
+from apnode.ddqn import DoubleDqn
+from apnode.messages import FloatArray
+from apnode.replay import Batch
+
+SIZE, ACTIONS = 5, 8
+LEARNING = Learning(hidden=(16, 8), dropout=0.1, learning_rate=1e-2, discount=0.9)
+
+
+def with_dropout(dropout: float) -> Learning:
+    return LEARNING.model_copy(update={"dropout": dropout})
+
+
+def network(learning: Learning = LEARNING, seed: int = 1) -> DoubleDqn:
+    return DoubleDqn(SIZE, ACTIONS, learning, seed)
+
+
+def batch(seed: int = 0, size: int = 32, terminal: float | None = None, num_actions: int | None = None) -> Batch:
+    """Random transitions; some end an episode and some have fewer actions, unless told."""
+    rng = np.random.default_rng(seed)
+    open_actions = rng.choice([2, 4, ACTIONS], size) if num_actions is None else np.full(size, num_actions)
+    return Batch(
+        observation=rng.standard_normal((size, SIZE)),
+        action=rng.integers(open_actions),
+        reward=rng.standard_normal(size),
+        next_observation=rng.standard_normal((size, SIZE)),
+        num_actions=open_actions,
+        terminal=rng.integers(2, size=size).astype(float) if terminal is None else np.full(size, terminal),
+    )
+
+
+def trained(learning: Learning = LEARNING, updates: int = 30) -> DoubleDqn:
+    """A network whose online weights have moved away from its target's."""
+    learner = network(learning)
+    for update in range(updates):
+        learner.update(batch(update), seed=update)
+    return learner
+
+
+def values_by_hand(parameters: list[torch.Tensor], x: FloatArray) -> FloatArray:
+    """Q in numpy: linear layers with rectifiers between them."""
+    *hidden, last = [
+        (w.detach().double().numpy(), b.detach().double().numpy())
+        for w, b in zip(parameters[0::2], parameters[1::2], strict=True)
+    ]
+    for w, b in hidden:
+        x = np.maximum(x @ w.T + b, 0)
+    return np.asarray(x @ last[0].T + last[1])
+
+
+def all_values(learner: DoubleDqn, observations: FloatArray) -> FloatArray:
+    return np.stack([learner.values(observation) for observation in observations])
+
+
+def targets_by_hand(of: Batch, online: FloatArray, target: FloatArray, discount: float) -> FloatArray:
+    """Y, transition by transition: the online network chooses, the target network says what it is worth."""
+    expected = []
+    for n, reward in enumerate(of.reward):
+        best = int(np.argmax(online[n, : of.num_actions[n]]))
+        expected.append(reward + (0 if of.terminal[n] else discount * target[n, best]))
+    return np.array(expected)
+
+
+def test_values_are_a_rectifier_network_of_the_weights_without_dropout() -> None:
+    learner = trained()
+    x = np.random.default_rng(3).standard_normal((20, SIZE))
+    np.testing.assert_allclose(all_values(learner, x), values_by_hand(learner._online, x), atol=1e-4)
+
+
+def test_values_are_the_same_each_time_they_are_asked_for() -> None:
+    learner, x = trained(with_dropout(0.9)), np.ones(SIZE)
+    np.testing.assert_array_equal(learner.values(x), learner.values(x))
+
+
+@pytest.mark.parametrize("synced", [False, True])
+def test_target_is_that_of_double_q_learning_on_the_networks_own_weights(synced: bool) -> None:
+    learner, transitions = trained(), batch(100, size=200)
+    if synced:
+        learner.sync_target()
+    online = values_by_hand(learner._online, transitions.next_observation)
+    target = values_by_hand(learner._target, transitions.next_observation)
+    expected = targets_by_hand(transitions, online, target, LEARNING.discount)
+    np.testing.assert_allclose(learner.td_target(transitions).numpy(), expected, atol=1e-3)
+
+
+def test_until_it_is_synced_the_target_network_is_the_one_it_began_with() -> None:
+    learner, untrained, transitions = trained(), network(), batch(100, size=200)
+    online, target = (all_values(n, transitions.next_observation) for n in (learner, untrained))
+    expected = targets_by_hand(transitions, online, target, LEARNING.discount)
+    np.testing.assert_allclose(learner.td_target(transitions).numpy(), expected, atol=1e-3)
+    assert (online.argmax(1) != target.argmax(1)).any()  # else the law says little
+
+
+def test_syncing_makes_the_target_the_best_online_value() -> None:
+    learner, transitions = trained(), batch(100, terminal=0, num_actions=ACTIONS)
+    before = learner.td_target(transitions).numpy()
+    learner.sync_target()
+    best = all_values(learner, transitions.next_observation).max(axis=1)
+    after = learner.td_target(transitions).numpy()
+    np.testing.assert_allclose(after, transitions.reward + LEARNING.discount * best, atol=1e-3)
+    assert not np.allclose(before, after, atol=1e-3)
+
+
+def test_a_synced_target_does_not_follow_later_updates() -> None:
+    learner, transitions = trained(), batch(100, terminal=0, num_actions=1)  # one action: argmax cannot move
+    learner.sync_target()
+    before = learner.td_target(transitions).numpy()
+    learner.update(batch(101), seed=0)
+    np.testing.assert_array_equal(learner.td_target(transitions).numpy(), before)
+
+
+def test_nothing_follows_a_terminal_transition() -> None:
+    transitions = batch(4, terminal=1)
+    np.testing.assert_allclose(trained().td_target(transitions).numpy(), transitions.reward, rtol=1e-6)
+
+
+def test_closed_actions_never_count() -> None:
+    learner, transitions = trained(), batch(5, size=200, terminal=0, num_actions=2)
+    learner.sync_target()
+    best_open = all_values(learner, transitions.next_observation)[:, :2].max(axis=1)
+    expected = transitions.reward + LEARNING.discount * best_open
+    np.testing.assert_allclose(learner.td_target(transitions).numpy(), expected, atol=1e-3)
+
+
+def test_updates_fit_a_fixed_batch() -> None:
+    learner, transitions = network(), batch(6, terminal=1)
+    losses = [learner.update(transitions, seed=update) for update in range(400)]
+    chosen = all_values(learner, transitions.observation)[np.arange(32), transitions.action]
+    assert np.mean(losses[-20:]) < np.mean(losses[:20]) / 2
+    assert np.mean((chosen - transitions.reward) ** 2) < np.mean(losses[:20]) / 10
+
+
+def test_the_loss_is_the_mean_squared_error_before_the_step() -> None:
+    learner, transitions = trained(with_dropout(0)), batch(7)
+    chosen = all_values(learner, transitions.observation)[np.arange(32), transitions.action]
+    expected = np.mean((chosen - learner.td_target(transitions).numpy()) ** 2)
+    assert learner.update(transitions, seed=0) == pytest.approx(expected, rel=1e-4)
+
+
+def test_only_the_values_of_actions_taken_are_pulled() -> None:
+    """The output layer's biases of other actions get no gradient."""
+    learner, transitions = network(), batch(8, num_actions=2)
+    before = learner._online[-1].detach().clone()
+    learner.update(transitions, seed=0)
+    moved = (learner._online[-1].detach() != before).numpy()
+    assert moved[:2].all()
+    assert not moved[2:].any()
+
+
+def test_dropout_is_drawn_from_the_updates_seed() -> None:
+    losses = {trained().update(batch(9), seed) for seed in (1, 1, 2)}
+    assert len(losses) == 2
+
+
+def test_dropout_keeps_the_mean_of_what_it_drops() -> None:
+    learner = network(with_dropout(0.5))
+    x = torch.ones(100_000)
+    learner._generator.manual_seed(0)
+    assert float(learner._dropped(x).mean()) == pytest.approx(1, abs=0.02)
+
+
+def test_same_seed_same_weights_after_updates() -> None:
+    for one, other in zip(trained()._online, trained()._online, strict=True):
+        assert torch.equal(one, other)
+
+
+def test_other_seed_other_weights() -> None:
+    assert not np.array_equal(network(seed=1).values(np.ones(SIZE)), network(seed=2).values(np.ones(SIZE)))
+
+
+def test_learners_in_one_process_do_not_disturb_each_other() -> None:
+    alone = trained()
+    beside, other = network(), network(seed=7)
+    for update in range(30):
+        other.update(batch(1000 + update), seed=1000 + update)
+        beside.update(batch(update), seed=update)
+        other.values(np.ones(SIZE))
+    np.testing.assert_array_equal(alone.values(np.ones(SIZE)), beside.values(np.ones(SIZE)))
+
+
+def test_the_global_generator_of_torch_is_neither_read_nor_moved() -> None:
+    before = torch.get_rng_state()
+    learner = trained()
+    learner.sync_target()
+    learner.values(np.ones(SIZE))
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(12345)
+    np.testing.assert_array_equal(trained().values(np.ones(SIZE)), learner.values(np.ones(SIZE)))
+
+
+def test_the_order_of_transitions_in_a_batch_does_not_change_its_target() -> None:
+    learner, transitions = trained(), batch(10)
+    order = np.random.default_rng(0).permutation(32)
+    shuffled = replace(transitions, **{name: getattr(transitions, name)[order] for name in Batch.__dataclass_fields__})
+    np.testing.assert_allclose(
+        learner.td_target(shuffled).numpy(), learner.td_target(transitions).numpy()[order], rtol=1e-5
+    )
+
+
+@pytest.mark.parametrize("hidden", [(3,), (7, 5, 3, 2)])
+def test_any_number_of_hidden_layers_will_do(hidden: tuple[int, ...]) -> None:
+    learner = network(LEARNING.model_copy(update={"hidden": hidden}))
+    assert learner.values(np.zeros(SIZE)).shape == (ACTIONS,)
+    assert learner.update(batch(11), seed=0) > 0

@@ -1,0 +1,194 @@
+"""How APs choose: rates, schedules and bounds that hold whatever was learnt."""
+
+import numpy as np
+import pytest
+
+from apnode.config import Config, Cooperation, Learning, Run
+from apnode.messages import FloatArray
+from apnode.observation import observation_size
+from apnode.policies import Ddqn, Fixed, Random, epsilon_at, make_policy
+from apnode.replay import Batch, Transition
+
+
+def config(policy: str = "ddqn", epsilon: float = 0.8, **learning: object) -> Config:
+    sections = {
+        "run": {"slots_per_episode": 2},
+        "cooperation": {"policy": policy, "max_neighbours": 3},
+        "learning": {
+            "hidden": (8,),
+            "batch_size": 4,
+            "learning_rate": 0.05,
+            "target_update_episodes": 3,
+            "epsilon_start": epsilon,
+            "epsilon_end": min(epsilon, 0.01),
+            "epsilon_decay": 0.0,
+        }
+        | learning,
+    }
+    return Config.model_validate(sections)
+
+
+def observed(seed: int, of: Config) -> FloatArray:
+    return np.random.default_rng(seed).standard_normal(observation_size(of))
+
+
+def transition(seed: int, of: Config) -> Transition:
+    rng = np.random.default_rng(seed)
+    return Transition(
+        observation=observed(seed, of),
+        action=int(rng.integers(8)),
+        reward=float(rng.standard_normal()),
+        next_observation=observed(seed + 10_000, of),
+        num_actions=8,
+        terminal=False,
+    )
+
+
+def following(of: Config) -> Batch:
+    """Transitions into new states with all actions open, worth nothing by themselves."""
+    states = np.stack([observed(seed, of) for seed in range(500, 520)])
+    none = np.zeros(len(states))
+    return Batch(states, none.astype(np.int64), none, states, np.full(len(states), 8), none)
+
+
+def target_is_online(policy: Ddqn, of: Config) -> bool:
+    batch = following(of)
+    best = np.array([policy.network.values(state).max() for state in batch.next_observation])
+    return bool(np.allclose(policy.network.td_target(batch).numpy(), of.learning.discount * best, atol=1e-5))
+
+
+@pytest.mark.parametrize("neighbours", [0, 1, 4])
+def test_never_asks_nobody_and_always_asks_everybody(neighbours: int) -> None:
+    nothing = np.zeros(0)
+    assert Fixed(ask=False).act(nothing, neighbours, slot=0) == 0
+    assert Fixed(ask=True).act(nothing, neighbours, slot=0).bit_count() == neighbours
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.3, 0.565, 1.0])
+def test_random_asks_each_neighbour_at_its_rate(rate: float) -> None:
+    policy = Random(5, Config(cooperation=Cooperation(policy="random", request_rate=rate)))
+    actions = np.array([policy.act(np.zeros(0), 4, slot) for slot in range(4000)])
+    asked = actions[:, None] >> np.arange(4) & 1
+    assert actions.max() < 2**4
+    np.testing.assert_allclose(asked.mean(axis=0), rate, atol=0.03)
+
+
+def test_random_asks_its_neighbours_independently_of_each_other_and_of_other_aps() -> None:
+    of = Config(cooperation=Cooperation(policy="random", request_rate=0.5))
+    one, other = ([Random(ap, of).act(np.zeros(0), 4, slot) for slot in range(4000)] for ap in (0, 1))
+    columns = np.concatenate([np.array(actions)[:, None] >> np.arange(4) & 1 for actions in (one, other)], axis=1)
+    assert np.abs(np.corrcoef(columns.T) - np.eye(8)).max() < 0.06
+
+
+def test_random_without_neighbours_asks_nobody() -> None:
+    assert Random(0, config("random")).act(np.zeros(0), 0, slot=3) == 0
+
+
+def test_a_policy_that_does_not_learn_has_no_loss_and_no_epsilon() -> None:
+    for name in ("never", "always", "random"):
+        policy = make_policy(0, config(name))
+        assert policy.learn(transition(0, config()), slot=0) == 0
+        assert policy.epsilon(slot=0) == 0
+
+
+def test_epsilon_starts_at_four_fifths_and_falls_by_a_200th_an_episode() -> None:
+    schedule = [epsilon_at(Learning(), episode) for episode in range(158)]
+    assert schedule[0] == 0.8
+    np.testing.assert_allclose(np.diff(schedule), -0.005)
+
+
+@pytest.mark.parametrize("episode", [158, 159, 160, 1000, 10**6])
+def test_epsilon_is_a_hundredth_from_episode_158_on(episode: int) -> None:
+    assert epsilon_at(Learning(), episode) == pytest.approx(0.01)
+
+
+def test_epsilon_stays_within_an_episode_and_falls_with_the_next() -> None:
+    policy = Ddqn(0, Config(run=Run(slots_per_episode=20), learning=Learning(hidden=(4,))))
+    by_slot = np.array([policy.epsilon(slot) for slot in range(100)]).reshape(5, 20)
+    assert (by_slot == by_slot[:, :1]).all()
+    assert (np.diff(by_slot[:, 0]) < 0).all()
+
+
+@pytest.mark.parametrize("neighbours", [0, 1, 2, 3])
+def test_ddqn_explores_all_open_actions_and_no_other(neighbours: int) -> None:
+    of = config(epsilon=1.0, epsilon_end=1.0)
+    policy = Ddqn(2, of)
+    actions = [policy.act(observed(0, of), neighbours, slot) for slot in range(600)]
+    counts = np.bincount(actions, minlength=2**neighbours)
+    np.testing.assert_allclose(counts / len(actions), 2.0**-neighbours, atol=0.06)
+
+
+@pytest.mark.parametrize("neighbours", [0, 1, 2, 3])
+def test_ddqn_without_exploration_takes_the_best_open_action(neighbours: int) -> None:
+    of = config(epsilon=0.0)
+    policy = Ddqn(2, of)
+    for seed in range(50):
+        values = policy.network.values(observed(seed, of))[: 2**neighbours]
+        assert values[policy.act(observed(seed, of), neighbours, slot=seed)] == values.max()
+
+
+def test_ddqn_explores_as_often_as_epsilon_says() -> None:
+    of = config(epsilon=0.4)
+    policy = Ddqn(3, of)
+    greedy = int(policy.network.values(observed(0, of)).argmax())
+    other = np.mean([policy.act(observed(0, of), 3, slot) != greedy for slot in range(4000)])
+    assert other == pytest.approx(0.4 * 7 / 8, abs=0.03)  # an exploring AP may hit the greedy action too
+
+
+def test_what_is_drawn_in_a_slot_does_not_depend_on_the_slots_before() -> None:
+    for name in ("random", "ddqn"):
+        of = config(name)
+        forwards, backwards = make_policy(4, of), make_policy(4, of)
+        slots = range(50)
+        there = [forwards.act(observed(0, of), 3, slot) for slot in slots]
+        back = [backwards.act(observed(0, of), 3, slot) for slot in reversed(slots)]
+        assert there == back[::-1]
+
+
+def test_aps_begin_with_weights_of_their_own() -> None:
+    of = config()
+    one, other = (Ddqn(ap, of).network.values(observed(0, of)) for ap in (0, 1))
+    assert not np.array_equal(one, other)
+
+
+def test_learning_begins_with_the_first_full_batch() -> None:
+    of = config()
+    policy = Ddqn(0, of)
+    losses = [policy.learn(transition(slot, of), slot) for slot in range(6)]
+    assert losses[:3] == [0, 0, 0]
+    assert min(losses[3:]) > 0
+
+
+def test_target_network_is_synced_when_the_last_of_its_episodes_ends() -> None:
+    of = config()  # 3 episodes of 2 slots
+    policy = Ddqn(0, of)
+    synced = []
+    for slot in range(13):
+        policy.learn(transition(slot, of), slot)
+        if slot >= 3:  # the first update
+            synced.append((slot, target_is_online(policy, of)))
+    assert [slot for slot, same in synced if same] == [5, 11]
+
+
+def test_equal_experience_makes_equal_learners() -> None:
+    of = config()
+    one, other = Ddqn(6, of), Ddqn(6, of)
+    for policy in (one, other):
+        for slot in range(20):
+            policy.learn(transition(slot, of), slot)
+    np.testing.assert_array_equal(one.network.values(observed(0, of)), other.network.values(observed(0, of)))
+
+
+def test_a_learner_finds_the_action_that_pays() -> None:
+    of = config(epsilon=0.0, dropout=0.0, discount=0.0)
+    policy = Ddqn(1, of)
+    state, rng = observed(0, of), np.random.default_rng(0)
+    for slot in range(300):
+        action = int(rng.integers(8))
+        policy.learn(Transition(state, action, float(action == 5), state, 8, terminal=False), slot)
+    assert policy.act(state, 3, slot=300) == 5
+
+
+@pytest.mark.parametrize(("name", "kind"), [("never", Fixed), ("always", Fixed), ("random", Random), ("ddqn", Ddqn)])
+def test_every_policy_that_can_be_configured_can_be_made(name: str, kind: type) -> None:
+    assert type(make_policy(0, config(name))) is kind

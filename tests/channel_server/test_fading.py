@@ -1,0 +1,114 @@
+"""Laws of small-scale fading and of what APs hear of the pilots."""
+
+import numpy as np
+import pytest
+
+from apnode.config import Config, Radio, Run
+from apnode.csi import despread, pilot_book
+from channel_server.fading import channels, complex_normal, received_pilots
+from channel_server.topology import Layout, make_layout
+
+BLOCKS = 20_000
+SMALL = Config(
+    seed=5, run=Run(blocks_per_slot=3), radio=Radio(num_aps=4, num_ues=5, antennas=2, pilot_length=3, area_m=200)
+)
+LAYOUT = make_layout(SMALL, episode=0)
+
+
+def two_links(beta: tuple[float, float]) -> tuple[Config, Layout]:
+    """One AP with two antennas and two UEs on one pilot, over very many blocks."""
+    config = Config(
+        seed=2,
+        run=Run(blocks_per_slot=BLOCKS, max_frame_bytes=2**24),
+        radio=Radio(num_aps=1, num_ues=2, antennas=2, pilot_length=2),
+    )
+    return config, Layout(np.zeros((1, 2)), np.zeros((2, 2)), np.array([beta]), np.ones((1, 2), bool), np.zeros(2, int))
+
+
+def test_complex_normal_is_circular_of_unit_variance() -> None:
+    z = complex_normal(np.random.default_rng(0), (200_000,))
+    assert abs(z.mean()) < 0.01
+    assert (np.abs(z) ** 2).mean() == pytest.approx(1, rel=0.01)
+    assert abs((z**2).mean()) < 0.01
+    assert (np.abs(z) ** 4).mean() == pytest.approx(2, rel=0.03)  # exponential power: Rayleigh fading
+
+
+def test_mean_power_of_a_channel_is_its_beta() -> None:
+    config, layout = two_links((1e-9, 4e-7))
+    power = (np.abs(channels(config, layout, slot=0)) ** 2).mean(axis=(0, 3))
+    np.testing.assert_allclose(power, layout.beta, rtol=0.02)
+
+
+def test_links_antennas_and_blocks_fade_independently() -> None:
+    config, layout = two_links((1.0, 1.0))
+    h = channels(config, layout, slot=0).reshape(BLOCKS, 4)
+    covariance = h.conj().T @ h / BLOCKS
+    np.testing.assert_allclose(covariance, np.eye(4), atol=0.03)
+    assert abs((h[1:].conj() * h[:-1]).mean()) < 0.02
+
+
+def test_channels_are_a_function_of_seed_and_slot_alone() -> None:
+    first = channels(SMALL, LAYOUT, slot=7)
+    channels(SMALL, LAYOUT, slot=8)
+    np.testing.assert_array_equal(channels(SMALL, LAYOUT, slot=7), first)
+
+
+@pytest.mark.parametrize(("seed", "slot"), [(5, 8), (6, 7)])
+def test_another_slot_or_seed_has_other_channels(seed: int, slot: int) -> None:
+    other = channels(SMALL.model_copy(update={"seed": seed}), LAYOUT, slot)
+    assert not np.isclose(other, channels(SMALL, LAYOUT, slot=7)).any()
+
+
+def test_moving_the_ues_scales_the_same_fading() -> None:
+    moved = make_layout(SMALL, episode=1)
+    scale = np.sqrt(moved.beta / LAYOUT.beta)[..., None]
+    np.testing.assert_allclose(channels(SMALL, moved, slot=7), scale * channels(SMALL, LAYOUT, slot=7))
+
+
+def test_shapes_are_blocks_aps_ues_antennas_and_blocks_aps_antennas_pilots() -> None:
+    h = channels(SMALL, LAYOUT, slot=0)
+    assert h.shape == (3, 4, 5, 2)
+    assert received_pilots(SMALL, LAYOUT, h, slot=0).shape == (3, 4, 2, 3)
+
+
+def test_without_noise_an_ap_hears_the_sum_of_those_who_share_a_pilot() -> None:
+    quiet = SMALL.model_copy(update={"radio": SMALL.radio.model_copy(update={"bandwidth_hz": 1e-40})})
+    h = channels(quiet, LAYOUT, slot=0)
+    projections = despread(received_pilots(quiet, LAYOUT, h, slot=0))
+    energy = quiet.radio.pilot_power_w * quiet.radio.pilot_length
+    for pilot in range(3):
+        sharing = h[:, :, LAYOUT.pilots == pilot].sum(axis=2)
+        np.testing.assert_allclose(projections[..., pilot], np.sqrt(energy) * sharing, rtol=1e-9)
+
+
+def test_received_pilots_are_the_sum_of_equation_3_over_ues() -> None:
+    h = channels(SMALL, LAYOUT, slot=1)
+    silence = received_pilots(SMALL, LAYOUT, np.zeros_like(h), slot=1)
+    book = pilot_book(3)
+    expected = silence + sum(
+        np.sqrt(SMALL.radio.pilot_power_w) * h[:, :, ue, :, None] * book[LAYOUT.pilots[ue]] for ue in range(5)
+    )
+    np.testing.assert_allclose(received_pilots(SMALL, LAYOUT, h, slot=1), expected, rtol=1e-9)
+
+
+def test_noise_is_white_of_the_receivers_power_also_after_despreading() -> None:
+    config, layout = two_links((1.0, 1.0))
+    silence = received_pilots(config, layout, np.zeros((BLOCKS, 1, 2, 2), complex), slot=0)
+    for heard in (silence, despread(silence)):
+        flat = heard.reshape(BLOCKS, 4) / np.sqrt(config.radio.noise_power_w)
+        np.testing.assert_allclose(flat.conj().T @ flat / BLOCKS, np.eye(4), atol=0.03)
+
+
+def test_noise_is_a_function_of_seed_and_slot_and_not_of_the_channels() -> None:
+    h = channels(SMALL, LAYOUT, slot=0)
+    here, there = (received_pilots(SMALL, LAYOUT, scale * h, slot=4) for scale in (1, 2))
+    silence = received_pilots(SMALL, LAYOUT, 0 * h, slot=4)
+    np.testing.assert_allclose(there - silence, 2 * (here - silence), atol=1e-6 * np.abs(here).max())
+    assert not np.isclose(received_pilots(SMALL, LAYOUT, 0 * h, slot=5), silence, rtol=1e-3).any()
+
+
+def test_noise_and_fading_of_a_slot_are_independent() -> None:
+    config, layout = two_links((1.0, 1.0))
+    h = channels(config, layout, slot=0).ravel()
+    noise = received_pilots(config, layout, np.zeros((BLOCKS, 1, 2, 2), complex), slot=0).ravel()
+    assert abs(np.vdot(h, noise)) / (np.linalg.norm(h) * np.linalg.norm(noise)) < 0.02

@@ -1,0 +1,143 @@
+"""The commands as a person types them: results, refusals, and what is left on disk."""
+
+import json
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from apnode.config import Config
+from coordinator.cli import run_command
+from coordinator.presets import load, preset_names
+
+SMALL = ("--set", "radio.num_aps=5", "radio.num_ues=3", "run.episodes=2", "run.slots_per_episode=20")
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run_json(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
+    assert run_command([*arguments, "--json"]) == 0
+    result: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return result
+
+
+def test_run_leaves_a_complete_run_directory(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    result = run_json(capsys, "run", "demo", "--runtime", "local", *SMALL, "--out", "r")
+    names = {str(path.relative_to(here / "r")) for path in (here / "r").rglob("*") if path.is_file()}
+    figures = {f"figures/{name}.{form}" for name in ("rate", "sinr", "links", "learning") for form in ("svg", "png")}
+    tables = {"slots.parquet", "aps.parquet", "ues.parquet"}
+    assert names == {"config.toml", "manifest.json", "summary.json", "faults.json", "report.html"} | tables | figures
+    assert pq.read_table("r/aps.parquet").num_rows == 5 * 40
+    assert pq.read_table("r/ues.parquet").num_rows == 3 * 40
+    assert pq.read_table("r/slots.parquet").num_rows == 40
+    assert json.loads((here / "r/summary.json").read_text())["digest"] == result["digest"]
+    again = load("r/config.toml")
+    assert again == load("demo", SMALL[1:])
+    page = (here / "r/report.html").read_text()
+    assert page.count("<svg") == 4
+    assert "http://" not in page.replace("http://www.w3.org", "").replace("http://purl.org", "").replace(
+        "http://creativecommons.org", ""
+    )  # self-contained: namespaces only
+
+
+def test_run_prints_the_promised_json(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    result = run_json(capsys, "run", "demo", "--runtime", "local", *SMALL)
+    promised = {
+        "run_dir", "digest", "slots", "slots_per_second", "sum_rate_bps_hz", "sinr_mean_db", "sinr_p5_db", "links",
+        "request_rate", "messages_per_slot", "bytes_per_slot", "ap_processes", "no_cooperation",
+    }  # fmt: skip
+    assert promised <= result.keys()
+    assert set(result["links"]) == {"requests", "formed", "pairs"}
+    assert result["no_cooperation"]["messages_per_slot"] == 0
+    assert result["sum_rate_bps_hz"] > result["no_cooperation"]["sum_rate_bps_hz"]
+    assert Path(result["run_dir"]).is_dir()
+
+
+def test_the_closing_table_names_what_was_brought_and_what_it_cost(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_command(["run", "demo", "--runtime", "local", "--quiet", *SMALL, "--out", "r"]) == 0
+    shown = capsys.readouterr()
+    assert shown.err == ""
+    for text in (
+        "sum rate [bit/s/Hz]",
+        "5 %-UE SINR [dB]",
+        "undirected links formed",
+        "AP-to-AP bytes",
+        "no cooperation",
+    ):
+        assert text in shown.out
+
+
+def test_report_draws_again_from_the_stored_records(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run_json(capsys, "run", "demo", "--runtime", "local", *SMALL, "--out", "r")
+    first = (here / "r/figures/rate.svg").read_text()
+    (here / "r/figures/rate.svg").unlink()
+    assert run_command(["report", "r"]) == 0
+    assert (here / "r/figures/rate.svg").read_text() == first
+
+
+@pytest.mark.parametrize("preset", preset_names())
+def test_a_printed_config_reads_back_as_the_preset(preset: str, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(["config", preset]) == 0
+    (here / "my.toml").write_text(capsys.readouterr().out)
+    assert load("my.toml") == load(preset)
+    assert set(tomllib.loads((here / "my.toml").read_text())) == set(Config.model_fields)
+
+
+def test_presets_and_schema_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(["presets"]) == 0
+    assert {"demo", "paper", "paper-directed"} <= {line.split()[0] for line in capsys.readouterr().out.splitlines()}
+    assert run_command(["schema"]) == 0
+    assert "radio" in json.loads(capsys.readouterr().out)["properties"]
+
+
+BAD = {
+    "unknown preset": (["run", "nope"], "no preset 'nope'; there are demo"),
+    "unknown key": (["run", "demo", "--set", "radio.num_apps=3"], "radio.num_apps is not a setting"),
+    "no AP": (["run", "demo", "--set", "radio.num_aps=0"], "radio.num_aps"),
+    "negative power": (["run", "demo", "--set", "radio.ap_power_w=-1"], "radio.ap_power_w"),
+    "NaN": (["run", "demo", "--set", "radio.ap_power_w=nan"], "finite"),
+    "no TOML": (["run", "bad.toml"], "bad.toml is not TOML"),
+    "no file": (["run", "missing.toml"], "cannot read missing.toml"),
+    "no equals sign": (["run", "demo", "--set", "radio"], "section.key=value"),
+    "value as section": (["run", "demo", "--set", "seed=1", "seed.x=3"], "seed is a value"),
+    "pilots fill the block": (["run", "demo", "--set", "radio.pilot_length=200"], "leaves no symbol for payload"),
+    "impossible agreement": (["run", "demo", "--set", "cooperation.cluster=directed"], "goes with acceptance"),
+    "frames too long": (["run", "demo", "--set", "run.max_frame_bytes=1024"], "raise it"),
+    "does not fit memory": (["run", "demo", "--set", "radio.num_aps=20000"], "use --runtime local"),
+    "used folder": (["run", "demo", "--out", "used"], "already holds"),
+    "no such slot": (["snapshot", "demo", "--slot", "99999", "--out", "x.npz"], "there is no slot 99999"),
+    "snapshot name": (["snapshot", "demo", "--out", "x.txt"], ".npz"),
+    "no run": (["report", "used"], "holds no finished run"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_misuse_gets_a_sentence_and_status_2_and_writes_nothing(
+    case: str, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (here / "bad.toml").write_text("not [ toml")
+    (here / "used").mkdir()
+    (here / "used/keep").touch()
+    before = sorted(here.rglob("*"))
+    arguments, sentence = BAD[case]
+    assert run_command(arguments) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err.startswith("cfmimo: ")
+    assert sentence in shown.err
+    assert shown.err.count("\n") == 1
+    assert sorted(here.rglob("*")) == before
+
+
+def test_unknown_command_exits_2(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        run_command(["frobnicate"])
+    assert exit_.value.code == 2

@@ -1,0 +1,118 @@
+"""The coordinator by hand: it takes in what fits, counts what does not, and knows when all is in."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from apnode.messages import KINDS, ApReport, Deadline, Message, RunOver, SlotReport, Tick
+from apnode.node import DROPS
+from apnode.wire import encode
+from coordinator.collector import Coordinator
+from coordinator.presets import load
+
+TINY = ("radio.num_aps=2", "radio.num_ues=3", "run.blocks_per_slot=2", "run.episodes=1", "run.slots_per_episode=2")
+SENT = np.zeros((2, len(KINDS)), np.uint32)
+
+
+@pytest.fixture
+def coordinator() -> Coordinator:
+    return Coordinator(load("demo", TINY))
+
+
+def slot_report(slot: int = 0, **changed: Any) -> SlotReport:
+    fields = {"slot": slot, "episode": 0, "sinr": np.ones((2, 3)), "sinr_alone": np.ones((2, 3)), "pairs": 1}
+    return SlotReport(**{**fields, "silent": (), "sent": SENT, "dropped": np.zeros(len(DROPS), int), **changed})
+
+
+def ap_report(slot: int = 0, ap: int = 0, **changed: Any) -> ApReport:
+    fields = {"slot": slot, "ap": ap, "neighbours": (1 - ap,) if ap < 2 else (), "requested": (), "partners": ()}
+    fields |= {"gain": 0.0, "reward": 0.0, "loss": 0.0, "epsilon": 0.0, "sent": SENT, "dropped": np.zeros(8, int)}
+    return ApReport(**{**fields, **changed})
+
+
+ALL = [slot_report(0), slot_report(1), *(ap_report(slot, ap) for slot in (0, 1) for ap in (0, 1))]
+
+
+def give(coordinator: Coordinator, *messages: Message) -> None:
+    for message in messages:
+        assert coordinator.receive(encode(message)) == []  # it commands nothing
+
+
+def drops(coordinator: Coordinator) -> dict[str, int]:
+    return {reason: int(count) for reason, count in zip(DROPS, coordinator.dropped, strict=True) if count}
+
+
+@pytest.mark.parametrize("last", range(len(ALL) + 1))
+def test_it_is_done_when_the_run_is_over_and_every_report_is_in(coordinator: Coordinator, last: int) -> None:
+    messages = [RunOver(2), *ALL]
+    messages.append(messages.pop(last))
+    give(coordinator, *messages[:-1])
+    assert not coordinator.done
+    give(coordinator, messages[-1])
+    assert coordinator.done
+    assert drops(coordinator) == {}
+
+
+def test_reports_that_never_come_are_not_waited_for_after_the_end(coordinator: Coordinator) -> None:
+    give(coordinator, *ALL[1:])
+    coordinator.handle(Tick())
+    assert not coordinator.done
+    give(coordinator, RunOver(2))
+    coordinator.handle(Tick())
+    assert coordinator.done
+    assert coordinator.record.closed.tolist() == [False, True]
+
+
+@pytest.mark.parametrize("twice", [slot_report(sent=SENT + 1), ap_report(sent=SENT + 1)])
+def test_a_report_that_comes_twice_counts_once(coordinator: Coordinator, twice: Message) -> None:
+    give(coordinator, twice, twice)
+    assert drops(coordinator) == {"duplicate": 1}
+    assert coordinator.record.traffic.tolist() == (SENT + 1).tolist()
+
+
+def test_the_newest_complete_looking_slot_is_shown(coordinator: Coordinator) -> None:
+    assert coordinator.latest() is None
+    give(coordinator, slot_report(0))
+    assert coordinator.latest() is None  # its APs are still reporting
+    give(coordinator, slot_report(1))
+    latest = coordinator.latest()
+    assert latest is not None
+    assert latest["slot"] == 0
+    assert latest["sum_rate_bps_hz"] == pytest.approx(3)
+
+
+MISFITS: dict[str, Message] = {
+    "a slot that there is not": slot_report(2),
+    "SINRs of a block too many": slot_report(sinr=np.ones((3, 3)), sinr_alone=np.ones((3, 3))),
+    "SINRs of a UE too few": slot_report(sinr=np.ones((2, 2)), sinr_alone=np.ones((2, 2))),
+    "a baseline of one UE": slot_report(sinr_alone=np.ones((2, 1))),
+    "a baseline of a UE too many": slot_report(sinr_alone=np.ones((2, 4))),
+    "silence of an AP that there is not": slot_report(silent=(2,)),
+    "counts of a kind too few": slot_report(sent=SENT[:, :-1]),
+    "counts of one kind for all": slot_report(sent=SENT[:, :1] + 1),
+    "a report of a slot that there is not": ap_report(2),
+    "a report of an AP that there is not": ap_report(0, 2),
+    "a report of too many neighbours": ap_report(neighbours=tuple(range(1, 10))),
+    "a report of a neighbour that there is not": ap_report(neighbours=(7,)),
+    "a report with counts of a kind too few": ap_report(sent=SENT[:, :-1]),
+    "a report with counts of no kind": ap_report(sent=SENT[:, :0]),
+    "a report with one row of counts": ap_report(sent=SENT[:1]),
+}
+
+
+@pytest.mark.parametrize("name", MISFITS)
+def test_a_report_that_does_not_fit_is_counted_and_changes_nothing(coordinator: Coordinator, name: str) -> None:
+    give(coordinator, MISFITS[name])
+    assert drops(coordinator) == {"malformed": 1}
+    assert not coordinator.record.closed.any()
+    assert not coordinator.record.reported.any()
+    give(coordinator, *ALL, RunOver(2))
+    assert coordinator.done
+    assert coordinator.record.summary()["slots"] == 2
+
+
+def test_garbage_and_what_is_not_for_it_is_counted(coordinator: Coordinator) -> None:
+    assert coordinator.receive(b"garbage") == []
+    give(coordinator, Deadline(0))
+    assert drops(coordinator) == {"checksum": 1, "unexpected": 1}

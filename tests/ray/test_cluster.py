@@ -1,0 +1,88 @@
+"""Real Ray actors on this machine: the same result as in one process, real kills, nothing left behind."""
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import ray
+
+from apnode.config import Config
+from coordinator.cluster import Cluster, connected
+from coordinator.console import Console
+from coordinator.local import LocalNetwork
+from coordinator.presets import load
+from coordinator.record import Record
+
+pytestmark = pytest.mark.ray
+
+SMALL = (
+    "radio.num_aps=6",
+    "radio.num_ues=4",
+    "radio.area_m=250.0",
+    "run.blocks_per_slot=2",
+    "run.slots_per_episode=20",
+)
+QUIET = Console(1, quiet=True)
+
+
+@pytest.fixture(scope="module")
+def session() -> Iterator[None]:
+    with connected(None, num_aps=8):
+        yield
+
+
+def local_record(config: Config) -> Record:
+    network = LocalNetwork(config)
+    network.run()
+    return network.coordinator.record
+
+
+def started(config: Config) -> Cluster:
+    cluster = Cluster(config, host="127.0.0.1")
+    cluster.start(QUIET, metrics_port=None)
+    cluster.launch()
+    return cluster
+
+
+def wait_for_slot(cluster: Cluster, slot: int) -> None:
+    give_up = time.monotonic() + 60
+    while ray.get(cluster.coordinator.latest.remote(), timeout=30)[0] < slot:
+        assert time.monotonic() < give_up, f"slot {slot} never came"
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("transport", ["zeromq", "ray"])
+def test_learning_actors_give_the_same_digest_as_one_process(session: None, transport: str) -> None:
+    config = load("demo", (*SMALL, "run.episodes=3", f"run.transport={transport}"), seed=3)
+    cluster = started(config)
+    assert cluster.follow(QUIET).digest() == local_record(config).digest()
+    assert len({process["pid"] for process in cluster.processes}) == config.radio.num_aps
+    assert os.getpid() not in {process["pid"] for process in cluster.processes}
+    assert cluster.restarts == []
+
+
+def test_a_killed_ap_is_restarted_and_rejoins_while_the_others_go_on(session: None) -> None:
+    config = load("demo", (*SMALL, "run.episodes=60", "run.slot_deadline_s=0.3", "cooperation.policy=random"))
+    cluster = started(config)
+    wait_for_slot(cluster, 10)
+    os.kill(cluster.processes[2]["pid"], signal.SIGKILL)
+    record = cluster.follow(QUIET)
+    assert [restart["ap"] for restart in cluster.restarts] == [2]
+    assert record.closed.all()
+    survivors = [ap for ap in range(config.radio.num_aps) if ap != 2]
+    assert record.reported[:, survivors].all()
+    missed = np.flatnonzero(~record.reported[:, 2])
+    assert missed.size > 0
+    assert record.reported[missed.max() + 1 :, 2].sum() > 20  # back for good
+    assert not record.silent[:, survivors].any()
+
+
+def test_the_coordinator_may_die_without_an_ap_noticing(session: None) -> None:
+    config = load("demo", (*SMALL, "run.episodes=20", "cooperation.policy=random"))
+    cluster = started(config)
+    wait_for_slot(cluster, 5)
+    ray.kill(cluster.coordinator)
+    assert [result["slots"] for result in ray.get(list(cluster.running), timeout=120)] == [config.num_slots] * 6

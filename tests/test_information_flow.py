@@ -1,0 +1,328 @@
+"""An AP's inbox is the only way in, what comes through it is what a real AP could know, and every byte is counted."""
+
+import gc
+import types
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pytest
+
+from apnode import csi
+from apnode.access_point import AccessPoint
+from apnode.config import Config
+from apnode.messages import (
+    FRONTHAUL,
+    KINDS,
+    NOBODY,
+    TAGS,
+    ApReport,
+    Association,
+    ChannelBlock,
+    CoopDecline,
+    CoopPass,
+    CoopRequest,
+    Deadline,
+    GainReport,
+    Hello,
+    Message,
+    PilotBlock,
+    RunOver,
+    SlotFeedback,
+    SlotReport,
+    Transmission,
+)
+from apnode.node import CHANNEL, COORDINATOR, Send
+from apnode.wire import decode
+from channel_server.fading import channels, received_pilots
+from channel_server.server import Air, ChannelServer
+from channel_server.sinr import spectral_efficiency
+from channel_server.topology import Layout, make_layout
+from coordinator.collector import Coordinator
+from coordinator.local import LocalNetwork
+from coordinator.presets import load
+from coordinator.record import Record
+
+SHORT = ("radio.num_aps=11", "radio.area_m=300", "run.episodes=2", "run.slots_per_episode=4", "learning.batch_size=4")
+ASKING = ("cooperation.policy=random", "cooperation.request_rate=0.7")
+VARIANTS = {
+    "mutual": (),
+    "mutual, random": ASKING,
+    "grant": (*ASKING, "cooperation.acceptance=grant", "cooperation.max_partners=2"),
+    "directed": (*ASKING, "cooperation.cluster=directed", "cooperation.acceptance=all"),
+    "directed, rows": ("cooperation.cluster=directed", "cooperation.acceptance=all", "cooperation.neighbour_sets=row"),
+    "neighbourhood": (*ASKING, "reward.scope=neighbourhood"),
+    "grant, neighbourhood": (*ASKING, "cooperation.acceptance=grant", "reward.scope=neighbourhood"),
+}
+FROM_CHANNEL = (Association, PilotBlock, SlotFeedback, Deadline, RunOver)
+
+
+@dataclass
+class Watched:
+    """A whole run and every frame of it, in order of delivery."""
+
+    config: Config
+    network: LocalNetwork
+    frames: list[tuple[str, Any, int]] = field(default_factory=list)  # to, message, bytes
+
+    def watch(self, send: Send) -> None:
+        self.frames.append((send.to, decode(send.frame, self.config.run.max_frame_bytes), len(send.frame)))
+
+    def of(self, kind: type[Any]) -> list[tuple[str, Any]]:
+        return [(to, message) for to, message, _ in self.frames if type(message) is kind]
+
+    @property
+    def record(self) -> Record:
+        return self.network.coordinator.record
+
+    def layout(self, slot: int) -> Layout:
+        return make_layout(self.config, slot // self.config.run.slots_per_episode)
+
+    def by(self, kind: type[Any]) -> dict[tuple[int, int], Any]:
+        """(slot, sender or receiver) -> message, of a kind that an AP sends or gets once a slot."""
+        found = {(m.slot, m.ap if hasattr(m, "ap") else index(to)): m for to, m in self.of(kind)}
+        assert len(found) == len(self.of(kind))
+        return found
+
+
+def index(address: str) -> int:
+    return int(address.removeprefix("ap/"))
+
+
+@pytest.fixture(scope="module", params=VARIANTS)
+def run(request: pytest.FixtureRequest) -> Watched:
+    config = load("demo", (*SHORT, *VARIANTS[request.param]))
+    watched = Watched(config, LocalNetwork(config))
+    watched.network.run(watched.watch)
+    return watched
+
+
+# --- what comes in -----------------------------------------------------------------------------------------
+
+
+def test_aps_hear_only_from_the_channel_server_and_from_aps(run: Watched) -> None:
+    kinds = {type(message) for to, message, _ in run.frames if to.startswith("ap/")}
+    assert kinds <= {*FROM_CHANNEL, *FRONTHAUL}
+    assert {Association, PilotBlock, SlotFeedback, RunOver, CoopRequest, ChannelBlock} <= kinds
+
+
+def test_an_ap_is_told_its_own_large_scale_row_and_no_other(run: Watched) -> None:
+    told = run.of(Association)
+    assert len(told) == 2 * 11
+    for to, association in told:
+        layout = make_layout(run.config, association.episode)
+        np.testing.assert_array_equal(association.beta, layout.beta[index(to)])
+        np.testing.assert_array_equal(association.pilots, layout.pilots)
+        assert association.ues == layout.ues_of[index(to)]
+        assert index(to) not in association.neighbours
+
+
+def test_an_ap_hears_what_its_own_antennas_hear(run: Watched) -> None:
+    heard = run.by(PilotBlock)
+    assert len(heard) == 8 * 11
+    for slot in range(8):
+        layout = run.layout(slot)
+        y = received_pilots(run.config, layout, channels(run.config, layout, slot), slot)
+        for ap in range(11):
+            np.testing.assert_array_equal(heard[slot, ap].y, y[:, ap].astype("<c8"))
+
+
+def test_feedback_is_about_an_aps_own_ues(run: Watched) -> None:
+    told, radiated, scored = run.by(SlotFeedback), run.by(Transmission), {m.slot: m for _, m in run.of(SlotReport)}
+    assert len(told) == 8 * 11
+    for (slot, ap), feedback in told.items():
+        ues = list(run.layout(slot).ues_of[ap])
+        rate, alone = (spectral_efficiency(s).mean(axis=0) for s in (scored[slot].sinr, scored[slot].sinr_alone))
+        np.testing.assert_array_equal(feedback.rate, rate[ues])
+        np.testing.assert_array_equal(feedback.rate_alone, alone[ues])
+        assert len(feedback.interferers) == len(ues)
+        named = set(feedback.interferers.ravel().tolist()) - {NOBODY}
+        assert not named & {ap, *radiated[slot, ap].partners}
+        assert named <= set(range(11))
+        assert feedback.interferers.shape[1] <= run.config.cooperation.reported_interferers
+        np.testing.assert_array_equal(feedback.interferers == NOBODY, feedback.interference == 0)
+
+
+def test_between_aps_only_channel_blocks_carry_arrays(run: Watched) -> None:
+    for to, message, _ in run.frames:
+        if to.startswith("ap/") and type(message) not in (Association, PilotBlock, SlotFeedback, ChannelBlock):
+            assert not [v for v in content(message).values() if not isinstance(v, (int, float, tuple))]
+            assert not isinstance(message, (Hello, Transmission, ApReport, SlotReport))
+
+
+def content(message: Message) -> dict[str, Any]:
+    return {name: getattr(message, name) for name in type(message).__slots__}
+
+
+def test_a_channel_block_is_the_senders_own_estimate(run: Watched) -> None:
+    heard, radio = run.by(PilotBlock), run.config.radio
+    told = {(association.episode, index(to)): association for to, association in run.of(Association)}
+    blocks = run.of(ChannelBlock)
+    assert blocks
+    for to, block in blocks:
+        assert block.ap != index(to)
+        known = told[block.slot // 4, block.ap]
+        y = csi.despread(heard[block.slot, block.ap].y)
+        h_hat = csi.estimate(y, known.beta, known.pilots, radio.pilot_power_w, radio.noise_power_w)
+        np.testing.assert_array_equal(block.h_hat, h_hat[..., list(block.ues)].astype("<c8"))
+
+
+def test_a_channel_block_is_about_the_ues_of_the_two_and_goes_to_one_who_asked_or_was_asked(run: Watched) -> None:
+    asked = {(m.slot, m.ap, index(to)) for to, m in run.of(CoopRequest)}
+    seen = set()
+    for to, block in run.of(ChannelBlock):
+        ues = run.layout(block.slot).ues_of
+        assert set(block.ues) == {*ues[block.ap], *ues[index(to)]}
+        assert (block.slot, index(to), block.ap) in asked or (block.slot, block.ap, index(to)) in asked
+        assert (block.slot, block.ap, to) not in seen
+        seen.add((block.slot, block.ap, to))
+
+
+def test_an_ap_precodes_with_those_only_whose_blocks_it_got(run: Watched) -> None:
+    got = defaultdict(set)
+    for to, block in run.of(ChannelBlock):
+        got[block.slot, index(to)].add(block.ap)
+    radiated = run.by(Transmission)
+    assert len(radiated) == 8 * 11
+    assert any(sent.partners for sent in radiated.values())
+    for at, sent in radiated.items():
+        assert set(sent.partners) <= got[at]
+
+
+def test_agreement_is_mutual_unless_clusters_are_directed(run: Watched) -> None:
+    radiated = run.by(Transmission)
+    one_way = [
+        (at, partner)
+        for at, sent in radiated.items()
+        for partner in sent.partners
+        if at[1] not in radiated[at[0], partner].partners
+    ]
+    assert bool(one_way) == (run.config.cooperation.cluster == "directed")
+
+
+def test_requests_and_their_answers_are_all_that_is_said(run: Watched) -> None:
+    """Every request is answered exactly once by a block or a decline, and every neighbour not asked is told so."""
+    requests = [(m.slot, m.ap, index(to)) for to, m in run.of(CoopRequest)]
+    blocks = {(m.slot, m.ap, index(to)) for to, m in run.of(ChannelBlock)}
+    declines = {(m.slot, m.ap, index(to)) for to, m in run.of(CoopDecline)}
+    assert len(set(requests)) == len(requests)
+    for slot, asker, asked in requests:
+        assert ((slot, asked, asker) in blocks) + ((slot, asked, asker) in declines) == 1
+    assert {(slot, asker, asked) for slot, asked, asker in declines} <= set(requests)
+    grant = run.config.cooperation.acceptance == "grant"
+    neighbours = sum(len(report.neighbours) for _, report in run.of(ApReport))
+    assert len(run.of(CoopPass)) == (neighbours - len(requests) if grant else 0)
+
+
+def test_gains_are_reported_to_partners_and_in_a_neighbourhood_only(run: Watched) -> None:
+    told = {(m.slot, m.ap, index(to)): m.gain for to, m in run.of(GainReport)}
+    reports = run.by(ApReport)
+    expected = {(*at, partner): report.gain for at, report in reports.items() for partner in report.partners}
+    assert told == (expected if run.config.reward.scope == "neighbourhood" else {})
+
+
+# --- what an AP object can reach ---------------------------------------------------------------------------
+
+LEAVES = (types.ModuleType, type, types.BuiltinFunctionType, types.CodeType, str, bytes, int, float, complex)
+NOT_ITS_OWN = (Layout, Air, ChannelServer, Coordinator, LocalNetwork, Record)
+
+
+def reachable(start: object) -> list[object]:
+    """All objects that one leads to by reference, without what modules and types lead to.
+
+    A function leads to what it closes over, not to its globals; an array to the array that it is a view of.
+    """
+    found, queue = {id(start): start}, [start]
+    while queue:
+        for item in _referents(queue.pop()):
+            if id(item) not in found and not isinstance(item, LEAVES):
+                found[id(item)] = item
+                queue.append(item)
+    return list(found.values())
+
+
+def _referents(item: object) -> Iterable[object]:
+    if isinstance(item, types.FunctionType):
+        return (item.__closure__ or (), item.__defaults__ or (), item.__kwdefaults__ or {})
+    if isinstance(item, np.ndarray):
+        return (item.base,) if item.base is not None else ()
+    return gc.get_referents(item)
+
+
+def test_an_ap_can_reach_no_other_node_layout_or_true_channel(run: Watched) -> None:
+    for ap in run.network.aps[:3]:
+        found = reachable(ap)
+        assert any(isinstance(item, Config) for item in found)  # it does walk
+        assert not [item for item in found if isinstance(item, NOT_ITS_OWN)]
+        assert [item for item in found if isinstance(item, AccessPoint)] == [ap]
+
+
+def test_no_array_of_an_ap_is_as_large_as_what_the_network_knows(run: Watched) -> None:
+    """Nothing in an AP has an axis for the APs: no matrix of beta, no channels of others."""
+    for ap in run.network.aps[:3]:
+        arrays = [item for item in reachable(ap) if isinstance(item, np.ndarray)]
+        assert arrays
+        assert not [array.shape for array in arrays if array.dtype.kind in "cf" and 11 in array.shape]
+
+
+def test_the_walk_finds_what_it_looks_for(run: Watched) -> None:
+    found = reachable(run.network)
+    for kind in (Layout, ChannelServer, Coordinator, Record):
+        assert any(isinstance(item, kind) for item in found)
+    assert {item.ap for item in found if isinstance(item, AccessPoint)} == set(range(11))
+
+
+# --- what it costs -----------------------------------------------------------------------------------------
+
+
+def test_messages_and_bytes_of_every_kind_are_those_really_sent(run: Watched) -> None:
+    """Each node reports what it sent up to its last report, so what follows that is counted by nobody.
+
+    That is the last report itself (reports travel in the count of the next one) and, from the channel server,
+    the RunOver messages. Every other kind is complete.
+    """
+    counted = np.zeros((2, len(KINDS)), np.int64)
+    last: dict[tuple[type[Message], int], int] = {}  # bytes of each node's last report
+    for _, message, size in run.frames:
+        counted[:, TAGS[type(message)]] += (1, size)
+        if isinstance(message, (ApReport, SlotReport)):
+            last[type(message), getattr(message, "ap", -1)] = size
+    assert len(last) == 11 + 1
+    for (kind, _), size in last.items():
+        counted[:, TAGS[kind]] -= (1, size)
+    assert counted[0, TAGS[RunOver]] == 11 + 1
+    counted[:, TAGS[RunOver]] = 0
+    np.testing.assert_array_equal(run.record.traffic, counted)
+
+
+def test_the_price_of_cooperation_in_a_slot_is_what_aps_sent_each_other_in_it(run: Watched) -> None:
+    messages, size_of = np.zeros((8, 11), int), np.zeros((8, 11), int)
+    for to, message, size in run.frames:
+        assert isinstance(message, FRONTHAUL) <= to.startswith("ap/")
+        if isinstance(message, FRONTHAUL):
+            messages[message.slot, message.ap] += 1
+            size_of[message.slot, message.ap] += size
+    assert messages.any(axis=1).all()
+    slots, aps = run.record.slots(), run.record.aps()
+    np.testing.assert_array_equal(slots["messages"], messages.sum(axis=1))
+    np.testing.assert_array_equal(slots["bytes"], size_of.sum(axis=1))
+    np.testing.assert_array_equal(aps["messages"], messages.ravel())
+    np.testing.assert_array_equal(aps["bytes"], size_of.ravel())
+
+
+def test_a_run_without_faults_drops_nothing_and_needs_no_deadline(run: Watched) -> None:
+    assert not run.of(Deadline)
+    assert not run.record.dropped.any()
+    assert not run.record.silent.any()
+    assert (run.record.aps()["status"] == "ok").all()
+
+
+def test_the_coordinator_gets_reports_and_sends_nothing(run: Watched) -> None:
+    to_it = [type(message) for to, message, _ in run.frames if to == COORDINATOR]
+    assert sorted(map(TAGS.__getitem__, to_it)) == sorted(
+        [TAGS[SlotReport]] * 8 + [TAGS[ApReport]] * 88 + [TAGS[RunOver]]
+    )
+    assert {type(message) for to, message, _ in run.frames if to == CHANNEL} == {Hello, Transmission}
+    assert not run.network.coordinator.sent.any()

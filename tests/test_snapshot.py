@@ -1,0 +1,89 @@
+"""A snapshot must be checkable elsewhere: everything here is recomputed from its arrays alone."""
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from coordinator.cli import run_command
+
+Arrays = dict[str, NDArray[Any]]
+SHAPES = {
+    "ap_xy": "M2", "ue_xy": "K2", "beta": "MK", "serving": "MK", "pilot": "K", "rho": "MK", "h": "BMKL",
+    "h_hat": "BMKL", "error_variance": "MK", "interference": "MM", "neighbours": "MM", "requests": "MM",
+    "links": "MM", "w": "BMKL", "w_alone": "BMKL", "sinr": "BK", "noise_power": "", "config": "",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=[0, 3])
+def arrays(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Arrays:
+    path = tmp_path_factory.mktemp("snapshot") / "x.npz"
+    settings = ("cooperation.policy=random", "run.blocks_per_slot=2", "run.slots_per_episode=2")
+    arguments = ["snapshot", "paper", "--seed", "1", "--slot", str(request.param), "--set", *settings]
+    assert run_command([*arguments, "--out", str(path), "--json"]) == 0
+    with np.load(path, allow_pickle=False) as file:
+        return {name: file[name] for name in file.files}
+
+
+def test_every_array_is_there_in_its_shape(arrays: Arrays) -> None:
+    sizes = {"M": 100, "K": 40, "L": 4, "B": 2, "2": 2}
+    for name, shape in SHAPES.items():
+        assert arrays[name].shape == tuple(sizes[letter] for letter in shape), name
+    assert json.loads(str(arrays["config"]))["radio"]["num_aps"] == 100
+
+
+def test_serving_sets_follow_from_beta(arrays: Arrays) -> None:
+    beta = arrays["beta"]
+    fifth = np.sort(beta, axis=0)[-5]
+    assert (arrays["serving"] == ((beta >= fifth) & (beta >= 1e-6 * beta.max(axis=0)))).all()
+    assert np.allclose(arrays["rho"], arrays["serving"] / np.maximum(arrays["serving"].sum(axis=1, keepdims=True), 1))
+
+
+def test_error_variance_follows_from_beta_and_pilots(arrays: Arrays) -> None:
+    beta, pilot, noise = arrays["beta"], arrays["pilot"], float(arrays["noise_power"])
+    heard = 0.1 * 10 * beta @ (pilot[:, None] == pilot[None, :]) + noise
+    assert np.allclose(arrays["error_variance"], beta - 0.1 * 10 * beta**2 / heard, rtol=1e-9, atol=0)
+    error = np.abs(arrays["h"] - arrays["h_hat"]) ** 2
+    assert abs((error.mean(axis=(0, 3)) / arrays["error_variance"]).mean() - 1) < 0.05
+
+
+def test_blocks_have_unit_norm_and_aps_their_power(arrays: Arrays) -> None:
+    for name in ("w", "w_alone"):
+        power = (np.abs(arrays[name].astype(complex)) ** 2).sum(axis=3)
+        expected = np.broadcast_to(arrays["rho"], power.shape)
+        assert np.allclose(power, expected, rtol=1e-6, atol=0)
+        assert power.sum(axis=2).max() <= 1.0
+
+
+def test_alone_is_mrt_and_who_has_no_link_transmits_it(arrays: Arrays) -> None:
+    direction = arrays["h_hat"] / np.linalg.norm(arrays["h_hat"], axis=3, keepdims=True)
+    expected = direction * np.sqrt(arrays["rho"])[..., None]
+    assert np.allclose(arrays["w_alone"], expected, rtol=0, atol=1e-6)
+    unlinked = ~arrays["links"].any(axis=1)
+    assert (arrays["w"][:, unlinked] == arrays["w_alone"][:, unlinked]).all()
+    assert not (arrays["w"][:, ~unlinked] == arrays["w_alone"][:, ~unlinked]).all()
+
+
+def test_sinr_follows_from_channels_and_precoders(arrays: Arrays) -> None:
+    received = np.einsum("bmkl,bmjl->bkj", arrays["h"].conj(), arrays["w"])
+    power = np.abs(received) ** 2
+    wanted = np.einsum("bkk->bk", power)
+    sinr = wanted / (power.sum(axis=2) - wanted + arrays["noise_power"])
+    assert np.allclose(arrays["sinr"], sinr, rtol=1e-6, atol=0)
+
+
+def test_interference_follows_from_channels_and_precoders(arrays: Arrays) -> None:
+    power = (np.abs(np.einsum("bmkl,bmjl->bmkj", arrays["h"].conj(), arrays["w"])) ** 2).mean(axis=0)
+    power[:, np.arange(40), np.arange(40)] = 0  # the own stream
+    expected = np.einsum("mk,nkj->mn", arrays["serving"].astype(float), power)
+    np.fill_diagonal(expected, 0)
+    assert np.allclose(arrays["interference"], expected, rtol=1e-6, atol=0)
+
+
+def test_links_are_mutual_requests_to_neighbours(arrays: Arrays) -> None:
+    assert (arrays["neighbours"].sum(axis=1) <= 4).all()
+    assert not (arrays["requests"] & ~arrays["neighbours"]).any()
+    assert (arrays["links"] == (arrays["requests"] & arrays["requests"].T)).all()
+    assert arrays["links"].any()
