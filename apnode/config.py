@@ -87,8 +87,13 @@ class Propagation(_Section):
 class Cooperation(_Section):
     """Who may ask whom, who says yes, and what the two then do together."""
 
-    policy: Literal["ddqn", "never", "always", "random"] = Field("ddqn", description="how an AP chooses whom to ask")
+    policy: Literal["ddqn", "never", "always", "random", "threshold"] = Field(
+        "ddqn", description="how an AP chooses whom to ask"
+    )
     request_rate: Fraction = Field(0.565, description="policy random: chance to ask each neighbour")
+    request_share: Fraction = Field(
+        0.25, description="policy threshold: ask who causes at least this share of the interference of one's neighbours"
+    )
     max_neighbours: Annotated[int, Field(ge=1, le=8)] = Field(4, description="neighbours of an AP, at most")
     neighbour_threshold: Fraction = Field(0.05, description="gamma_th of (11), relative to the AP's worst interferer")
     neighbour_sets: Literal["row", "symmetric"] = Field("symmetric", description="(11) as printed, or made reciprocal")

@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 import numpy as np
 
 from apnode.config import Config, Reward
-from apnode.messages import NOBODY, FloatArray, SlotFeedback
+from apnode.messages import FloatArray, SlotFeedback
 
 _SNR_SCALE_DB = 50.0  # beta at full power over noise lies within about 0..100 dB
 
@@ -15,6 +15,11 @@ _SNR_SCALE_DB = 50.0  # beta at full power over noise lies within about 0..100 d
 def observation_size(config: Config) -> int:
     """Length of the observation, the same for every AP."""
     return config.learning.observed_ues + 3 * config.cooperation.max_neighbours
+
+
+def interference_position(config: Config) -> int:
+    """Where in the observation the neighbours' shares of the interference begin."""
+    return config.learning.observed_ues
 
 
 def observe(
@@ -62,8 +67,7 @@ def row_normalised(interference: FloatArray) -> FloatArray:
 
 def reported_interference(feedback: SlotFeedback, neighbours: Sequence[int]) -> FloatArray:
     """(N,) power that this AP's UEs together reported of each neighbour in the slot, 0 if none did [W]."""
-    power = np.bincount(feedback.interferers.ravel(), weights=feedback.interference.ravel(), minlength=NOBODY + 1)
-    return power[list(neighbours)].astype(float)
+    return np.array([feedback.interference[feedback.interferers == n].sum() for n in neighbours])
 
 
 def relative_gain(feedback: SlotFeedback) -> float:

@@ -8,7 +8,7 @@ import numpy as np
 
 from apnode.config import Config, Learning
 from apnode.messages import FloatArray
-from apnode.observation import observation_size
+from apnode.observation import interference_position, observation_size
 from apnode.replay import Replay, Transition
 from apnode.rng import Purpose, generator, integer_seed
 
@@ -55,6 +55,18 @@ class Random(Fixed):
     def act(self, observation: FloatArray, num_neighbours: int, slot: int) -> int:
         draws = generator(self._seed, Purpose.EXPLORATION, self._ap, slot).random(num_neighbours)
         return int((draws < self._rate) @ 2 ** np.arange(num_neighbours))
+
+
+class Threshold(Fixed):
+    """Asks the neighbours who cause most of the interference: those with at least a given share of it."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(ask=False)
+        self._at, self._share = interference_position(config), config.cooperation.request_share
+
+    def act(self, observation: FloatArray, num_neighbours: int, slot: int) -> int:
+        shares = observation[self._at : self._at + num_neighbours]
+        return int((shares >= self._share) @ 2 ** np.arange(num_neighbours))
 
 
 class Ddqn:
@@ -105,5 +117,7 @@ def make_policy(ap: int, config: Config) -> Policy:
             return Fixed(ask=True)
         case "random":
             return Random(ap, config)
+        case "threshold":
+            return Threshold(config)
         case "ddqn":
             return Ddqn(ap, config)

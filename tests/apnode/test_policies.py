@@ -5,9 +5,10 @@ import pytest
 
 from apnode.config import Config, Cooperation, Learning, Run
 from apnode.messages import FloatArray
-from apnode.observation import observation_size
+from apnode.observation import observation_size, observe
 from apnode.policies import Ddqn, Fixed, Random, epsilon_at, make_policy
 from apnode.replay import Batch, Transition
+from coordinator.presets import load
 
 
 def config(policy: str = "ddqn", epsilon: float = 0.8, **learning: object) -> Config:
@@ -192,3 +193,11 @@ def test_a_learner_finds_the_action_that_pays() -> None:
 @pytest.mark.parametrize(("name", "kind"), [("never", Fixed), ("always", Fixed), ("random", Random), ("ddqn", Ddqn)])
 def test_every_policy_that_can_be_configured_can_be_made(name: str, kind: type) -> None:
     assert type(make_policy(0, config(name))) is kind
+
+
+def test_threshold_asks_exactly_who_causes_a_large_share() -> None:
+    of = load("demo", ("cooperation.policy=threshold", "cooperation.request_share=0.3"))
+    state = observe(of, np.array([1e-9]), np.array([5.0, 3.0, 1.0, 1.0]), [False] * 4, np.zeros(4))
+    assert make_policy(0, of).act(state, 4, slot=0) == 0b0011
+    everybody = load("demo", ("cooperation.policy=threshold", "cooperation.request_share=0.0"))
+    assert make_policy(0, everybody).act(state, 4, slot=0) == 0b1111
