@@ -21,6 +21,7 @@ class Purpose(IntEnum):
     WEIGHTS = 7
     UPDATE = 8
     DELIVERY_ORDER = 9
+    BOOTSTRAP = 10
 
 
 def generator(seed: int, purpose: Purpose, *index: int) -> np.random.Generator:

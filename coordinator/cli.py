@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from apnode.config import Config
+from coordinator.compare import POLICIES, check_policies
 from coordinator.presets import ConfigError, load, preset_names, to_toml
 from coordinator.rundir import RunDirError
 
@@ -20,6 +21,7 @@ examples:
   cfmimo run paper --runtime local               the seed paper's network in one process
   cfmimo run demo --set radio.num_aps=36 cooperation.policy=random --seed 7
   cfmimo config paper > my.toml                  a commented config to edit, then: cfmimo run my.toml
+  cfmimo compare paper --layouts 20              policies at equal numbers of links, with intervals
   cfmimo snapshot paper --seed 1 --out x.npz     one slot, every array, for checking elsewhere
 """
 
@@ -79,6 +81,31 @@ def _report(options: argparse.Namespace) -> int:
     from coordinator.report import write_report
 
     print(write_report(Path(options.run_dir)))
+    return 0
+
+
+def _compare(options: argparse.Namespace) -> int:
+    from coordinator.compare import compare
+    from coordinator.console import Console
+    from coordinator.report import write_comparison
+    from coordinator.rundir import RunDir
+
+    config = load(options.experiment, options.set, options.seed)
+    console = Console(None, quiet=options.quiet or options.json)
+    check_policies(options.policies.split(","))
+    folder = RunDir.create(
+        options.out or _default_out(f"compare-{options.experiment}", config), config, ["cfmimo", *sys.argv[1:]], "local"
+    )
+    with console:
+        rows = compare(
+            config, options.policies.split(","), options.layouts, options.links, options.slots, console.comparing
+        )
+    write_comparison(folder.path, rows)
+    result = {"run_dir": str(folder.path), "layouts": options.layouts, "rows": rows}
+    if options.json:
+        _print_json(result)
+    else:
+        console.comparison_table(result)
     return 0
 
 
@@ -159,6 +186,30 @@ def _parser() -> argparse.ArgumentParser:
     report = _command(commands, "report", _report, "draw figures and report.html again from a run directory")
     report.add_argument("run_dir", metavar="RUN_DIR")
 
+    comparison = _command(
+        commands, "compare", _compare, "policies side by side on the same layouts and fading, at equal numbers of links"
+    )
+    _experiment(comparison)
+    comparison.add_argument(
+        "--policies",
+        default=",".join(POLICIES),
+        metavar="A,B,...",
+        help="of never, random, threshold, always, centralised",
+    )
+    comparison.add_argument("--layouts", type=_count, default=20, help="APs and users anew on each (default: 20)")
+    comparison.add_argument("--slots", type=_count, default=2, help="on each layout (default: 2)")
+    comparison.add_argument(
+        "--links",
+        type=_counts,
+        default=[20, 50, 100, 150, 194],
+        metavar="N,N,...",
+        help="to tune random and threshold to: links formed, or requests if clusters are directed "
+        "(default: 20,50,100,150,194; numbers out of reach are left out)",
+    )
+    comparison.add_argument("--out", help="the folder for the results, new or empty")
+    comparison.add_argument("--quiet", action="store_true", help="no progress bar")
+    _json(comparison)
+
     snapshot = _command(commands, "snapshot", _snapshot, "write every array of one slot, for checking elsewhere")
     _experiment(snapshot)
     snapshot.add_argument("--slot", type=int, default=0, help="which one (default: 0)")
@@ -190,6 +241,17 @@ def _experiment(command: argparse.ArgumentParser) -> None:
         metavar="SECTION.KEY=VALUE",
         help="change settings; `cfmimo config PRESET` lists them",
     )
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} should be 1 or more")
+    return number
+
+
+def _counts(text: str) -> list[int]:
+    return [_count(part) for part in text.split(",")]
 
 
 def _json(command: argparse.ArgumentParser) -> None:

@@ -19,7 +19,7 @@ _LOG_LINE_S = 15.0  # where standard error is no terminal
 class Console:
     """Progress of one run; silent if `quiet`."""
 
-    def __init__(self, num_slots: int, quiet: bool) -> None:
+    def __init__(self, num_slots: int | None, quiet: bool) -> None:
         self._error = RichConsole(stderr=True, quiet=quiet)
         self._live = self._error.is_terminal
         self._num_slots = num_slots
@@ -74,6 +74,41 @@ class Console:
         else:
             self.say(f"slot {newest + 1} of {self._num_slots}  {figures}")
 
+    def comparing(self, done: int, total: int) -> None:
+        """So many runs of a comparison are done."""
+        if self.due:
+            self._shown = time.monotonic()
+            if self._live:
+                self._bar.update(self._task, description="runs", completed=done, total=total)
+            else:
+                self.say(f"run {done} of {total}")
+
+    def comparison_table(self, result: dict[str, Any]) -> None:
+        """A row per policy and number of links; `gain` is over no cooperation, `over random` in bit/s/Hz."""
+        table = Table(
+            title=f"{result['layouts']} layouts, the same for all rows; ± 95 % interval, paired", title_justify="left"
+        )
+        for name in ("policy", "requests", "formed", "bit/s/Hz", "mean dB", "5 % dB", "Jain"):
+            table.add_column(name, justify="left" if name == "policy" else "right")
+        for name in ("gain dB", "over random", "bytes/slot"):
+            table.add_column(name, justify="right")
+        for row in result["rows"]:
+            aim = f" {row['aimed_at']}" if row["aimed_at"] else ""
+            table.add_row(
+                row["policy"] + aim,
+                *(_number(row["links"][unit], ".1f") for unit in ("requests", "formed")),
+                _number(row["sum_rate_bps_hz"]["mean"], ".1f"),
+                _number(row["sinr_mean_db"]["mean"], ".2f"),
+                _number(row["sinr_p5_db"]["mean"], ".2f"),
+                _number(row["jain"], ".3f"),
+                _with_interval(row["gain_db"]),
+                _with_interval(row["over_random_bps_hz"]) if row["policy"] != "random" else "",
+                _number(row["bytes_per_slot"], ",.0f"),
+            )
+        out = RichConsole(width=None if self._error.is_terminal else 130)
+        out.print(table)
+        out.print(f"tables and figure: {result['run_dir']}", highlight=False, soft_wrap=True)
+
     def closing_table(self, summary: dict[str, Any]) -> None:
         """What the run brought and cost, beside the same slots without cooperation."""
         last = summary["last_tenth"]
@@ -91,6 +126,16 @@ class Console:
             out.print(f"{summary['ap_processes']} AP actors in as many processes: {pids}", highlight=False)
         rate = f"{summary['slots_per_second']:.1f} slots/s"
         out.print(f"{rate}; run directory: {summary['run_dir']} (open report.html)", highlight=False, soft_wrap=True)
+
+
+def _number(value: float | None, form: str) -> str:
+    return "" if value is None else format(value, form)
+
+
+def _with_interval(interval: dict[str, float] | None) -> str:
+    if interval is None:
+        return ""
+    return f"{interval['mean']:+.2f} ± {(interval['high'] - interval['low']) / 2:.2f}"
 
 
 def _figures(row: dict[str, Any] | None) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import io
+import json
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from coordinator.record import Table
 from coordinator.rundir import RunDir
 
 # Okabe-Ito: told apart by colour-blind readers
-_BLUE, _ORANGE, _GREEN, _GREY = "#0072B2", "#D55E00", "#009E73", "#777777"
+_BLUE, _ORANGE, _GREEN, _PINK, _GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#777777"
 _STYLE: dict[Any, Any] = {
     "font.size": 10,
     "axes.spines.top": False,
@@ -53,6 +54,14 @@ def write_report(path: Path) -> Path:
     page = path / "report.html"
     page.write_text(_page(summary, (path / "config.toml").read_text(), drawings), encoding="utf-8")
     return page
+
+
+def write_comparison(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Write `comparison.json` and draw sum rate against links and against bytes into `figures/`."""
+    (path / "comparison.json").write_text(json.dumps(rows, indent=2) + "\n")
+    (path / "figures").mkdir(exist_ok=True)
+    with mpl.rc_context(_STYLE):
+        _save(_pareto(rows), path / "figures" / "pareto")
 
 
 # --- figures ----------------------------------------------------------------------------------------------
@@ -98,6 +107,30 @@ def _learning(slots: Table, aps: Table) -> Figure:
     upper.set_ylabel("reward (12), mean over APs")
     lower.set_ylabel("ε")
     lower.set_xlabel("slot")
+    return figure
+
+
+def _pareto(rows: list[dict[str, Any]]) -> Figure:
+    """Sum rate with its 95 % interval against what it costs; a policy without links is a level."""
+    figure = Figure(figsize=(9, 3.8), layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True)
+    for colour, policy in zip(
+        (_GREY, _ORANGE, _BLUE, _GREEN, _PINK), dict.fromkeys(r["policy"] for r in rows), strict=False
+    ):
+        own = [row for row in rows if row["policy"] == policy]
+        rate = [row["sum_rate_bps_hz"]["mean"] for row in own]
+        error = [[r["sum_rate_bps_hz"]["mean"] - r["sum_rate_bps_hz"]["low"] for r in own]]
+        error += [[r["sum_rate_bps_hz"]["high"] - r["sum_rate_bps_hz"]["mean"] for r in own]]
+        for axes, cost in ((left, [r["links"]["formed"] for r in own]), (right, [r["bytes_per_slot"] for r in own])):
+            label = policy if axes is left else None
+            if cost[0] is None:
+                axes.axhline(rate[0], color=colour, linestyle=":", label=label)
+            else:
+                axes.errorbar(cost, rate, error, color=colour, marker="o", capsize=3, label=label)
+    left.set_xlabel("undirected links formed")
+    right.set_xlabel("bytes between APs in a slot")
+    left.set_ylabel("sum rate [bit/s/Hz]")
+    figure.legend(loc="outside upper center", ncols=5)
     return figure
 
 
