@@ -127,11 +127,12 @@ class AccessPoint(Node):
         """Learn where the neighbours are; the rest counts from the episode's first slot on."""
         cooperation, radio = self._config.cooperation, self._config.radio
         refuse_unless(len(association.neighbours) <= cooperation.max_neighbours, "too many neighbours")
-        refuse_unless(all(self._is_peer(n) for n in association.neighbours), "a neighbour that there is not")
+        peers = (*association.neighbours, *association.askers)
+        refuse_unless(all(self._is_peer(peer) for peer in peers), "a neighbour that there is not")
         refuse_unless(len(association.beta) == radio.num_ues, "beta of another number of UEs")
         refuse_unless(bool((association.pilots < radio.pilot_length).all()), "a pilot that there is not")
-        for neighbour, endpoint in zip(association.neighbours, association.endpoints, strict=True):
-            self.endpoints[ap_address(neighbour)] = endpoint
+        for peer, endpoint in zip(peers, association.endpoints + association.asker_endpoints, strict=True):
+            self.endpoints[ap_address(peer)] = endpoint
         if self._episode is None or association.episode > self._episode.association.episode:
             self._upcoming = association
             self._advance()

@@ -40,7 +40,7 @@ def run_node(
     transport: Transport,
     first: Iterable[Send] = (),
     deadline_s: float | None = None,
-    phase: Callable[[], object] = lambda: None,
+    phase: Callable[[], object] | None = None,
 ) -> None:
     """Run a node until it is done: frames in, `receive`, frames out. Never waits for a peer.
 
@@ -49,16 +49,16 @@ def run_node(
         transport: carries its frames; closed at the end.
         first: what it sends before anything comes in.
         deadline_s: the node gets a Tick whenever so long has passed within one phase [s].
-        phase: names what the node is waiting for.
+        phase: names what the node is waiting for; without it, every frame begins a new phase.
     """
     _send_all(node, transport, first)
-    waiting_for, since = phase(), time.monotonic()
+    waiting_for, since = phase and phase(), time.monotonic()
     while not node.done:
         left = None if deadline_s is None else since + deadline_s - time.monotonic()
         frame = None if left is not None and left <= 0 else transport.receive(left)
         _send_all(node, transport, node.handle(Tick()) if frame is None else node.receive(frame))
-        if frame is None or phase() != waiting_for:
-            waiting_for, since = phase(), time.monotonic()
+        if frame is None or phase is None or phase() != waiting_for:
+            waiting_for, since = phase and phase(), time.monotonic()
     transport.close()
 
 

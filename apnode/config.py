@@ -10,8 +10,9 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-Positive = Annotated[float, Field(gt=0)]
-Count = Annotated[int, Field(ge=1)]
+Positive = Annotated[float, Field(gt=0, le=1e12)]
+Power = Annotated[float, Field(gt=0, le=1e6)]
+Count = Annotated[int, Field(ge=1, le=10**6)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -46,8 +47,8 @@ class Radio(_Section):
     wrap_around: bool = Field(True, description="the square is a torus: no borders")
     max_serving_aps: Count = Field(5, description="APs that serve a UE, at most")
     serving_threshold: Fraction = Field(1e-6, description="delta of (2): serve if beta >= delta * max beta")
-    ap_power_w: Positive = Field(1.0, description="downlink power of an AP, split equally over its UEs [W]")
-    pilot_power_w: Positive = Field(0.1, description="rho_p, of a UE [W]")
+    ap_power_w: Power = Field(1.0, description="downlink power of an AP, split equally over its UEs [W]")
+    pilot_power_w: Power = Field(0.1, description="rho_p, of a UE [W]")
     pilot_length: Count = Field(10, description="tau_p: pilot symbols, and number of orthogonal pilots")
     coherence_symbols: Count = Field(200, description="tau_c: symbols of a coherence block")
     bandwidth_hz: Positive = Field(20e6, description="[Hz]")
@@ -200,4 +201,5 @@ class Config(_Section):
         precoders = 2 * 8 * blocks * radio.antennas * radio.num_ues
         slot_report = 2 * 8 * blocks * radio.num_ues + 2 * radio.num_aps
         feedback = (16 + 10 * self.cooperation.reported_interferers) * radio.num_ues
-        return max(pilots, precoders, slot_report, feedback) + 12 * radio.num_ues + 1024
+        association = 12 * radio.num_ues + 70 * min(64 + self.cooperation.max_neighbours, radio.num_aps)
+        return max(pilots, precoders, slot_report, feedback, association) + 4 * radio.num_ues + 1024

@@ -156,11 +156,14 @@ class Association(Message):
     neighbours: Ids
     endpoints: Texts  # of the neighbours, same order
     interference: Annotated[FloatArray, Array("<f8", 1)]  # (len(neighbours),) reported long-term power [W]
+    askers: Ids = ()  # who else may ask this AP, where neighbour sets are not reciprocal
+    asker_endpoints: Texts = ()
 
     def __post_init__(self) -> None:
         Message.__post_init__(self)
         count = len(self.neighbours)
         expect(len(self.endpoints) == count == len(self.interference), "one endpoint and power per neighbour")
+        expect(len(self.asker_endpoints) == len(self.askers), "one endpoint per asker")
         expect(len(self.beta) == len(self.pilots), "one pilot per beta")
         expect(all(ue < len(self.beta) for ue in self.ues), "a served UE must have a beta")
         expect(bool((self.beta >= 0).all()), "beta must not be negative")

@@ -56,10 +56,20 @@ def _padded(values: FloatArray, size: int) -> FloatArray:
 
 
 def row_normalised(interference: FloatArray) -> FloatArray:
-    """I-bar of (12): an AP's row of (7), summing to 1; all 0 if it hears nobody.
+    """I-bar of (12): an AP's row of (7) relative to its worst interferer; all 0 if it hears nobody.
 
     Args:
         interference: (N,) [W].
+    """
+    worst = interference.max(initial=0)
+    return interference / worst if worst > 0 else np.zeros_like(interference)
+
+
+def shares(interference: FloatArray) -> FloatArray:
+    """An AP's row of (7), in any unit, summing to 1; all 0 if it hears nobody.
+
+    Args:
+        interference: (N,)
     """
     total = interference.sum()
     return interference / total if total > 0 else np.zeros_like(interference)
@@ -93,7 +103,7 @@ def reward(
     """
     cost = len(asked) if weights.charge == "requests" else formed
     sign = 1.0 if weights.interference_sign == "+" else -1.0
-    shares = row_normalised(interference)
-    mitigated = sum(float(shares[n]) for n in sorted(asked))
+    relative = row_normalised(interference)
+    mitigated = sum(float(relative[n]) for n in sorted(asked))
     mean_gain = sum(gains) / len(gains)
     return weights.gain_weight * mean_gain - weights.link_cost * cost + sign * weights.interference_weight * mitigated

@@ -8,7 +8,7 @@ import numpy as np
 
 from apnode.config import Config, Learning
 from apnode.messages import FloatArray
-from apnode.observation import interference_position, observation_size
+from apnode.observation import interference_position, observation_size, shares
 from apnode.replay import Replay, Transition
 from apnode.rng import Purpose, generator, integer_seed
 
@@ -65,8 +65,8 @@ class Threshold(Fixed):
         self._at, self._share = interference_position(config), config.cooperation.request_share
 
     def act(self, observation: FloatArray, num_neighbours: int, slot: int) -> int:
-        shares = observation[self._at : self._at + num_neighbours]
-        return int((shares >= self._share) @ 2 ** np.arange(num_neighbours))
+        row = observation[self._at : self._at + num_neighbours]
+        return int((shares(row) >= self._share) @ 2 ** np.arange(num_neighbours))
 
 
 class Ddqn:
@@ -81,6 +81,7 @@ class Ddqn:
         weights = integer_seed(config.seed, Purpose.WEIGHTS, ap)
         self.network: DoubleDqn = DoubleDqn(size, num_actions, config.learning, weights)
         self.replay = Replay(config.learning.replay_capacity, size)
+        self._synced = 0  # period of the target network
 
     def act(self, observation: FloatArray, num_neighbours: int, slot: int) -> int:
         rng = generator(self._seed, Purpose.EXPLORATION, self._ap, slot)
@@ -95,8 +96,10 @@ class Ddqn:
             rng = generator(self._seed, Purpose.UPDATE, self._ap, slot)
             batch = self.replay.sample(self._learning.batch_size, rng)
             loss = self.network.update(batch, int(rng.integers(2**63)))
-        if (slot + 1) % (self._learning.target_update_episodes * self._slots_per_episode) == 0:
+        period = (slot + 1) // (self._learning.target_update_episodes * self._slots_per_episode)
+        if period != self._synced:  # not "if due in this slot": an AP without neighbours does not learn in every slot
             self.network.sync_target()
+            self._synced = period
         return loss
 
     def epsilon(self, slot: int) -> float:

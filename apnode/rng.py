@@ -8,6 +8,8 @@ from enum import IntEnum
 
 import numpy as np
 
+from apnode.config import Config
+
 
 class Purpose(IntEnum):
     """What a random stream is for; the numbers are part of every digest, so they are never reused."""
@@ -22,6 +24,12 @@ class Purpose(IntEnum):
     UPDATE = 8
     DELIVERY_ORDER = 9
     BOOTSTRAP = 10
+    OWN_SEED = 11
+
+
+def own_config(config: Config, ap: int) -> Config:
+    """The config as AP `ap` gets it: with a seed of its own, from which nothing of the world can be drawn."""
+    return config.model_copy(update={"seed": integer_seed(config.seed, Purpose.OWN_SEED, ap)})
 
 
 def generator(seed: int, purpose: Purpose, *index: int) -> np.random.Generator:

@@ -32,6 +32,8 @@ from channel_server.fading import channels, received_pilots
 from channel_server.sinr import received_interference, sinr, spectral_efficiency
 from channel_server.topology import Layout, long_term_interference, make_layout, neighbour_lists
 
+_MAX_ASKERS = 64  # an Association lists no more; about 15 is the most seen among 100 APs
+
 
 @dataclass
 class Air:
@@ -56,6 +58,7 @@ class ChannelServer(Node):
         self._live: set[int] = set()
         self._incarnation: dict[int, int] = {}  # by AP, as it said hello
         self._neighbours: list[tuple[int, ...]] = []
+        self._askers: list[tuple[int, ...]] = []  # who else may ask an AP
         self._interference: FloatArray
         self._handlers = {Hello: self._on_hello, Transmission: self._on_transmission, Tick: self._on_tick}
 
@@ -79,8 +82,8 @@ class ChannelServer(Node):
             self._open(0)
 
     def _readmit(self, ap: int, air: Air) -> None:
-        """Bring a restarted AP and its neighbours in touch again; the open slot does not wait for it."""
-        for told in (ap, *(m for m, known in enumerate(self._neighbours) if ap in known)):
+        """Bring a restarted AP and its peers in touch again; the open slot does not wait for it."""
+        for told in (ap, *self._neighbours[ap], *self._askers[ap]):
             self._associate(told, air.episode)
         if ap not in air.transmissions:
             air.awaited.discard(ap)
@@ -119,11 +122,15 @@ class ChannelServer(Node):
         self.layout = make_layout(self._config, episode)
         self._interference = long_term_interference(self._config, self.layout)
         self._neighbours = neighbour_lists(self._config, self._interference)
+        self._askers = [
+            tuple(m for m, known in enumerate(self._neighbours) if ap in known and m not in own)[:_MAX_ASKERS]
+            for ap, own in enumerate(self._neighbours)
+        ]
         for ap in range(self._config.radio.num_aps):
             self._associate(ap, episode)
 
     def _associate(self, ap: int, episode: int) -> None:
-        neighbours = self._neighbours[ap]
+        neighbours, askers = self._neighbours[ap], self._askers[ap]
         association = Association(
             episode=episode,
             ues=self.layout.ues_of[ap],
@@ -132,6 +139,8 @@ class ChannelServer(Node):
             neighbours=neighbours,
             endpoints=tuple(self.endpoints.get(ap_address(n), "") for n in neighbours),
             interference=self._interference[ap, list(neighbours)],
+            askers=askers,
+            asker_endpoints=tuple(self.endpoints.get(ap_address(n), "") for n in askers),
         )
         self._send(ap_address(ap), association)
 

@@ -20,7 +20,7 @@ class CoordinatorActor(NodeActor):
     def run(self) -> Record:
         """Collect until the run is over; returns what was collected."""
         node = self._node
-        run_node(node, self.transport(), deadline_s=LAST_FRAMES_S, phase=lambda: node.newest)
+        run_node(node, self.transport(), deadline_s=LAST_FRAMES_S)
         return node.record
 
     def latest(self) -> tuple[int, dict[str, Any] | None]:

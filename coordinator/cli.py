@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from apnode.config import Config
-from coordinator.compare import POLICIES, check_policies
 from coordinator.presets import ConfigError, load, preset_names, to_toml
 from coordinator.rundir import RunDirError
 
@@ -29,7 +28,8 @@ examples:
 def run_command(arguments: Sequence[str]) -> int:
     """Run one command; returns the exit status."""
     options = _parser().parse_args(arguments)
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _interrupt)
     try:
         status: int = options.command(options)
     except (ConfigError, RunDirError) as error:
@@ -52,9 +52,12 @@ def _complain(sentence: str, status: int) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from coordinator.cluster import ClusterError
     from coordinator.console import Console
     from coordinator.run import run
+    from coordinator.session import ClusterError
+
+    if options.runtime == "local" and options.address:
+        raise ConfigError("--address names a Ray cluster; it goes with --runtime ray")
 
     config = load(options.experiment, options.set, options.seed)
     console = Console(config.num_slots, quiet=options.quiet or options.json)
@@ -85,23 +88,21 @@ def _report(options: argparse.Namespace) -> int:
 
 
 def _compare(options: argparse.Namespace) -> int:
-    from coordinator.compare import compare
+    from coordinator.compare import check_policies, compare
     from coordinator.console import Console
     from coordinator.report import write_comparison
-    from coordinator.rundir import RunDir
+    from coordinator.rundir import RunDir, new_folder
 
     config = load(options.experiment, options.set, options.seed)
     console = Console(None, quiet=options.quiet or options.json)
     check_policies(options.policies.split(","))
-    folder = RunDir.create(
-        options.out or _default_out(f"compare-{options.experiment}", config), config, ["cfmimo", *sys.argv[1:]], "local"
-    )
+    path = new_folder(options.out or _default_out(f"compare-{options.experiment}", config))
     with console:
         rows = compare(
             config, options.policies.split(","), options.layouts, options.links, options.slots, console.comparing
         )
-    write_comparison(folder.path, rows)
-    result = {"run_dir": str(folder.path), "layouts": options.layouts, "rows": rows}
+    write_comparison(RunDir.create(path, config, ["cfmimo", *sys.argv[1:]], "local").path, rows)
+    result = {"run_dir": str(path), "layouts": options.layouts, "rows": rows}
     if options.json:
         _print_json(result)
     else:
@@ -125,6 +126,9 @@ def _snapshot(options: argparse.Namespace) -> int:
 
 
 def _presets(options: argparse.Namespace) -> int:
+    if options.json:
+        _print_json({name: load(name).model_dump(mode="json") for name in preset_names()})
+        return 0
     for name in preset_names():
         config = load(name)
         radio, run = config.radio, config.run
@@ -179,7 +183,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     run.add_argument("--address", help="of a running Ray cluster; default: a private one on this machine")
     run.add_argument("--out", help="the run directory, new or empty; default: runs/<name>-seed<seed>-<time>")
-    run.add_argument("--metrics-port", type=int, metavar="PORT", help="serve Prometheus metrics on 127.0.0.1:PORT")
+    run.add_argument("--metrics-port", type=_port, metavar="PORT", help="serve Prometheus metrics on 127.0.0.1:PORT")
     run.add_argument("--quiet", action="store_true", help="no progress bar")
     _json(run)
 
@@ -192,7 +196,7 @@ def _parser() -> argparse.ArgumentParser:
     _experiment(comparison)
     comparison.add_argument(
         "--policies",
-        default=",".join(POLICIES),
+        default="never,random,threshold,always,centralised",
         metavar="A,B,...",
         help="of never, random, threshold, always, centralised",
     )
@@ -216,7 +220,7 @@ def _parser() -> argparse.ArgumentParser:
     snapshot.add_argument("--out", required=True, help="a .npz file")
     _json(snapshot)
 
-    _command(commands, "presets", _presets, "list the presets")
+    _json(_command(commands, "presets", _presets, "list the presets"))
     _experiment(_command(commands, "config", _config, "print a config, complete and commented, as TOML"))
     _command(commands, "schema", _schema, "print the JSON schema of the config")
     return parser
@@ -247,6 +251,13 @@ def _count(text: str) -> int:
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError(f"{text} should be 1 or more")
+    return number
+
+
+def _port(text: str) -> int:
+    number = int(text)
+    if not 0 < number < 2**16:
+        raise argparse.ArgumentTypeError(f"{text} should lie in 1..65535")
     return number
 
 

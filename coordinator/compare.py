@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from apnode.config import Config
 from apnode.messages import FloatArray
-from apnode.observation import row_normalised
+from apnode.observation import shares
 from apnode.rng import Purpose, generator
 from channel_server.sinr import sinr, spectral_efficiency
 from channel_server.topology import long_term_interference, make_layout, neighbour_lists
@@ -110,15 +110,15 @@ def _contenders(drops: Sequence[Config], policies: Iterable[str], links: Iterabl
 def _candidate_links(drop: Config) -> NDArray[Any]:
     """(links, 2) shares of the interference at both ends of every link that can form; 0 where only one end may ask."""
     interference = long_term_interference(drop, make_layout(drop, 0))
-    shares = np.zeros_like(interference)
+    share = np.zeros_like(interference)
     may_ask = np.zeros(interference.shape, bool)
     for ap, neighbours in enumerate(neighbour_lists(drop, interference)):
-        shares[ap, list(neighbours)] = row_normalised(interference[ap, list(neighbours)])
+        share[ap, list(neighbours)] = shares(interference[ap, list(neighbours)])
         may_ask[ap, list(neighbours)] = True
     if drop.cooperation.cluster == "directed":
-        return np.stack([shares[may_ask], np.zeros(may_ask.sum())], axis=1)
+        return np.stack([share[may_ask], np.zeros(may_ask.sum())], axis=1)
     ends = np.argwhere(np.triu(may_ask & may_ask.T, 1))
-    return np.stack([shares[ends[:, 0], ends[:, 1]], shares[ends[:, 1], ends[:, 0]]], axis=1)
+    return np.stack([share[ends[:, 0], ends[:, 1]], share[ends[:, 1], ends[:, 0]]], axis=1)
 
 
 def _tuned(policy: str, aim: int, candidates: Sequence[NDArray[Any]], config: Config) -> float:

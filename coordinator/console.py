@@ -124,6 +124,12 @@ class Console:
         if summary["ap_processes"]:
             pids = ", ".join(str(process["pid"]) for process in summary["processes"])
             out.print(f"{summary['ap_processes']} AP actors in as many processes: {pids}", highlight=False)
+        late, lost = summary["traffic"]["Deadline"]["messages"], summary["frames_lost"]
+        if late or lost or summary["restarts"]:
+            troubles = (
+                f"{late} reminders after a deadline, {lost} frames lost, {len(summary['restarts'])} APs restarted"
+            )
+            out.print(f"{troubles}: this digest depends on timing", highlight=False)
         rate = f"{summary['slots_per_second']:.1f} slots/s"
         out.print(f"{rate}; run directory: {summary['run_dir']} (open report.html)", highlight=False, soft_wrap=True)
 

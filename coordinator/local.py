@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from apnode.access_point import AccessPoint
 from apnode.config import Config
 from apnode.messages import Tick
-from apnode.node import Node, Send, ap_address
+from apnode.node import CHANNEL, COORDINATOR, Node, Send
 from apnode.policies import make_policy
-from apnode.rng import Purpose, generator
+from apnode.rng import Purpose, generator, own_config
 from channel_server.server import ChannelServer
 from coordinator.collector import Coordinator
 
@@ -21,8 +21,13 @@ class LocalNetwork:
     def __init__(self, config: Config, order_seed: int | None = None) -> None:
         self.channel = ChannelServer(config)
         self.coordinator = Coordinator(config)
-        self.aps = [AccessPoint(ap, config, make_policy(ap, config)) for ap in range(config.radio.num_aps)]
+        own = [own_config(config, ap) for ap in range(config.radio.num_aps)]
+        self.aps = [AccessPoint(ap, known, make_policy(ap, known)) for ap, known in enumerate(own)]
         self._nodes: dict[str, Node] = {node.address: node for node in (self.channel, self.coordinator, *self.aps)}
+        self.channel.endpoints[COORDINATOR] = COORDINATOR
+        for ap in self.aps:
+            ap.endpoints |= {CHANNEL: CHANNEL, COORDINATOR: COORDINATOR}
+        self.lost = 0  # frames to whom the sender did not know
         self._queue: deque[Send] = deque()
         self._order = None if order_seed is None else generator(order_seed, Purpose.DELIVERY_ORDER)
 
@@ -34,14 +39,22 @@ class LocalNetwork:
     def frames(self) -> Iterator[Send]:
         """Run to the end, or as long as the caller asks for more: each frame just before it is delivered."""
         for ap in self.aps:
-            self._queue.extend(ap.start(ap_address(ap.ap)))
+            self._post(ap, ap.start(ap.address))
         while not self._over:
             if not self._queue:
                 self._pass_time()
                 continue
             send = self._take()
             yield send
-            self._queue.extend(self._nodes[send.to].receive(send.frame))
+            self._post(self._nodes[send.to], self._nodes[send.to].receive(send.frame))
+
+    def _post(self, sender: Node, sends: Iterable[Send]) -> None:
+        """Queue what a node sends, to peers whose endpoint it has been told; an endpoint is an address here."""
+        for send in sends:
+            if send.to in sender.endpoints:
+                self._queue.append(send)
+            else:
+                self.lost += 1
 
     @property
     def _over(self) -> bool:
@@ -55,6 +68,6 @@ class LocalNetwork:
     def _pass_time(self) -> None:
         """Nothing is under way: every timer fires. If nothing comes of it, nothing ever will."""
         for node in self._nodes.values():
-            self._queue.extend(node.handle(Tick()))
+            self._post(node, node.handle(Tick()))
         if not self._queue and self.channel.air is None and not self._over:
             raise RuntimeError("no frame is under way and no slot is open, but not every node is done")

@@ -188,8 +188,8 @@ class Record:
     def _links(self, at: int) -> Links:
         ego = self._config.cooperation.cluster == "ego"
         aps = self.reported.shape[1]
-        asked, linked = self._matrix(self.requested, at), self._matrix(self.linked, at)
-        candidate = self._matrix(self.neighbours != NOBODY, at)
+        asked, linked = self._matrix(self.requested[at], at), self._matrix(self.linked[at], at)
+        candidate = self._matrix(self.neighbours[at] != NOBODY, at)
         both, either = linked & linked.T, linked | linked.T
         upper = np.triu(np.ones((aps, aps), bool), 1)
         return Links(
@@ -200,10 +200,10 @@ class Record:
         )
 
     def _matrix(self, flags: NDArray[Any], at: int) -> NDArray[Any]:
-        """(M, M) of flags over neighbours."""
+        """(M, M) of flags (M, cap) over the neighbours in a slot."""
         aps = self.reported.shape[1]
         matrix = np.zeros((aps, aps), bool)
-        ap, position = np.nonzero(flags[at])
+        ap, position = np.nonzero(flags)
         matrix[ap, self.neighbours[at, ap, position]] = True
         return matrix
 
@@ -226,6 +226,7 @@ class Outcome:
     seconds: float  # from the first hello to the last report, without starting processes
     processes: list[dict[str, Any]] = field(default_factory=list)  # of the APs: {"ap", "pid", "node"}
     restarts: list[dict[str, int]] = field(default_factory=list)  # {"ap", "after_slot"}
+    frames_lost: int = 0  # that a node could not send
 
 
 def _db(ratio: NDArray[Any]) -> NDArray[Any]:

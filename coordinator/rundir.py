@@ -1,8 +1,9 @@
-"""The run directory: what was asked for, written first; what came of it, written last."""
+"""The run directory: what was asked for, and what came of it."""
 
 from __future__ import annotations
 
 import json
+import os
 import platform
 import subprocess
 from datetime import UTC, datetime
@@ -24,6 +25,21 @@ class RunDirError(Exception):
     """The folder cannot hold, or does not hold, a run; the text is meant for the person who named it."""
 
 
+def new_folder(out: str) -> Path:
+    """The folder that a run may fill, not made yet: a run that is refused or interrupted leaves nothing.
+
+    Raises:
+        RunDirError: if it holds anything already, or cannot be made.
+    """
+    path = Path(out)
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise RunDirError(f"{path} already holds a run or other files; name a new folder with --out")
+    existing = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        raise RunDirError(f"cannot write to {path}: {existing} is not a folder that one may write to")
+    return path
+
+
 class RunDir:
     """One run's folder."""
 
@@ -31,15 +47,12 @@ class RunDir:
         self.path = path
 
     @classmethod
-    def create(cls, out: str, config: Config, command: list[str], runtime: str) -> RunDir:
-        """A new folder with `config.toml` and `manifest.json`.
+    def create(cls, path: Path, config: Config, command: list[str], runtime: str) -> RunDir:
+        """The folder, made if need be, with `config.toml` and `manifest.json`.
 
         Raises:
-            RunDirError: if the folder holds anything already, or cannot be made.
+            RunDirError: if it cannot be made.
         """
-        path = Path(out)
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise RunDirError(f"{path} already holds a run or other files; name a new folder with --out")
         try:
             path.mkdir(parents=True, exist_ok=True)
             (path / "config.toml").write_text(to_toml(config))
@@ -49,7 +62,7 @@ class RunDir:
             "command": command,
             "runtime": runtime,
             "seed": config.seed,
-            "started": datetime.now(UTC).isoformat(timespec="seconds"),
+            "written": datetime.now(UTC).isoformat(timespec="seconds"),
             "commit": _commit(),
             "python": platform.python_version(),
             "platform": platform.platform(),

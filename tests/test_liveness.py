@@ -13,6 +13,7 @@ from apnode.config import Config
 from apnode.messages import KINDS, Deadline, Hello, Message, PilotBlock, RunOver, Tick
 from apnode.node import CHANNEL, COORDINATOR, Node, Send, ap_address
 from apnode.policies import make_policy
+from apnode.rng import own_config
 from apnode.wire import decode
 from channel_server.server import ChannelServer
 from coordinator.collector import Coordinator
@@ -60,7 +61,8 @@ class Unreliable:
 
     def start(self, ap: int, incarnation: int = 0) -> None:
         """Put a fresh AP in the place of whatever was there."""
-        node = AccessPoint(ap, self.config, make_policy(ap, self.config), incarnation)
+        known = own_config(self.config, ap)
+        node = AccessPoint(ap, known, make_policy(ap, known), incarnation)
         self.nodes[node.address] = node
         self.queue.extend(node.start(f"tcp://ap{ap}.{incarnation}"))
 

@@ -14,6 +14,7 @@ from apnode.observation import (
     reported_interference,
     reward,
     row_normalised,
+    shares,
 )
 
 CONFIG = Config(learning=Learning(observed_ues=3), cooperation=Cooperation(max_neighbours=2))
@@ -74,19 +75,20 @@ def test_strength_is_seen_in_decibels() -> None:
     assert steps[0] < 0
 
 
-def test_interference_is_seen_as_shares_whatever_its_unit() -> None:
+def test_interference_is_seen_relative_to_the_worst_whatever_its_unit() -> None:
     nothing = np.zeros(0)
     one, other = (observe(CONFIG, nothing, scale * TWO_SHARES, [False] * 2, np.zeros(2)) for scale in (1, 1e-12))
     np.testing.assert_allclose(one, other)
-    np.testing.assert_allclose(one[INTERFERENCE], [0.75, 0.25])
+    np.testing.assert_allclose(one[INTERFERENCE], [1, 1 / 3])
 
 
 @settings(derandomize=True, deadline=None, max_examples=100)
 @given(st.lists(st.floats(0, 1e-3), max_size=8))
-def test_row_normalised_interference_sums_to_one_or_is_all_zero(powers: list[float]) -> None:
-    shares = row_normalised(np.array(powers))
-    assert (shares >= 0).all()
-    assert shares.sum() == pytest.approx(1 if any(powers) else 0)
+def test_row_normalised_interference_is_one_at_the_worst_or_all_zero(powers: list[float]) -> None:
+    relative = row_normalised(np.array(powers))
+    assert ((relative >= 0) & (relative <= 1)).all()
+    assert relative.max(initial=0) == (1 if any(powers) else 0)
+    assert shares(np.array(powers)).sum() == pytest.approx(1 if any(powers) else 0)
 
 
 def test_reports_of_all_own_ues_add_up_and_strangers_do_not_count() -> None:
@@ -110,14 +112,14 @@ def test_gain_over_no_rate_at_all_is_no_gain(rate: list[float]) -> None:
 
 def test_reward_of_a_slot_worked_by_hand() -> None:
     weights = Reward(gain_weight=2, link_cost=0.1, interference_weight=0.4, interference_sign="+", charge="requests")
-    # 2 * 0.3 - 0.1 * 2 requests + 0.4 * (3/4 + 1/4)
-    assert reward(weights, [0.3], TWO_SHARES, {0, 1}, formed=1) == pytest.approx(0.8)
+    # 2 * 0.3 - 0.1 * 2 requests + 0.4 * (1 + 1/3)
+    assert reward(weights, [0.3], TWO_SHARES, {0, 1}, formed=1) == pytest.approx(0.4 + 0.4 * 4 / 3)
 
 
 def test_the_sign_decides_whether_asking_a_strong_interferer_pays() -> None:
     plus, minus = (Reward(link_cost=0, interference_weight=0.4, interference_sign=sign) for sign in ("+", "-"))
-    assert reward(plus, [0.0], TWO_SHARES, {0}, formed=0) == pytest.approx(0.3)
-    assert reward(minus, [0.0], TWO_SHARES, {0}, formed=0) == pytest.approx(-0.3)
+    assert reward(plus, [0.0], TWO_SHARES, {0}, formed=0) == pytest.approx(0.4)
+    assert reward(minus, [0.0], TWO_SHARES, {0}, formed=0) == pytest.approx(-0.4)
 
 
 @pytest.mark.parametrize(("charge", "charged"), [("requests", 2), ("formed", 1)])

@@ -404,18 +404,20 @@ def neighbours(driven: Driven) -> dict[int, tuple[int, ...]]:
 
 
 @pytest.mark.parametrize("rule", ["symmetric", "row"])
-def test_a_hello_again_puts_an_ap_and_those_who_may_ask_it_in_touch(rule: str) -> None:
+def test_a_hello_again_puts_an_ap_and_its_peers_in_touch(rule: str) -> None:
     driven = Driven(f"cooperation.neighbour_sets={rule}")
     known = neighbours(driven)
     ap = next(n for ap in APS for n in known[ap])
     asking = {ap_address(m) for m in APS if ap in known[m]}
+    asked = {ap_address(m) for m in known[ap]}
     out = driven.give(hello(ap, incarnation=1, endpoint="tcp://moved"))
-    assert {to for to, _ in out} == {ap_address(ap), *asking}
+    assert {to for to, _ in out} == {ap_address(ap), *asking, *asked}
     assert {type(message) for _, message in out} == {Association}
-    assert len(out) == 1 + len(asking)
-    for to in asking:
+    assert len(out) == 1 + len(asking | asked)
+    for to in asking | asked:
         told = sent_to(out, to, Association)
-        assert dict(zip(told.neighbours, told.endpoints, strict=True))[ap] == "tcp://moved"
+        peers, endpoints = told.neighbours + told.askers, told.endpoints + told.asker_endpoints
+        assert dict(zip(peers, endpoints, strict=True))[ap] == "tcp://moved"
     assert sent_to(out, ap_address(ap), Association).episode == 0
 
 

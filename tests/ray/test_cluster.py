@@ -10,11 +10,13 @@ import pytest
 import ray
 
 from apnode.config import Config
-from coordinator.cluster import Cluster, connected
+from apnode.messages import TAGS, Deadline
+from coordinator.cluster import Cluster
 from coordinator.console import Console
 from coordinator.local import LocalNetwork
 from coordinator.presets import load
 from coordinator.record import Record
+from coordinator.session import connected
 
 pytestmark = pytest.mark.ray
 
@@ -54,11 +56,23 @@ def wait_for_slot(cluster: Cluster, slot: int) -> None:
         time.sleep(0.02)
 
 
-@pytest.mark.parametrize("transport", ["zeromq", "ray"])
-def test_learning_actors_give_the_same_digest_as_one_process(session: None, transport: str) -> None:
-    config = load("demo", (*SMALL, "run.episodes=3", f"run.transport={transport}"), seed=3)
+ROWS = ("cooperation.neighbour_sets=row", "cooperation.policy=random", "radio.num_aps=12", "radio.num_ues=6")
+VARIANTS = {
+    "zeromq": ("run.episodes=3",),
+    "ray calls": ("run.episodes=3", "run.transport=ray"),
+    "asked by strangers": ("run.episodes=3", *ROWS),
+    "directed": ("run.episodes=3", *ROWS, "cooperation.cluster=directed", "cooperation.acceptance=all"),
+}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_actors_give_the_same_digest_as_one_process_and_wait_for_no_deadline(session: None, variant: str) -> None:
+    config = load("demo", (*SMALL, *VARIANTS[variant]), seed=3)
     cluster = started(config)
-    assert cluster.follow(QUIET).digest() == local_record(config).digest()
+    record = cluster.follow(QUIET)
+    assert record.digest() == local_record(config).digest()
+    assert record.traffic[0, TAGS[Deadline]] == 0
+    assert cluster.frames_lost() == 0
     assert len({process["pid"] for process in cluster.processes}) == config.radio.num_aps
     assert os.getpid() not in {process["pid"] for process in cluster.processes}
     assert cluster.restarts == []

@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from coordinator.cluster import connected
+from coordinator.session import connected
 
 pytestmark = pytest.mark.ray
 
 
 def test_a_private_session_leaves_neither_process_nor_folder() -> None:
     before = set(Path("/tmp").glob("cfmimo-*"))  # noqa: S108
+
     with connected(None, num_aps=1):
         (made,) = set(Path("/tmp").glob("cfmimo-*")) - before  # noqa: S108
         assert (made / "token").stat().st_mode & 0o777 == 0o600

@@ -1,0 +1,127 @@
+"""A Ray session for one run: somebody's cluster, or a private one on this machine that ends without a trace."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import shutil
+import signal
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import ray
+
+from apnode.config import Config
+from coordinator.presets import ConfigError
+
+_TOKEN = secrets.token_hex(32)  # of private sessions; Ray reads it once per process
+_ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+_AP_BYTES = 250 * 2**20  # a Ray worker with torch and its optimiser, measured
+_AP_BYTES_WITHOUT_TORCH = 80 * 2**20
+
+
+class ClusterError(RuntimeError):
+    """The run cannot go on; the text says why."""
+
+
+@contextmanager
+def connected(address: str | None, num_aps: int) -> Iterator[None]:
+    """A Ray session: the cluster at `address`, or a private one if that is None.
+
+    The private one asks for a token, kept in a file of mode 0600, and starts no dashboard.
+
+    Raises:
+        ClusterError: if there is no cluster at `address`.
+    """
+    if address is None:
+        with _private_session(num_aps):
+            yield
+        return
+    try:
+        ray.init(address=address, log_to_driver=False, runtime_env={"env_vars": _ONE_THREAD})
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise ClusterError(f"no Ray cluster answers at {address}: {error}") from None
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+@contextmanager
+def _private_session(num_aps: int) -> Iterator[None]:
+    folder = Path(tempfile.mkdtemp(prefix="cfmimo-", dir="/tmp"))  # short: it holds Unix sockets
+    token = folder / "token"
+    token.touch(mode=0o600)
+    token.write_text(_TOKEN)
+    settings = {
+        "RAY_AUTH_TOKEN_PATH": str(token),
+        "RAY_worker_niceness": "0",  # at Ray's default of 15 any other process starves the actors
+        "RAY_worker_maximum_startup_concurrency": str(
+            max(os.cpu_count() or 1, num_aps // 3)
+        ),  # it warns at 4 times this
+        "RAY_USAGE_STATS_ENABLED": "0",
+        **_ONE_THREAD,
+    }
+    before = {name: os.environ.get(name) for name in (*settings, "RAY_AUTH_MODE")}
+    os.environ.pop("RAY_AUTH_MODE", None)  # unset, ray.init turns tokens on, in this process too
+    os.environ.update(settings)
+    try:
+        _init(folder)
+        yield
+    finally:
+        ray.shutdown()
+        _sweep(folder)
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            os.environ.update({} if value is None else {name: value})
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _init(folder: Path) -> None:
+    """Start Ray; its own handler of SIGTERM, which ends this process without cleaning up, does not stay."""
+    on_sigterm = signal.getsignal(signal.SIGTERM)
+    try:
+        ray.init(
+            address="local",
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            object_store_memory=100 * 2**20,
+            _temp_dir=str(folder / "ray"),
+        )
+    except SystemExit:  # that handler, meanwhile
+        raise KeyboardInterrupt from None
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, on_sigterm)
+
+
+def _sweep(folder: Path) -> None:
+    """Kill what Ray left behind: processes that were started with this session's token."""
+    for environ in Path("/proc").glob("[0-9]*/environ"):
+        pid = int(environ.parent.name)
+        try:
+            if pid != os.getpid() and str(folder).encode() in environ.read_bytes():
+                os.kill(pid, signal.SIGKILL)
+        except (OSError, ProcessLookupError):  # ended by itself, or somebody else's
+            continue
+
+
+def check_memory(config: Config) -> None:
+    """Refuse a run whose AP processes would not fit this machine, before anything starts.
+
+    Raises:
+        ConfigError: if it would not.
+    """
+    each = _AP_BYTES if config.cooperation.policy == "ddqn" else _AP_BYTES_WITHOUT_TORCH
+    needed = config.radio.num_aps * each
+    meminfo = Path("/proc/meminfo").read_text().splitlines()
+    free = next(int(line.split()[1]) * 1024 for line in meminfo if "MemAvailable" in line)
+    if needed > free:
+        raise ConfigError(
+            f"{config.radio.num_aps} AP processes need about {needed / 2**30:.1f} GiB and {free / 2**30:.1f} GiB are "
+            "free; use --runtime local, --address of a cluster, or fewer APs (--set radio.num_aps=...)"
+        )
