@@ -69,19 +69,47 @@ class Radio(_Section):
 
 
 class Propagation(_Section):
-    """Large-scale fading: the three-slope model of Ngo et al. 2017, eqs. (52)-(53)."""
+    """How radio propagates: path loss, shadowing and fading."""
 
-    reference_loss_db: Positive = Field(140.7, description="L at 1 km [dB]")
-    d0_m: Positive = Field(10.0, description="constant path loss up to here [m]")
-    d1_m: Positive = Field(50.0, description="exponent 2 up to here, 3.5 beyond [m]")
-    shadowing_db: Annotated[float, Field(ge=0)] = Field(8.0, description="standard deviation, iid over links [dB]")
-    height_m: Annotated[float, Field(ge=0)] = Field(10.0, description="APs above UEs [m]")
+    model: Literal["three-slope", "umi", "scalable", "3gpp-umi", "3gpp-uma"] = Field(
+        "three-slope",
+        description="path loss: Ngo et al. 2017 (52); cell-free book (5.42); -35.3 - 37.6 log10 d; 3GPP TR 38.901",
+    )
+    reference_loss_db: Positive = Field(140.7, description="three-slope: L at 1 km [dB]")
+    d0_m: Positive = Field(10.0, description="three-slope: constant path loss up to here [m]")
+    d1_m: Positive = Field(50.0, description="three-slope: exponent 2 up to here, 3.5 beyond [m]")
+    carrier_hz: Annotated[float, Field(ge=0.5e9, le=100e9)] = Field(
+        1.9e9, description="3gpp: carrier frequency; the other models have theirs in their constants [Hz]"
+    )
+    height_m: Annotated[float, Field(ge=0)] = Field(
+        10.0, description="APs above UEs; 3GPP's tables mean 8.5 for 3gpp-umi and 23.5 for 3gpp-uma [m]"
+    )
+    ue_height_m: Annotated[float, Field(ge=1.5, le=13)] = Field(1.5, description="3gpp: UEs above ground [m]")
+    shadowing_db: Annotated[float, Field(ge=0)] = Field(
+        8.0, description="standard deviation; published: 4 with umi, 10 with scalable; 3gpp brings its own [dB]"
+    )
+
+    @property
+    def is_3gpp(self) -> bool:
+        return self.model in {"3gpp-umi", "3gpp-uma"}
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
         if self.d0_m >= self.d1_m:
             raise ValueError(f"d0_m = {self.d0_m} must be below d1_m = {self.d1_m}")
         return self
+
+    @model_validator(mode="after")
+    def _every_setting_has_an_effect(self) -> Self:
+        for key in self._idle_settings():
+            if getattr(self, key) != type(self).model_fields[key].default:
+                raise ValueError(f'{key} = {getattr(self, key)} has no effect with model = "{self.model}"')
+        return self
+
+    def _idle_settings(self) -> list[str]:
+        """Settings that the chosen model does not look at."""
+        slopes = [] if self.model == "three-slope" else ["reference_loss_db", "d0_m", "d1_m"]
+        return slopes + (["shadowing_db"] if self.is_3gpp else ["carrier_hz", "ue_height_m"])
 
 
 class Cooperation(_Section):

@@ -21,6 +21,7 @@ class Purpose(IntEnum):
     WEIGHTS = 7
     UPDATE = 8
     DELIVERY_ORDER = 9
+    LINE_OF_SIGHT = 20
 
 
 def generator(seed: int, purpose: Purpose, *index: int) -> np.random.Generator:

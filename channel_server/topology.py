@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from apnode.config import Config, Radio
 from apnode.messages import FloatArray, IntArray
 from apnode.rng import Purpose, generator
-from channel_server.propagation import large_scale_fading
+from channel_server.propagation import large_scale_fading, line_of_sight
 
 BoolArray = NDArray[np.bool_]
 
@@ -45,7 +45,12 @@ def make_layout(config: Config, episode: int) -> Layout:
     ap_xy = generator(seed, Purpose.AP_POSITIONS).uniform(0, radio.area_m, (radio.num_aps, 2))
     ue_xy = generator(seed, Purpose.UE_POSITIONS, episode).uniform(0, radio.area_m, (radio.num_ues, 2))
     distance = distances(ap_xy, ue_xy, radio.area_m if radio.wrap_around else None)
-    beta = large_scale_fading(distance, config.propagation, generator(seed, Purpose.SHADOWING, episode))
+    shadowing = generator(seed, Purpose.SHADOWING, episode).standard_normal(distance.shape)
+    sight = None
+    if config.propagation.is_3gpp:
+        chance = generator(seed, Purpose.LINE_OF_SIGHT, episode).standard_normal(distance.shape)
+        sight = line_of_sight(distance, config.propagation, chance)
+    beta = large_scale_fading(distance, config.propagation, shadowing, sight)
     return Layout(ap_xy, ue_xy, beta, serving_sets(beta, radio), greedy_pilots(beta, radio.pilot_length))
 
 
