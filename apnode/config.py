@@ -88,6 +88,9 @@ class Propagation(_Section):
     shadowing_db: Annotated[float, Field(ge=0)] = Field(
         8.0, description="standard deviation; published: 4 with umi, 10 with scalable; 3gpp brings its own [dB]"
     )
+    shadowing_correlation_m: Annotated[float, Field(ge=0)] = Field(
+        0.0, description="distance over which UEs' shadowing correlation halves; 0: independent; the book has 9 [m]"
+    )
 
     @property
     def is_3gpp(self) -> bool:
@@ -104,6 +107,8 @@ class Propagation(_Section):
         for key in self._idle_settings():
             if getattr(self, key) != type(self).model_fields[key].default:
                 raise ValueError(f'{key} = {getattr(self, key)} has no effect with model = "{self.model}"')
+        if self.shadowing_correlation_m and not self.shadowing_db:
+            raise ValueError("shadowing_correlation_m has no effect with shadowing_db = 0: there is no shadowing")
         return self
 
     def _idle_settings(self) -> list[str]:

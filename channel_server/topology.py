@@ -13,6 +13,7 @@ from apnode.config import Config, Radio
 from apnode.messages import FloatArray, IntArray
 from apnode.rng import Purpose, generator
 from channel_server.propagation import large_scale_fading, line_of_sight
+from channel_server.shadowing import correlate
 
 BoolArray = NDArray[np.bool_]
 
@@ -44,14 +45,24 @@ def make_layout(config: Config, episode: int) -> Layout:
     radio, seed = config.radio, config.seed
     ap_xy = generator(seed, Purpose.AP_POSITIONS).uniform(0, radio.area_m, (radio.num_aps, 2))
     ue_xy = generator(seed, Purpose.UE_POSITIONS, episode).uniform(0, radio.area_m, (radio.num_ues, 2))
-    distance = distances(ap_xy, ue_xy, radio.area_m if radio.wrap_around else None)
-    shadowing = generator(seed, Purpose.SHADOWING, episode).standard_normal(distance.shape)
-    sight = None
-    if config.propagation.is_3gpp:
-        chance = generator(seed, Purpose.LINE_OF_SIGHT, episode).standard_normal(distance.shape)
-        sight = line_of_sight(distance, config.propagation, chance)
-    beta = large_scale_fading(distance, config.propagation, shadowing, sight)
+    beta = _beta(config, episode, ap_xy, ue_xy)
     return Layout(ap_xy, ue_xy, beta, serving_sets(beta, radio), greedy_pilots(beta, radio.pilot_length))
+
+
+def _beta(config: Config, episode: int, ap_xy: FloatArray, ue_xy: FloatArray) -> FloatArray:
+    """(M, K) large-scale fading of an episode [power gain]."""
+    propagation = config.propagation
+    period = config.radio.area_m if config.radio.wrap_around else None
+    ground, separation = distances(ap_xy, ue_xy, period), distances(ue_xy, ue_xy, period)
+    shadowing, sight = (
+        correlate(
+            generator(config.seed, purpose, episode).standard_normal(ground.shape),
+            separation,
+            propagation.shadowing_correlation_m,
+        )
+        for purpose in (Purpose.SHADOWING, Purpose.LINE_OF_SIGHT)
+    )
+    return large_scale_fading(ground, propagation, shadowing, line_of_sight(ground, propagation, sight))
 
 
 def distances(ap_xy: FloatArray, ue_xy: FloatArray, period: float | None) -> FloatArray:
