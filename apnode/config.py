@@ -46,9 +46,15 @@ class Radio(_Section):
     wrap_around: bool = Field(True, description="the square is a torus: no borders")
     max_serving_aps: Count = Field(5, description="APs that serve a UE, at most")
     serving_threshold: Fraction = Field(1e-6, description="delta of (2): serve if beta >= delta * max beta")
-    ap_power_w: Positive = Field(1.0, description="downlink power of an AP, split equally over its UEs [W]")
+    ap_power_w: Positive = Field(1.0, description="downlink power of an AP [W]")
+    power_split: Literal["equal", "sqrt-beta"] = Field(
+        "equal", description="of an AP's power over its UEs: all the same, or in proportion to sqrt(beta)"
+    )
     pilot_power_w: Positive = Field(0.1, description="rho_p, of a UE [W]")
     pilot_length: Count = Field(10, description="tau_p: pilot symbols, and number of orthogonal pilots")
+    pilot_assignment: Literal["greedy", "random", "round-robin"] = Field(
+        "greedy", description="each further UE the pilot least heard at its strongest AP; or any; or the next in turn"
+    )
     coherence_symbols: Count = Field(200, description="tau_c: symbols of a coherence block")
     bandwidth_hz: Positive = Field(20e6, description="[Hz]")
     noise_figure_db: Annotated[float, Field(ge=0)] = Field(7.0, description="[dB]")

@@ -22,6 +22,7 @@ class Purpose(IntEnum):
     UPDATE = 8
     DELIVERY_ORDER = 9
     LINE_OF_SIGHT = 20
+    PILOT_ASSIGNMENT = 21
 
 
 def generator(seed: int, purpose: Purpose, *index: int) -> np.random.Generator:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from apnode.config import Config, Radio
 from apnode.messages import FloatArray, IntArray
+from apnode.precoding import power_split
 from apnode.rng import Purpose, generator
 from channel_server.propagation import large_scale_fading, line_of_sight
 from channel_server.shadowing import correlate
@@ -46,7 +47,7 @@ def make_layout(config: Config, episode: int) -> Layout:
     ap_xy = generator(seed, Purpose.AP_POSITIONS).uniform(0, radio.area_m, (radio.num_aps, 2))
     ue_xy = generator(seed, Purpose.UE_POSITIONS, episode).uniform(0, radio.area_m, (radio.num_ues, 2))
     beta = _beta(config, episode, ap_xy, ue_xy)
-    return Layout(ap_xy, ue_xy, beta, serving_sets(beta, radio), greedy_pilots(beta, radio.pilot_length))
+    return Layout(ap_xy, ue_xy, beta, serving_sets(beta, radio), assign_pilots(config, beta, episode))
 
 
 def _beta(config: Config, episode: int, ap_xy: FloatArray, ue_xy: FloatArray) -> FloatArray:
@@ -88,6 +89,27 @@ def serving_sets(beta: FloatArray, radio: Radio) -> BoolArray:
     return serving
 
 
+def assign_pilots(config: Config, beta: FloatArray, episode: int) -> IntArray:
+    """Who trains on which pilot in an episode.
+
+    Args:
+        config: gives the rule.
+        beta: (M, K) [power gain].
+        episode: keys the random rule.
+
+    Returns:
+        (K,) pilot indices.
+    """
+    num_ues, num_pilots = beta.shape[1], config.radio.pilot_length
+    match config.radio.pilot_assignment:
+        case "random":
+            return generator(config.seed, Purpose.PILOT_ASSIGNMENT, episode).integers(num_pilots, size=(num_ues,))
+        case "round-robin":
+            return np.arange(num_ues) % num_pilots
+        case _:
+            return greedy_pilots(beta, num_pilots)
+
+
 def greedy_pilots(beta: FloatArray, num_pilots: int) -> IntArray:
     """Pilots in order of arrival: the first tau_p UEs take one each, every further UE the one least used around it.
 
@@ -113,10 +135,18 @@ def greedy_pilots(beta: FloatArray, num_pilots: int) -> IntArray:
     return pilots
 
 
+def transmit_power(config: Config, layout: Layout) -> FloatArray:
+    """(M, K) rho: what AP m spends on UE k [W]."""
+    rho = np.zeros(layout.beta.shape)
+    for ap, ues in enumerate(layout.ues_of):
+        rho[ap, list(ues)] = power_split(layout.beta[ap, list(ues)], config.radio)
+    return rho
+
+
 def long_term_interference(config: Config, layout: Layout) -> FloatArray:
     """Mean of eq. (7) over the fading while nobody cooperates, as UEs report it before an episode's first slot.
 
-    With MRT at equal power, E|h_nk^H w_nj|^2 = rho_nj (beta_nk + [same pilot] (L - 1) gamma_nk), since then
+    With MRT at power rho, E|h_nk^H w_nj|^2 = rho_nj (beta_nk + [same pilot] (L - 1) gamma_nk), since then
     h_hat_nj is parallel to h_hat_nk.
 
     Returns:
@@ -126,7 +156,7 @@ def long_term_interference(config: Config, layout: Layout) -> FloatArray:
     energy = radio.pilot_power_w * radio.pilot_length
     same_pilot = layout.pilots[:, None] == layout.pilots[None, :]  # (K, K)
     gamma = energy * layout.beta**2 / (energy * layout.beta @ same_pilot + radio.noise_power_w)
-    rho = serving * (radio.ap_power_w / np.maximum(serving.sum(axis=1, keepdims=True), 1))  # (M, K)
+    rho = transmit_power(config, layout)
     from_others = (
         rho.sum(axis=1, keepdims=True) - rho if _excludes_own_stream(config) else rho.sum(axis=1, keepdims=True)
     )
