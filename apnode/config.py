@@ -97,6 +97,9 @@ class Propagation(_Section):
     shadowing_correlation_m: Annotated[float, Field(ge=0)] = Field(
         0.0, description="distance over which UEs' shadowing correlation halves; 0: independent; the book has 9 [m]"
     )
+    block_correlation: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.0, description="rho of first-order Gauss-Markov fading from block to block; 0: redrawn every block"
+    )
 
     @property
     def is_3gpp(self) -> bool:
