@@ -44,6 +44,11 @@ class Radio(_Section):
     antennas: Count = Field(4, description="L, per AP")
     area_m: Positive = Field(1000.0, description="side of the square [m]")
     wrap_around: bool = Field(True, description="the square is a torus: no borders")
+    ue_mobility: Literal["redraw", "walk"] = Field(
+        "redraw", description="between episodes: UEs are somewhere else; or have walked straight in any direction"
+    )
+    ue_speed_m_s: Positive = Field(1.0, description="walk: speed [m/s]")
+    episode_s: Positive = Field(10.0, description="walk: time from one episode to the next [s]")
     max_serving_aps: Count = Field(5, description="APs that serve a UE, at most")
     serving_threshold: Fraction = Field(1e-6, description="delta of (2): serve if beta >= delta * max beta")
     ap_power_w: Positive = Field(1.0, description="downlink power of an AP [W]")
@@ -63,6 +68,18 @@ class Radio(_Section):
     def noise_power_w(self) -> float:
         """Thermal noise, -174 dBm/Hz over the bandwidth, raised by the noise figure [W]."""
         return float(10 ** ((-174 + self.noise_figure_db) / 10) * 1e-3 * self.bandwidth_hz)
+
+    @property
+    def step_m(self) -> float:
+        """How far a walking UE goes between two episodes [m]."""
+        return self.ue_speed_m_s * self.episode_s
+
+    @model_validator(mode="after")
+    def _only_walkers_have_a_speed(self) -> Self:
+        for key in ("ue_speed_m_s", "episode_s"):
+            if self.ue_mobility != "walk" and getattr(self, key) != type(self).model_fields[key].default:
+                raise ValueError(f'{key} = {getattr(self, key)} has no effect with ue_mobility = "{self.ue_mobility}"')
+        return self
 
     @model_validator(mode="after")
     def _pilots_fit(self) -> Self:

@@ -23,6 +23,7 @@ class Purpose(IntEnum):
     DELIVERY_ORDER = 9
     LINE_OF_SIGHT = 20
     PILOT_ASSIGNMENT = 21
+    WALK = 22
 
 
 def generator(seed: int, purpose: Purpose, *index: int) -> np.random.Generator:

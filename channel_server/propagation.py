@@ -177,10 +177,8 @@ def line_of_sight(ground: FloatArray, propagation: Propagation, chance: FloatArr
         chance: of the same shape, N(0, 1): a link has line of sight where Phi(chance) is below its probability.
 
     Returns:
-        Of the same shape; True everywhere if the model does not ask.
+        Of the same shape.
     """
-    if not propagation.is_3gpp:
-        return np.ones(ground.shape, bool)
     below = 0.5 * np.vectorize(math.erfc)(-chance / math.sqrt(2))  # Phi, U(0, 1)
     return np.asarray(below < sight_probability(ground, propagation.model))
 

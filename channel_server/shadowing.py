@@ -1,10 +1,16 @@
-"""Shadowing: standard normal per link, independent over APs, over UEs independent or correlated by distance."""
+"""Shadowing: standard normal per link, independent over APs, over UEs and their walks correlated by distance."""
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
+from apnode.config import Config
 from apnode.messages import FloatArray
+from apnode.rng import Purpose, generator
+from channel_server.geometry import distances, period, ue_positions
+from channel_server.replay import replay
 
 
 def correlation(separation: FloatArray, halving: float) -> FloatArray:
@@ -41,3 +47,33 @@ def correlate(independent: FloatArray, separation: FloatArray, halving: float) -
     root = (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
     root /= np.linalg.norm(root, axis=1, keepdims=True)
     return np.asarray(independent @ root.T)
+
+
+def link_field(config: Config, purpose: Purpose, episode: int) -> FloatArray:
+    """What shadows (or hides, with `Purpose.LINE_OF_SIGHT`) every link in an episode.
+
+    Drawn anew each episode, unless UEs walk and there is a distance of correlation: then a walking UE's field
+    is correlated with its own last one by 2^(-step / d_corr).
+
+    Returns:
+        (M, K) N(0, 1), a function of (seed, purpose, episode).
+    """
+    radio, halving = config.radio, config.propagation.shadowing_correlation_m
+    if radio.ue_mobility == "redraw" or not halving:
+        return _drawn(config, purpose, episode)
+    kept = float(correlation(np.array(radio.step_m), halving))
+    return replay(
+        f"link field {purpose}",
+        config,
+        episode,
+        first=lambda: _drawn(config, purpose, 0),
+        after=lambda last, index: kept * last + math.sqrt(1 - kept**2) * _drawn(config, purpose, index),
+    )
+
+
+def _drawn(config: Config, purpose: Purpose, episode: int) -> FloatArray:
+    """(M, K) N(0, 1), correlated over the UEs, independent of other episodes."""
+    radio, halving = config.radio, config.propagation.shadowing_correlation_m
+    independent = generator(config.seed, purpose, episode).standard_normal((radio.num_aps, radio.num_ues))
+    ue_xy = ue_positions(config, episode)
+    return correlate(independent, distances(ue_xy, ue_xy, period(radio)), halving)

@@ -13,8 +13,9 @@ from apnode.config import Config, Radio
 from apnode.messages import FloatArray, IntArray
 from apnode.precoding import power_split
 from apnode.rng import Purpose, generator
+from channel_server.geometry import ap_positions, distances, period, ue_positions
 from channel_server.propagation import large_scale_fading, line_of_sight
-from channel_server.shadowing import correlate
+from channel_server.shadowing import link_field
 
 BoolArray = NDArray[np.bool_]
 
@@ -42,36 +43,14 @@ class Layout:
 
 
 def make_layout(config: Config, episode: int) -> Layout:
-    """The layout of an episode: APs where they always are, UEs and shadowing drawn anew."""
-    radio, seed = config.radio, config.seed
-    ap_xy = generator(seed, Purpose.AP_POSITIONS).uniform(0, radio.area_m, (radio.num_aps, 2))
-    ue_xy = generator(seed, Purpose.UE_POSITIONS, episode).uniform(0, radio.area_m, (radio.num_ues, 2))
-    beta = _beta(config, episode, ap_xy, ue_xy)
-    return Layout(ap_xy, ue_xy, beta, serving_sets(beta, radio), assign_pilots(config, beta, episode))
-
-
-def _beta(config: Config, episode: int, ap_xy: FloatArray, ue_xy: FloatArray) -> FloatArray:
-    """(M, K) large-scale fading of an episode [power gain]."""
-    propagation = config.propagation
-    period = config.radio.area_m if config.radio.wrap_around else None
-    ground, separation = distances(ap_xy, ue_xy, period), distances(ue_xy, ue_xy, period)
-    shadowing, sight = (
-        correlate(
-            generator(config.seed, purpose, episode).standard_normal(ground.shape),
-            separation,
-            propagation.shadowing_correlation_m,
-        )
-        for purpose in (Purpose.SHADOWING, Purpose.LINE_OF_SIGHT)
-    )
-    return large_scale_fading(ground, propagation, shadowing, line_of_sight(ground, propagation, sight))
-
-
-def distances(ap_xy: FloatArray, ue_xy: FloatArray, period: float | None) -> FloatArray:
-    """(M, K) horizontal distances [m], on a torus of the given period, or on the plane if it is None."""
-    offset = np.abs(ap_xy[:, None, :] - ue_xy[None, :, :])
-    if period is not None:
-        offset = np.minimum(offset, period - offset)
-    return np.asarray(np.hypot(offset[..., 0], offset[..., 1]))
+    """The layout of an episode: APs where they always are, UEs drawn anew or walked on."""
+    ap_xy, ue_xy = ap_positions(config), ue_positions(config, episode)
+    ground = distances(ap_xy, ue_xy, period(config.radio))
+    sight = None
+    if config.propagation.is_3gpp:
+        sight = line_of_sight(ground, config.propagation, link_field(config, Purpose.LINE_OF_SIGHT, episode))
+    beta = large_scale_fading(ground, config.propagation, link_field(config, Purpose.SHADOWING, episode), sight)
+    return Layout(ap_xy, ue_xy, beta, serving_sets(beta, config.radio), assign_pilots(config, beta, episode))
 
 
 def serving_sets(beta: FloatArray, radio: Radio) -> BoolArray:

@@ -13,6 +13,7 @@ VARIANTS = {
     "directed": ("cooperation.cluster=directed", "cooperation.acceptance=all", "cooperation.neighbour_sets=row"),
     "neighbourhood": ("reward.scope=neighbourhood", "reward.charge=formed", "reward.interference_sign='-'"),
     "slow fading": ("propagation.block_correlation=0.9",),
+    "walk": ("radio.ue_mobility=walk", "propagation.shadowing_correlation_m=9"),
 }
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from apnode.config import Config, Propagation, Radio
 from apnode.messages import FloatArray
+from channel_server.geometry import distances
 from channel_server.propagation import (
     breakpoint_3gpp,
     large_scale_fading,
@@ -17,7 +18,7 @@ from channel_server.propagation import (
     three_slope_db,
     umi_db,
 )
-from channel_server.topology import distances, make_layout
+from channel_server.topology import make_layout
 from coordinator.presets import ConfigError, load
 
 MODEL = Propagation()

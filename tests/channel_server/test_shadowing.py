@@ -5,9 +5,10 @@ import pytest
 
 from apnode.config import Config, Propagation, Radio
 from apnode.messages import FloatArray
+from channel_server.geometry import distances
 from channel_server.propagation import path_gain_db
 from channel_server.shadowing import correlate, correlation
-from channel_server.topology import distances, make_layout
+from channel_server.topology import make_layout
 from coordinator.presets import ConfigError, load
 
 AREA = 100.0

@@ -14,11 +14,11 @@ from apnode.csi import despread, estimate
 from apnode.messages import ComplexArray, FloatArray, IntArray
 from apnode.precoding import mrt, normalised_blocks, power_split
 from channel_server.fading import channels, received_pilots
+from channel_server.geometry import distances
 from channel_server.sinr import received_interference
 from channel_server.topology import (
     Layout,
     assign_pilots,
-    distances,
     greedy_pilots,
     long_term_interference,
     make_layout,
