@@ -117,6 +117,9 @@ class Propagation(_Section):
     block_correlation: Annotated[float, Field(ge=0, lt=1)] = Field(
         0.0, description="rho of first-order Gauss-Markov fading from block to block; 0: redrawn every block"
     )
+    channel_file: str = Field(
+        "", description=".npz of measured or ray-traced gains instead of a model: see channel_server/recorded.py"
+    )
 
     @property
     def is_3gpp(self) -> bool:
@@ -130,15 +133,18 @@ class Propagation(_Section):
 
     @model_validator(mode="after")
     def _every_setting_has_an_effect(self) -> Self:
+        because = "a channel_file" if self.channel_file else f'model = "{self.model}"'
         for key in self._idle_settings():
             if getattr(self, key) != type(self).model_fields[key].default:
-                raise ValueError(f'{key} = {getattr(self, key)} has no effect with model = "{self.model}"')
+                raise ValueError(f"{key} = {getattr(self, key)} has no effect with {because}")
         if self.shadowing_correlation_m and not self.shadowing_db:
             raise ValueError("shadowing_correlation_m has no effect with shadowing_db = 0: there is no shadowing")
         return self
 
     def _idle_settings(self) -> list[str]:
-        """Settings that the chosen model does not look at."""
+        """Settings that are not looked at."""
+        if self.channel_file:
+            return [key for key in type(self).model_fields if key not in {"channel_file", "block_correlation"}]
         slopes = [] if self.model == "three-slope" else ["reference_loss_db", "d0_m", "d1_m"]
         return slopes + (["shadowing_db"] if self.is_3gpp else ["carrier_hz", "ue_height_m"])
 
@@ -235,6 +241,12 @@ class Config(_Section):
     def _ids_fit_the_wire(self) -> Self:
         if max(self.radio.num_aps, self.radio.num_ues) >= 2**16 - 1:
             raise ValueError("num_aps and num_ues must stay below 65535: ids are 16 bits on the wire")
+        return self
+
+    @model_validator(mode="after")
+    def _a_file_says_who_is_where(self) -> Self:
+        if self.propagation.channel_file and self.radio.ue_mobility != "redraw":
+            raise ValueError("ue_mobility has no effect with a channel_file: UEs are where the file has measured them")
         return self
 
     @model_validator(mode="after")

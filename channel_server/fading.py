@@ -10,6 +10,7 @@ from apnode.config import Config
 from apnode.csi import pilot_book
 from apnode.messages import ComplexArray
 from apnode.rng import Purpose, generator
+from channel_server.recorded import recorded
 from channel_server.replay import replay
 from channel_server.topology import Layout
 
@@ -21,11 +22,15 @@ def complex_normal(rng: np.random.Generator, shape: tuple[int, ...]) -> ComplexA
 
 
 def channels(config: Config, layout: Layout, slot: int) -> ComplexArray:
-    """Channels of a slot, h = sqrt(beta) g with g ~ CN(0, I_L): seed paper eq. (1).
+    """Channels of a slot, h = sqrt(beta) g with g ~ CN(0, I_L): seed paper eq. (1); or as a file has them.
 
     Returns:
         (B, M, K, L) [sqrt power gain]
     """
+    file = recorded(config)
+    if file is not None and file.h is not None:
+        found = file.h[slot % len(file.h)]
+        return np.broadcast_to(found, (config.run.blocks_per_slot, *found.shape[1:])).copy()
     return np.sqrt(layout.beta)[..., None] * small_scale_fading(config, slot)
 
 

@@ -15,6 +15,7 @@ from apnode.precoding import power_split
 from apnode.rng import Purpose, generator
 from channel_server.geometry import ap_positions, distances, period, ue_positions
 from channel_server.propagation import large_scale_fading, line_of_sight
+from channel_server.recorded import recorded
 from channel_server.shadowing import link_field
 
 BoolArray = NDArray[np.bool_]
@@ -43,14 +44,25 @@ class Layout:
 
 
 def make_layout(config: Config, episode: int) -> Layout:
-    """The layout of an episode: APs where they always are, UEs drawn anew or walked on."""
+    """The layout of an episode: APs where they always are, UEs drawn anew or walked on; or all as a file has it."""
     ap_xy, ue_xy = ap_positions(config), ue_positions(config, episode)
-    ground = distances(ap_xy, ue_xy, period(config.radio))
-    sight = None
-    if config.propagation.is_3gpp:
-        sight = line_of_sight(ground, config.propagation, link_field(config, Purpose.LINE_OF_SIGHT, episode))
-    beta = large_scale_fading(ground, config.propagation, link_field(config, Purpose.SHADOWING, episode), sight)
+    file = recorded(config)
+    if file is None:
+        beta = _drawn_beta(config, episode, ap_xy, ue_xy)
+    else:
+        beta = file.beta[episode % len(file.beta)]
+        ap_xy = ap_xy if file.ap_xy is None else file.ap_xy
+        ue_xy = ue_xy if file.ue_xy is None else file.ue_xy[episode % len(file.ue_xy)]
     return Layout(ap_xy, ue_xy, beta, serving_sets(beta, config.radio), assign_pilots(config, beta, episode))
+
+
+def _drawn_beta(config: Config, episode: int, ap_xy: FloatArray, ue_xy: FloatArray) -> FloatArray:
+    """(M, K) large-scale fading of an episode [power gain]."""
+    ground, propagation = distances(ap_xy, ue_xy, period(config.radio)), config.propagation
+    sight = None
+    if propagation.is_3gpp:
+        sight = line_of_sight(ground, propagation, link_field(config, Purpose.LINE_OF_SIGHT, episode))
+    return large_scale_fading(ground, propagation, link_field(config, Purpose.SHADOWING, episode), sight)
 
 
 def serving_sets(beta: FloatArray, radio: Radio) -> BoolArray:
@@ -64,8 +76,8 @@ def serving_sets(beta: FloatArray, radio: Radio) -> BoolArray:
         (M, K) D; every UE has at least one AP.
     """
     rank = np.argsort(np.argsort(-beta, axis=0, kind="stable"), axis=0, kind="stable")
-    serving: BoolArray = (rank < radio.max_serving_aps) & (beta >= radio.serving_threshold * beta.max(axis=0))
-    return serving
+    strong = (beta >= radio.serving_threshold * beta.max(axis=0)) & (beta > 0)
+    return np.asarray((rank < radio.max_serving_aps) & strong)
 
 
 def assign_pilots(config: Config, beta: FloatArray, episode: int) -> IntArray:
