@@ -117,6 +117,11 @@ class Propagation(_Section):
     block_correlation: Annotated[float, Field(ge=0, lt=1)] = Field(
         0.0, description="rho of first-order Gauss-Markov fading from block to block; 0: redrawn every block"
     )
+    angular_spread_deg: Annotated[float, Field(ge=0, le=90)] = Field(
+        0.0,
+        description="standard deviation of scatterers' azimuth, which correlates the fading of an AP's antennas; "
+        "0: iid; the APs' estimator takes it for iid all the same, as they are told only beta [degrees]",
+    )
     channel_file: str = Field(
         "", description=".npz of measured or ray-traced gains instead of a model: see channel_server/recorded.py"
     )
@@ -241,6 +246,12 @@ class Config(_Section):
     def _ids_fit_the_wire(self) -> Self:
         if max(self.radio.num_aps, self.radio.num_ues) >= 2**16 - 1:
             raise ValueError("num_aps and num_ues must stay below 65535: ids are 16 bits on the wire")
+        return self
+
+    @model_validator(mode="after")
+    def _an_angle_needs_an_array(self) -> Self:
+        if self.propagation.angular_spread_deg and self.radio.antennas == 1:
+            raise ValueError("angular_spread_deg has no effect with antennas = 1: one antenna sees no angle")
         return self
 
     @model_validator(mode="after")

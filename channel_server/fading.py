@@ -22,7 +22,9 @@ def complex_normal(rng: np.random.Generator, shape: tuple[int, ...]) -> ComplexA
 
 
 def channels(config: Config, layout: Layout, slot: int) -> ComplexArray:
-    """Channels of a slot, h = sqrt(beta) g with g ~ CN(0, I_L): seed paper eq. (1); or as a file has them.
+    """Channels of a slot, h = sqrt(beta) g with g ~ CN(0, I_L): seed paper eq. (1).
+
+    With scattering, h = R^(1/2) g, where trace(R) / L = beta. A file may bring its own.
 
     Returns:
         (B, M, K, L) [sqrt power gain]
@@ -31,7 +33,10 @@ def channels(config: Config, layout: Layout, slot: int) -> ComplexArray:
     if file is not None and file.h is not None:
         found = file.h[slot % len(file.h)]
         return np.broadcast_to(found, (config.run.blocks_per_slot, *found.shape[1:])).copy()
-    return np.sqrt(layout.beta)[..., None] * small_scale_fading(config, slot)
+    g = small_scale_fading(config, slot)
+    if layout.array_root is not None:
+        g = (layout.array_root @ g[..., None])[..., 0]
+    return np.sqrt(layout.beta)[..., None] * g
 
 
 def small_scale_fading(config: Config, slot: int) -> ComplexArray:

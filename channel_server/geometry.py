@@ -46,6 +46,12 @@ def _uniform_positions(config: Config, episode: int) -> FloatArray:
     return generator(config.seed, Purpose.UE_POSITIONS, episode).uniform(0, radio.area_m, (radio.num_ues, 2))
 
 
+def offsets(ap_xy: FloatArray, ue_xy: FloatArray, period: float | None) -> FloatArray:
+    """(M, K, 2) from each AP to each UE [m], the shortest way on a torus of the given period, or on the plane."""
+    offset = ue_xy[None, :, :] - ap_xy[:, None, :]
+    return offset if period is None else (offset + period / 2) % period - period / 2
+
+
 def distances(ap_xy: FloatArray, ue_xy: FloatArray, period: float | None) -> FloatArray:
     """(M, K) horizontal distances [m], on a torus of the given period, or on the plane if it is None."""
     offset = np.abs(ap_xy[:, None, :] - ue_xy[None, :, :])

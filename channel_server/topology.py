@@ -10,12 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apnode.config import Config, Radio
-from apnode.messages import FloatArray, IntArray
+from apnode.messages import ComplexArray, FloatArray, IntArray
 from apnode.precoding import power_split
 from apnode.rng import Purpose, generator
-from channel_server.geometry import ap_positions, distances, period, ue_positions
+from channel_server.geometry import ap_positions, distances, offsets, period, ue_positions
 from channel_server.propagation import large_scale_fading, line_of_sight
 from channel_server.recorded import recorded
+from channel_server.scattering import array_correlation, roots
 from channel_server.shadowing import link_field
 
 BoolArray = NDArray[np.bool_]
@@ -30,6 +31,7 @@ class Layout:
     beta: FloatArray  # (M, K) large-scale fading coefficients [power gain]
     serving: BoolArray  # (M, K) D: AP m serves UE k
     pilots: IntArray  # (K,)
+    array_root: ComplexArray | None = None  # (M, K, L, L) (R / beta)^(1/2) of the fading, or None if it is iid
 
     @cached_property
     def ues_of(self) -> list[tuple[int, ...]]:
@@ -53,7 +55,8 @@ def make_layout(config: Config, episode: int) -> Layout:
         beta = file.beta[episode % len(file.beta)]
         ap_xy = ap_xy if file.ap_xy is None else file.ap_xy
         ue_xy = ue_xy if file.ue_xy is None else file.ue_xy[episode % len(file.ue_xy)]
-    return Layout(ap_xy, ue_xy, beta, serving_sets(beta, config.radio), assign_pilots(config, beta, episode))
+    serving, pilots = serving_sets(beta, config.radio), assign_pilots(config, beta, episode)
+    return Layout(ap_xy, ue_xy, beta, serving, pilots, _array_root(config, ap_xy, ue_xy))
 
 
 def _drawn_beta(config: Config, episode: int, ap_xy: FloatArray, ue_xy: FloatArray) -> FloatArray:
@@ -63,6 +66,15 @@ def _drawn_beta(config: Config, episode: int, ap_xy: FloatArray, ue_xy: FloatArr
     if propagation.is_3gpp:
         sight = line_of_sight(ground, propagation, link_field(config, Purpose.LINE_OF_SIGHT, episode))
     return large_scale_fading(ground, propagation, link_field(config, Purpose.SHADOWING, episode), sight)
+
+
+def _array_root(config: Config, ap_xy: FloatArray, ue_xy: FloatArray) -> ComplexArray | None:
+    """(M, K, L, L) root of the fading's spatial correlation, if there is any."""
+    propagation = config.propagation
+    if not propagation.angular_spread_deg:
+        return None
+    offset = offsets(ap_xy, ue_xy, period(config.radio))
+    return roots(array_correlation(offset, propagation.height_m, propagation.angular_spread_deg, config.radio.antennas))
 
 
 def serving_sets(beta: FloatArray, radio: Radio) -> BoolArray:
@@ -138,7 +150,8 @@ def long_term_interference(config: Config, layout: Layout) -> FloatArray:
     """Mean of eq. (7) over the fading while nobody cooperates, as UEs report it before an episode's first slot.
 
     With MRT at power rho, E|h_nk^H w_nj|^2 = rho_nj (beta_nk + [same pilot] (L - 1) gamma_nk), since then
-    h_hat_nj is parallel to h_hat_nk.
+    h_hat_nj is parallel to h_hat_nk. It takes the fading for iid, as the APs' estimator does, also where
+    scattering or a file makes it something else.
 
     Returns:
         (M, M) I[m, n]: what the UEs of AP m suffer from AP n, each UE reporting its strongest few [W].
