@@ -36,7 +36,7 @@ from apnode.messages import (
 from apnode.node import CHANNEL, COORDINATOR, Node, Send, ap_address, refuse_unless
 from apnode.observation import observe, relative_gain, reported_interference, reward
 from apnode.policies import Policy
-from apnode.precoding import equal_power, mrt, normalised_blocks, rzf, stack_cluster
+from apnode.precoding import mrt, normalised_blocks, power_split, rzf, stack_cluster
 from apnode.replay import Transition
 
 
@@ -286,7 +286,7 @@ class AccessPoint(Node):
         slot.transmitted = True
         slot.partners = tuple(sorted(slot.blocks.keys() & {*slot.chosen, *slot.granted}))
         ues = slot.episode.ues
-        rho = equal_power(len(ues), self._config.radio.ap_power_w)
+        rho = power_split(slot.episode.association.beta[list(ues)], self._config.radio)
         alone = normalised_blocks(mrt(slot.h_hat[..., list(ues)]), rho)
         joint = normalised_blocks(self._joint_precoder(slot), rho) if slot.partners and ues else alone
         w, w_alone = (block.swapaxes(-1, -2) for block in (joint, alone))

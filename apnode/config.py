@@ -45,11 +45,22 @@ class Radio(_Section):
     antennas: Count = Field(4, description="L, per AP")
     area_m: Positive = Field(1000.0, description="side of the square [m]")
     wrap_around: bool = Field(True, description="the square is a torus: no borders")
+    ue_mobility: Literal["redraw", "walk"] = Field(
+        "redraw", description="between episodes: UEs are somewhere else; or have walked straight in any direction"
+    )
+    ue_speed_m_s: Positive = Field(1.0, description="walk: speed [m/s]")
+    episode_s: Positive = Field(10.0, description="walk: time from one episode to the next [s]")
     max_serving_aps: Count = Field(5, description="APs that serve a UE, at most")
     serving_threshold: Fraction = Field(1e-6, description="delta of (2): serve if beta >= delta * max beta")
-    ap_power_w: Power = Field(1.0, description="downlink power of an AP, split equally over its UEs [W]")
+    ap_power_w: Power = Field(1.0, description="downlink power of an AP [W]")
+    power_split: Literal["equal", "sqrt-beta"] = Field(
+        "equal", description="of an AP's power over its UEs: all the same, or in proportion to sqrt(beta)"
+    )
     pilot_power_w: Power = Field(0.1, description="rho_p, of a UE [W]")
     pilot_length: Count = Field(10, description="tau_p: pilot symbols, and number of orthogonal pilots")
+    pilot_assignment: Literal["greedy", "random", "round-robin"] = Field(
+        "greedy", description="each further UE the pilot least heard at its strongest AP; or any; or the next in turn"
+    )
     coherence_symbols: Count = Field(200, description="tau_c: symbols of a coherence block")
     bandwidth_hz: Positive = Field(20e6, description="[Hz]")
     noise_figure_db: Annotated[float, Field(ge=0)] = Field(7.0, description="[dB]")
@@ -58,6 +69,18 @@ class Radio(_Section):
     def noise_power_w(self) -> float:
         """Thermal noise, -174 dBm/Hz over the bandwidth, raised by the noise figure [W]."""
         return float(10 ** ((-174 + self.noise_figure_db) / 10) * 1e-3 * self.bandwidth_hz)
+
+    @property
+    def step_m(self) -> float:
+        """How far a walking UE goes between two episodes [m]."""
+        return self.ue_speed_m_s * self.episode_s
+
+    @model_validator(mode="after")
+    def _only_walkers_have_a_speed(self) -> Self:
+        for key in ("ue_speed_m_s", "episode_s"):
+            if self.ue_mobility != "walk" and getattr(self, key) != type(self).model_fields[key].default:
+                raise ValueError(f'{key} = {getattr(self, key)} has no effect with ue_mobility = "{self.ue_mobility}"')
+        return self
 
     @model_validator(mode="after")
     def _pilots_fit(self) -> Self:
@@ -70,19 +93,66 @@ class Radio(_Section):
 
 
 class Propagation(_Section):
-    """Large-scale fading: the three-slope model of Ngo et al. 2017, eqs. (52)-(53)."""
+    """How radio propagates: path loss, shadowing and fading."""
 
-    reference_loss_db: Positive = Field(140.7, description="L at 1 km [dB]")
-    d0_m: Positive = Field(10.0, description="constant path loss up to here [m]")
-    d1_m: Positive = Field(50.0, description="exponent 2 up to here, 3.5 beyond [m]")
-    shadowing_db: Annotated[float, Field(ge=0)] = Field(8.0, description="standard deviation, iid over links [dB]")
-    height_m: Annotated[float, Field(ge=0)] = Field(10.0, description="APs above UEs [m]")
+    model: Literal["three-slope", "umi", "scalable", "3gpp-umi", "3gpp-uma"] = Field(
+        "three-slope",
+        description="path loss: Ngo et al. 2017 (52); cell-free book (5.42); -35.3 - 37.6 log10 d; 3GPP TR 38.901",
+    )
+    reference_loss_db: Positive = Field(140.7, description="three-slope: L at 1 km [dB]")
+    d0_m: Positive = Field(10.0, description="three-slope: constant path loss up to here [m]")
+    d1_m: Positive = Field(50.0, description="three-slope: exponent 2 up to here, 3.5 beyond [m]")
+    carrier_hz: Annotated[float, Field(ge=0.5e9, le=100e9)] = Field(
+        1.9e9, description="3gpp: carrier frequency; the other models have theirs in their constants [Hz]"
+    )
+    height_m: Annotated[float, Field(ge=0)] = Field(
+        10.0, description="APs above UEs; 3GPP's tables mean 8.5 for 3gpp-umi and 23.5 for 3gpp-uma [m]"
+    )
+    ue_height_m: Annotated[float, Field(ge=1.5, le=13)] = Field(1.5, description="3gpp: UEs above ground [m]")
+    shadowing_db: Annotated[float, Field(ge=0)] = Field(
+        8.0, description="standard deviation; published: 4 with umi, 10 with scalable; 3gpp brings its own [dB]"
+    )
+    shadowing_correlation_m: Annotated[float, Field(ge=0)] = Field(
+        0.0, description="distance over which UEs' shadowing correlation halves; 0: independent; the book has 9 [m]"
+    )
+    block_correlation: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.0, description="rho of first-order Gauss-Markov fading from block to block; 0: redrawn every block"
+    )
+    angular_spread_deg: Annotated[float, Field(ge=0, le=90)] = Field(
+        0.0,
+        description="standard deviation of scatterers' azimuth, which correlates the fading of an AP's antennas; "
+        "0: iid; the APs' estimator takes it for iid all the same, as they are told only beta [degrees]",
+    )
+    channel_file: str = Field(
+        "", description=".npz of measured or ray-traced gains instead of a model: see channel_server/recorded.py"
+    )
+
+    @property
+    def is_3gpp(self) -> bool:
+        return self.model in {"3gpp-umi", "3gpp-uma"}
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
         if self.d0_m >= self.d1_m:
             raise ValueError(f"d0_m = {self.d0_m} must be below d1_m = {self.d1_m}")
         return self
+
+    @model_validator(mode="after")
+    def _every_setting_has_an_effect(self) -> Self:
+        because = "a channel_file" if self.channel_file else f'model = "{self.model}"'
+        for key in self._idle_settings():
+            if getattr(self, key) != type(self).model_fields[key].default:
+                raise ValueError(f"{key} = {getattr(self, key)} has no effect with {because}")
+        if self.shadowing_correlation_m and not self.shadowing_db:
+            raise ValueError("shadowing_correlation_m has no effect with shadowing_db = 0: there is no shadowing")
+        return self
+
+    def _idle_settings(self) -> list[str]:
+        """Settings that are not looked at."""
+        if self.channel_file:
+            return [key for key in type(self).model_fields if key not in {"channel_file", "block_correlation"}]
+        slopes = [] if self.model == "three-slope" else ["reference_loss_db", "d0_m", "d1_m"]
+        return slopes + (["shadowing_db"] if self.is_3gpp else ["carrier_hz", "ue_height_m"])
 
 
 class Cooperation(_Section):
@@ -182,6 +252,18 @@ class Config(_Section):
     def _ids_fit_the_wire(self) -> Self:
         if max(self.radio.num_aps, self.radio.num_ues) >= 2**16 - 1:
             raise ValueError("num_aps and num_ues must stay below 65535: ids are 16 bits on the wire")
+        return self
+
+    @model_validator(mode="after")
+    def _an_angle_needs_an_array(self) -> Self:
+        if self.propagation.angular_spread_deg and self.radio.antennas == 1:
+            raise ValueError("angular_spread_deg has no effect with antennas = 1: one antenna sees no angle")
+        return self
+
+    @model_validator(mode="after")
+    def _a_file_says_who_is_where(self) -> Self:
+        if self.propagation.channel_file and self.radio.ue_mobility != "redraw":
+            raise ValueError("ue_mobility has no effect with a channel_file: UEs are where the file has measured them")
         return self
 
     @model_validator(mode="after")

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from apnode.config import Radio
 from apnode.messages import ComplexArray, FloatArray
 
 _WIRE_ROUNDING = 1 - 2.0**-23  # shrinks amplitudes so that rounding to complex64 never exceeds the power
@@ -89,10 +90,19 @@ def normalised_blocks(w: ComplexArray, rho: FloatArray) -> ComplexArray:
     return direction * (np.sqrt(rho) * _WIRE_ROUNDING)
 
 
-def equal_power(num_ues: int, power: float) -> FloatArray:
-    """An AP's power split equally over the UEs that it serves.
+def power_split(beta: FloatArray, radio: Radio) -> FloatArray:
+    """An AP's power over the UEs that it serves: the same for each, or rho_k in proportion to sqrt(beta_k).
+
+    The latter is the fractional rule of the cell-free book with exponent 1/2.
+
+    Args:
+        beta: (|K_m|,) of the UEs that the AP serves [power gain].
+        radio: gives the power and the rule.
 
     Returns:
-        (num_ues,) rho [W]
+        (|K_m|,) rho, in sum the AP's power [W].
     """
-    return np.full(num_ues, power / max(num_ues, 1))
+    share = np.sqrt(beta) if radio.power_split == "sqrt-beta" else np.ones(len(beta))
+    if not share.any():
+        share = np.ones(len(beta))  # no channel at all: any split will do
+    return np.asarray(radio.ap_power_w * share / share.sum())

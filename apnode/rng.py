@@ -25,6 +25,9 @@ class Purpose(IntEnum):
     DELIVERY_ORDER = 9
     BOOTSTRAP = 10
     OWN_SEED = 11
+    LINE_OF_SIGHT = 20
+    PILOT_ASSIGNMENT = 21
+    WALK = 22
 
 
 def own_config(config: Config, ap: int) -> Config:

@@ -10,6 +10,8 @@ from apnode.config import Config
 from apnode.csi import pilot_book
 from apnode.messages import ComplexArray
 from apnode.rng import Purpose, generator
+from channel_server.chain import replay
+from channel_server.recorded import recorded
 from channel_server.topology import Layout
 
 
@@ -20,15 +22,62 @@ def complex_normal(rng: np.random.Generator, shape: tuple[int, ...]) -> ComplexA
 
 
 def channels(config: Config, layout: Layout, slot: int) -> ComplexArray:
-    """Channels of a slot, h = sqrt(beta) g with g ~ CN(0, I_L): seed paper eq. (1), redrawn every block.
+    """Channels of a slot, h = sqrt(beta) g with g ~ CN(0, I_L): seed paper eq. (1).
+
+    With scattering, h = R^(1/2) g, where trace(R) / L = beta. A file may bring its own.
 
     Returns:
         (B, M, K, L) [sqrt power gain]
     """
+    file = recorded(config)
+    if file is not None and file.h is not None:
+        found = file.h[slot % len(file.h)]
+        return np.broadcast_to(found, (config.run.blocks_per_slot, *found.shape[1:])).copy()
+    g = small_scale_fading(config, slot)
+    if layout.array_root is not None:
+        g = (layout.array_root @ g[..., None])[..., 0]
+    return np.sqrt(layout.beta)[..., None] * g
+
+
+def small_scale_fading(config: Config, slot: int) -> ComplexArray:
+    """The g of a slot: redrawn every block, or Gauss-Markov from block to block of an episode.
+
+    g_t = rho g_{t-1} + sqrt(1 - rho^2) e_t, over the blocks of a slot and on into the next one; an episode's
+    first block is drawn anew, so every block is CN(0, 1) and blocks n apart are correlated by rho^n.
+
+    Returns:
+        (B, M, K, L), a function of (seed, slot).
+    """
+    rho, length = config.propagation.block_correlation, config.run.slots_per_episode
+    if not rho:
+        return _innovations(config, slot)
+    episode, position = divmod(slot, length)
+    first_slot = episode * length
+    return replay(
+        "fading",
+        (config, episode),
+        position,
+        first=lambda: _gauss_markov(None, _innovations(config, first_slot), rho),
+        after=lambda before, index: _gauss_markov(before[-1], _innovations(config, first_slot + index), rho),
+    )
+
+
+def _innovations(config: Config, slot: int) -> ComplexArray:
+    """(B, M, K, L) CN(0, 1), all independent."""
     run, radio = config.run, config.radio
     shape = (run.blocks_per_slot, radio.num_aps, radio.num_ues, radio.antennas)
-    g = complex_normal(generator(config.seed, Purpose.FADING, slot), shape)
-    return np.sqrt(layout.beta)[..., None] * g
+    return complex_normal(generator(config.seed, Purpose.FADING, slot), shape)
+
+
+def _gauss_markov(before: ComplexArray | None, innovations: ComplexArray, rho: float) -> ComplexArray:
+    """(B, M, K, L) the blocks that follow on block `before`, or on nothing."""
+    blocks = innovations.copy()
+    for index, fresh in enumerate(innovations):
+        if before is not None:
+            blocks[index] = rho * before + math.sqrt(1 - rho**2) * fresh
+        before = blocks[index]
+    blocks.flags.writeable = False  # it is remembered
+    return blocks
 
 
 def received_pilots(config: Config, layout: Layout, h: ComplexArray, slot: int) -> ComplexArray:

@@ -1,11 +1,23 @@
-"""Large-scale fading."""
+"""Large-scale fading: path loss models, line of sight and shadowing, each a pure function of arrays."""
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
+from numpy.typing import NDArray
 
 from apnode.config import Propagation
 from apnode.messages import FloatArray
+
+BoolArray = NDArray[np.bool_]
+
+_SPEED_OF_LIGHT = 3.0e8  # as TR 38.901 rounds it [m/s]
+_GROUND_RANGE_3GPP_M = 10.0  # where table 7.4.1-1 begins; nearer UEs get the path loss of that distance
+_STD_3GPP_DB = {"3gpp-umi": (4.0, 7.82), "3gpp-uma": (4.0, 6.0)}  # with and without line of sight
+
+
+# --- path gain --------------------------------------------------------------------------------------------
 
 
 def three_slope_db(distance: FloatArray, propagation: Propagation) -> FloatArray:
@@ -25,17 +37,170 @@ def three_slope_db(distance: FloatArray, propagation: Propagation) -> FloatArray
     return gain
 
 
-def large_scale_fading(distance: FloatArray, propagation: Propagation, rng: np.random.Generator) -> FloatArray:
-    """Beta of every link: path gain at the slant distance, times log-normal shadowing, independent over links.
+def umi_db(distance: FloatArray) -> FloatArray:
+    """Urban microcell at 2 GHz: -30.5 - 36.7 log10 d, Demir et al., "Foundations of user-centric cell-free", (5.42).
 
     Args:
-        distance: (M, K) horizontal [m].
-        propagation: model parameters.
-        rng: draws the shadowing.
+        distance: AP to UE, slant [m], any shape; below 1 m it counts as 1 m.
+
+    Returns:
+        Path gain [dB], negative.
+    """
+    return -30.5 - 36.7 * np.log10(np.maximum(distance, 1))
+
+
+def scalable_db(distance: FloatArray) -> FloatArray:
+    """-35.3 - 37.6 log10 d: Björnson and Sanguinetti, "Scalable cell-free massive MIMO systems" (2020), section VI.
+
+    Args:
+        distance: AP to UE, slant [m], any shape; below 1 m it counts as 1 m.
+
+    Returns:
+        Path gain [dB], negative.
+    """
+    return -35.3 - 37.6 * np.log10(np.maximum(distance, 1))
+
+
+def breakpoint_3gpp(propagation: Propagation) -> float:
+    """d'_BP = 4 h'_BS h'_UT f / c of TR 38.901, table 7.4.1-1, note 1 [m].
+
+    Effective heights h' are heights less h_E, the height of the environment: 1 m for UMi, and for UMa as well
+    while UEs are not above 13 m, which `ue_height_m` sees to.
+    """
+    ue = propagation.ue_height_m - 1
+    return 4 * (ue + propagation.height_m) * ue * propagation.carrier_hz / _SPEED_OF_LIGHT
+
+
+def umi_3gpp_db(ground: FloatArray, propagation: Propagation, sight: BoolArray) -> FloatArray:
+    """UMi street canyon of 3GPP TR 38.901, table 7.4.1-1.
+
+    Args:
+        ground: horizontal distance AP to UE [m], any shape; below 10 m it counts as 10 m.
+        propagation: carrier and heights.
+        sight: of the same shape, whether there is line of sight.
+
+    Returns:
+        Path gain [dB], negative.
+    """
+    slant, carrier_db = _slant_3gpp(ground, propagation), _carrier_db(propagation)
+    far = _far_term(9.5, propagation)
+    near_loss, far_loss = 32.4 + 21 * np.log10(slant), 32.4 + 40 * np.log10(slant) - far
+    seen = np.where(ground <= breakpoint_3gpp(propagation), near_loss, far_loss) + 20 * carrier_db
+    hidden = 22.4 + 35.3 * np.log10(slant) + 21.3 * carrier_db - 0.3 * (propagation.ue_height_m - 1.5)
+    return -np.where(sight, seen, np.maximum(seen, hidden))
+
+
+def uma_3gpp_db(ground: FloatArray, propagation: Propagation, sight: BoolArray) -> FloatArray:
+    """UMa, the urban macrocell, of 3GPP TR 38.901, table 7.4.1-1.
+
+    Args:
+        ground: horizontal distance AP to UE [m], any shape; below 10 m it counts as 10 m.
+        propagation: carrier and heights.
+        sight: of the same shape, whether there is line of sight.
+
+    Returns:
+        Path gain [dB], negative.
+    """
+    slant, carrier_db = _slant_3gpp(ground, propagation), _carrier_db(propagation)
+    far = _far_term(9.0, propagation)
+    near_loss, far_loss = 28.0 + 22 * np.log10(slant), 28.0 + 40 * np.log10(slant) - far
+    seen = np.where(ground <= breakpoint_3gpp(propagation), near_loss, far_loss) + 20 * carrier_db
+    hidden = 13.54 + 39.08 * np.log10(slant) + 20 * carrier_db - 0.6 * (propagation.ue_height_m - 1.5)
+    return -np.where(sight, seen, np.maximum(seen, hidden))
+
+
+def _slant_3gpp(ground: FloatArray, propagation: Propagation) -> FloatArray:
+    return np.hypot(np.maximum(ground, _GROUND_RANGE_3GPP_M), propagation.height_m)
+
+
+def _carrier_db(propagation: Propagation) -> float:
+    """log10 of the carrier in GHz, in which the tables count."""
+    return math.log10(propagation.carrier_hz / 1e9)
+
+
+def _far_term(factor: float, propagation: Propagation) -> float:
+    """What makes PL2 meet PL1 at the breakpoint [dB]."""
+    return factor * math.log10(breakpoint_3gpp(propagation) ** 2 + propagation.height_m**2)
+
+
+def path_gain_db(ground: FloatArray, propagation: Propagation, sight: BoolArray) -> FloatArray:
+    """Path gain of the chosen model.
+
+    Args:
+        ground: horizontal distance AP to UE [m], any shape.
+        propagation: the model and its settings.
+        sight: of the same shape, whether there is line of sight; only 3GPP's models ask.
+
+    Returns:
+        Path gain [dB].
+    """
+    slant = np.hypot(ground, propagation.height_m)
+    match propagation.model:
+        case "umi":
+            return umi_db(slant)
+        case "scalable":
+            return scalable_db(slant)
+        case "3gpp-umi":
+            return umi_3gpp_db(ground, propagation, sight)
+        case "3gpp-uma":
+            return uma_3gpp_db(ground, propagation, sight)
+        case _:
+            return three_slope_db(slant, propagation)
+
+
+# --- line of sight ----------------------------------------------------------------------------------------
+
+
+def sight_probability(ground: FloatArray, model: str) -> FloatArray:
+    """Probability of line of sight: TR 38.901, table 7.4.2-1, for UEs not above 13 m (C' = 0).
+
+    Args:
+        ground: horizontal distance AP to UE [m], any shape.
+        model: `3gpp-umi` or `3gpp-uma`; no other model asks, and there it is 1.
+
+    Returns:
+        Probability, 1 up to 18 m.
+    """
+    if model not in _STD_3GPP_DB:
+        return np.ones_like(ground)
+    decay = 36 if model == "3gpp-umi" else 63
+    near = 18 / np.maximum(ground, 18)
+    return near + np.exp(-ground / decay) * (1 - near)
+
+
+def line_of_sight(ground: FloatArray, propagation: Propagation, chance: FloatArray) -> BoolArray:
+    """Which links see each other.
+
+    Args:
+        ground: horizontal distance AP to UE [m], any shape.
+        propagation: the model.
+        chance: of the same shape, N(0, 1): a link has line of sight where Phi(chance) is below its probability.
+
+    Returns:
+        Of the same shape.
+    """
+    below = 0.5 * np.vectorize(math.erfc)(-chance / math.sqrt(2))  # Phi, U(0, 1)
+    return np.asarray(below < sight_probability(ground, propagation.model))
+
+
+# --- all together -----------------------------------------------------------------------------------------
+
+
+def large_scale_fading(
+    ground: FloatArray, propagation: Propagation, shadowing: FloatArray, sight: BoolArray | None = None
+) -> FloatArray:
+    """Beta of every link: path gain times log-normal shadowing.
+
+    Args:
+        ground: (M, K) horizontal [m].
+        propagation: the model and its settings.
+        shadowing: (M, K) N(0, 1), to be scaled to the model's standard deviation.
+        sight: (M, K) line of sight, which 3GPP's models ask for; everywhere if not given.
 
     Returns:
         (M, K) beta [power gain].
     """
-    slant = np.hypot(distance, propagation.height_m)
-    shadowing = propagation.shadowing_db * rng.standard_normal(distance.shape)
-    return np.asarray(10 ** ((three_slope_db(slant, propagation) + shadowing) / 10))
+    sight = np.ones(ground.shape, bool) if sight is None else sight
+    seen, hidden = _STD_3GPP_DB.get(propagation.model, (propagation.shadowing_db,) * 2)
+    shadowing_db = np.where(sight, seen, hidden) * shadowing
+    return np.asarray(10 ** ((path_gain_db(ground, propagation, sight) + shadowing_db) / 10))

@@ -10,9 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apnode.config import Config, Radio
-from apnode.messages import FloatArray, IntArray
+from apnode.messages import ComplexArray, FloatArray, IntArray
+from apnode.precoding import power_split
 from apnode.rng import Purpose, generator
-from channel_server.propagation import large_scale_fading
+from channel_server.geometry import ap_positions, distances, offsets, period, ue_positions
+from channel_server.propagation import large_scale_fading, line_of_sight
+from channel_server.recorded import recorded
+from channel_server.scattering import array_correlation, roots
+from channel_server.shadowing import link_field
 
 BoolArray = NDArray[np.bool_]
 
@@ -26,6 +31,7 @@ class Layout:
     beta: FloatArray  # (M, K) large-scale fading coefficients [power gain]
     serving: BoolArray  # (M, K) D: AP m serves UE k
     pilots: IntArray  # (K,)
+    array_root: ComplexArray | None = None  # (M, K, L, L) (R / beta)^(1/2) of the fading, or None if it is iid
 
     @cached_property
     def ues_of(self) -> list[tuple[int, ...]]:
@@ -40,21 +46,35 @@ class Layout:
 
 
 def make_layout(config: Config, episode: int) -> Layout:
-    """The layout of an episode: APs where they always are, UEs and shadowing drawn anew."""
-    radio, seed = config.radio, config.seed
-    ap_xy = generator(seed, Purpose.AP_POSITIONS).uniform(0, radio.area_m, (radio.num_aps, 2))
-    ue_xy = generator(seed, Purpose.UE_POSITIONS, episode).uniform(0, radio.area_m, (radio.num_ues, 2))
-    distance = distances(ap_xy, ue_xy, radio.area_m if radio.wrap_around else None)
-    beta = large_scale_fading(distance, config.propagation, generator(seed, Purpose.SHADOWING, episode))
-    return Layout(ap_xy, ue_xy, beta, serving_sets(beta, radio), greedy_pilots(beta, radio.pilot_length))
+    """The layout of an episode: APs where they always are, UEs drawn anew or walked on; or all as a file has it."""
+    ap_xy, ue_xy = ap_positions(config), ue_positions(config, episode)
+    file = recorded(config)
+    if file is None:
+        beta = _drawn_beta(config, episode, ap_xy, ue_xy)
+    else:
+        beta = file.beta[episode % len(file.beta)]
+        ap_xy = ap_xy if file.ap_xy is None else file.ap_xy
+        ue_xy = ue_xy if file.ue_xy is None else file.ue_xy[episode % len(file.ue_xy)]
+    serving, pilots = serving_sets(beta, config.radio), assign_pilots(config, beta, episode)
+    return Layout(ap_xy, ue_xy, beta, serving, pilots, _array_root(config, ap_xy, ue_xy))
 
 
-def distances(ap_xy: FloatArray, ue_xy: FloatArray, period: float | None) -> FloatArray:
-    """(M, K) horizontal distances [m], on a torus of the given period, or on the plane if it is None."""
-    offset = np.abs(ap_xy[:, None, :] - ue_xy[None, :, :])
-    if period is not None:
-        offset = np.minimum(offset, period - offset)
-    return np.asarray(np.hypot(offset[..., 0], offset[..., 1]))
+def _drawn_beta(config: Config, episode: int, ap_xy: FloatArray, ue_xy: FloatArray) -> FloatArray:
+    """(M, K) large-scale fading of an episode [power gain]."""
+    ground, propagation = distances(ap_xy, ue_xy, period(config.radio)), config.propagation
+    sight = None
+    if propagation.is_3gpp:
+        sight = line_of_sight(ground, propagation, link_field(config, Purpose.LINE_OF_SIGHT, episode))
+    return large_scale_fading(ground, propagation, link_field(config, Purpose.SHADOWING, episode), sight)
+
+
+def _array_root(config: Config, ap_xy: FloatArray, ue_xy: FloatArray) -> ComplexArray | None:
+    """(M, K, L, L) root of the fading's spatial correlation, if there is any."""
+    propagation = config.propagation
+    if not propagation.angular_spread_deg:
+        return None
+    offset = offsets(ap_xy, ue_xy, period(config.radio))
+    return roots(array_correlation(offset, propagation.height_m, propagation.angular_spread_deg, config.radio.antennas))
 
 
 def serving_sets(beta: FloatArray, radio: Radio) -> BoolArray:
@@ -68,8 +88,29 @@ def serving_sets(beta: FloatArray, radio: Radio) -> BoolArray:
         (M, K) D; every UE has at least one AP.
     """
     rank = np.argsort(np.argsort(-beta, axis=0, kind="stable"), axis=0, kind="stable")
-    serving: BoolArray = (rank < radio.max_serving_aps) & (beta >= radio.serving_threshold * beta.max(axis=0))
-    return serving
+    strong = (beta >= radio.serving_threshold * beta.max(axis=0)) & (beta > 0)
+    return np.asarray((rank < radio.max_serving_aps) & strong)
+
+
+def assign_pilots(config: Config, beta: FloatArray, episode: int) -> IntArray:
+    """Who trains on which pilot in an episode.
+
+    Args:
+        config: gives the rule.
+        beta: (M, K) [power gain].
+        episode: keys the random rule.
+
+    Returns:
+        (K,) pilot indices.
+    """
+    num_ues, num_pilots = beta.shape[1], config.radio.pilot_length
+    match config.radio.pilot_assignment:
+        case "random":
+            return generator(config.seed, Purpose.PILOT_ASSIGNMENT, episode).integers(num_pilots, size=(num_ues,))
+        case "round-robin":
+            return np.arange(num_ues) % num_pilots
+        case _:
+            return greedy_pilots(beta, num_pilots)
 
 
 def greedy_pilots(beta: FloatArray, num_pilots: int) -> IntArray:
@@ -97,11 +138,20 @@ def greedy_pilots(beta: FloatArray, num_pilots: int) -> IntArray:
     return pilots
 
 
+def transmit_power(config: Config, layout: Layout) -> FloatArray:
+    """(M, K) rho: what AP m spends on UE k [W]."""
+    rho = np.zeros(layout.beta.shape)
+    for ap, ues in enumerate(layout.ues_of):
+        rho[ap, list(ues)] = power_split(layout.beta[ap, list(ues)], config.radio)
+    return rho
+
+
 def long_term_interference(config: Config, layout: Layout) -> FloatArray:
     """Mean of eq. (7) over the fading while nobody cooperates, as UEs report it before an episode's first slot.
 
-    With MRT at equal power, E|h_nk^H w_nj|^2 = rho_nj (beta_nk + [same pilot] (L - 1) gamma_nk), since then
-    h_hat_nj is parallel to h_hat_nk.
+    With MRT at power rho, E|h_nk^H w_nj|^2 = rho_nj (beta_nk + [same pilot] (L - 1) gamma_nk), since then
+    h_hat_nj is parallel to h_hat_nk. It takes the fading for iid, as the APs' estimator does, also where
+    scattering or a file makes it something else.
 
     Returns:
         (M, M) I[m, n]: what the UEs of AP m suffer from AP n, each UE reporting its strongest few [W].
@@ -110,7 +160,7 @@ def long_term_interference(config: Config, layout: Layout) -> FloatArray:
     energy = radio.pilot_power_w * radio.pilot_length
     same_pilot = layout.pilots[:, None] == layout.pilots[None, :]  # (K, K)
     gamma = energy * layout.beta**2 / (energy * layout.beta @ same_pilot + radio.noise_power_w)
-    rho = serving * (radio.ap_power_w / np.maximum(serving.sum(axis=1, keepdims=True), 1))  # (M, K)
+    rho = transmit_power(config, layout)
     from_others = (
         rho.sum(axis=1, keepdims=True) - rho if _excludes_own_stream(config) else rho.sum(axis=1, keepdims=True)
     )

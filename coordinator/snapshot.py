@@ -12,11 +12,10 @@ from apnode.config import Config
 from apnode.csi import error_variance
 from apnode.messages import SlotFeedback, Transmission
 from apnode.node import CHANNEL
-from apnode.precoding import equal_power
 from apnode.wire import decode
 from channel_server.fading import channels
 from channel_server.sinr import received_interference, sinr
-from channel_server.topology import make_layout
+from channel_server.topology import make_layout, transmit_power
 from coordinator.local import LocalNetwork
 from coordinator.presets import ConfigError
 from coordinator.rundir import RunDirError
@@ -71,8 +70,7 @@ def snapshot(config: Config, slot: int) -> Arrays:
         "beta": layout.beta,
         "serving": layout.serving,
         "pilot": layout.pilots,
-        "rho": layout.serving
-        * np.array([[equal_power(len(ues), radio.ap_power_w).max(initial=0)] for ues in layout.ues_of]),
+        "rho": transmit_power(config, layout),
         "h": h,
         "h_hat": np.stack([state.h_hat.swapaxes(1, 2) for state in slots if state], axis=1),
         "error_variance": np.stack(

@@ -8,6 +8,8 @@ import pytest
 from numpy.typing import NDArray
 
 from coordinator.cli import run_command
+from coordinator.presets import load
+from coordinator.snapshot import snapshot
 
 Arrays = dict[str, NDArray[Any]]
 SHAPES = {
@@ -87,3 +89,16 @@ def test_links_are_mutual_requests_to_neighbours(arrays: Arrays) -> None:
     assert not (arrays["requests"] & ~arrays["neighbours"]).any()
     assert (arrays["links"] == (arrays["requests"] & arrays["requests"].T)).all()
     assert arrays["links"].any()
+
+
+def test_power_split_by_sqrt_beta_is_what_the_aps_radiate_and_the_snapshot_says() -> None:
+    config = load("demo", ["radio.power_split=sqrt-beta", "cooperation.policy=always"])
+    taken = snapshot(config, slot=0)
+    weight = np.sqrt(taken["beta"]) * taken["serving"]
+    expected = weight / np.maximum(weight.sum(axis=1, keepdims=True), 1e-300)
+    assert np.allclose(taken["rho"], expected, rtol=1e-12, atol=0)
+    assert taken["links"].any()
+    for name in ("w", "w_alone"):
+        power = (np.abs(taken[name].astype(complex)) ** 2).sum(axis=3)
+        assert np.allclose(power, np.broadcast_to(expected, power.shape), rtol=1e-6, atol=0)
+        assert power.sum(axis=2).max() <= 1.0

@@ -11,6 +11,7 @@ import tomlkit
 from pydantic import BaseModel, ValidationError
 
 from apnode.config import Config
+from channel_server.recorded import recorded
 
 _FOLDER = Path(__file__).parent
 
@@ -36,9 +37,23 @@ def load(source: str, overrides: Iterable[str] = (), seed: int | None = None) ->
     if seed is not None:
         tree["seed"] = seed
     try:
-        return Config.model_validate(tree)
+        return _with_channels(Config.model_validate(tree))
     except ValidationError as error:
         raise ConfigError("; ".join(_sentence(detail) for detail in error.errors())) from None
+
+
+def _with_channels(config: Config) -> Config:
+    """The config with its channel file, if any, read, checked and named by an absolute path."""
+    propagation = config.propagation
+    if not propagation.channel_file:
+        return config
+    path = str(Path(propagation.channel_file).absolute())  # actors may run in another folder
+    config = config.model_copy(update={"propagation": propagation.model_copy(update={"channel_file": path})})
+    try:
+        recorded(config)
+    except ValueError as error:
+        raise ConfigError(f"propagation.channel_file: {error}") from None
+    return config
 
 
 def _read(source: str) -> dict[str, Any]:

@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from apnode.config import Radio
 from apnode.messages import ComplexArray
-from apnode.precoding import equal_power, mrt, normalised_blocks, rzf, stack_cluster
+from apnode.precoding import mrt, normalised_blocks, power_split, rzf, stack_cluster
 from channel_server.fading import complex_normal
 
 UNLOADED = 1e-12
@@ -101,7 +102,7 @@ def test_a_rounded_block_has_its_power_and_never_more(
     blocks, antennas, num_ues = shape
     w = gaussian(seed, blocks, antennas, num_ues) * 10.0**exponent
     w[..., np.array(silent)[:num_ues]] = 0
-    rho = equal_power(num_ues, power)
+    rho = power_split(np.ones(num_ues), Radio(ap_power_w=power))
     rounded = normalised_blocks(w, rho).astype(np.complex64).astype(complex)  # as it travels
 
     radiated = (np.abs(rounded) ** 2).sum(axis=-2)
@@ -116,7 +117,9 @@ def test_no_ap_of_a_joint_precoder_exceeds_one_watt(seed: int, num_ues: int, ant
     w = rzf(gaussian(seed, 2, 3 * antennas, num_ues), 2.1)
     for ap in range(3):
         own_rows = w[:, ap * antennas : (ap + 1) * antennas]
-        rounded = normalised_blocks(own_rows, equal_power(num_ues, 1.0)).astype(np.complex64).astype(complex)
+        rounded = (
+            normalised_blocks(own_rows, power_split(np.ones(num_ues), Radio())).astype(np.complex64).astype(complex)
+        )
         assert ((np.abs(rounded) ** 2).sum(axis=(1, 2)) <= 1.0).all()
 
 
@@ -133,14 +136,14 @@ def test_normalising_twice_changes_nothing() -> None:
 
 
 @pytest.mark.parametrize("num_ues", [1, 2, 7])
-def test_equal_power_is_all_power_in_equal_parts(num_ues: int) -> None:
-    rho = equal_power(num_ues, 2.5)
+def test_an_equal_split_is_all_power_in_equal_parts(num_ues: int) -> None:
+    rho = power_split(np.arange(num_ues), Radio(ap_power_w=2.5))
     assert len(set(rho.tolist())) == 1
     assert rho.sum() == pytest.approx(2.5)
 
 
 def test_an_ap_without_ues_splits_no_power() -> None:
-    assert equal_power(0, 1.0).shape == (0,)
+    assert power_split(np.zeros(0), Radio()).shape == (0,)
 
 
 def test_a_cluster_stacks_own_rows_first_and_what_was_not_told_is_zero() -> None:
@@ -168,3 +171,18 @@ def test_partners_that_tell_each_other_everything_find_the_same_precoders() -> N
     yours = rzf(stack_cluster(second, [2, 3], [(ues, first)])[0], 2.1)
     np.testing.assert_allclose(mine[:, :3], yours[:, 3:], rtol=1e-9)
     np.testing.assert_allclose(mine[:, 3:], yours[:, :3], rtol=1e-9)
+
+
+@pytest.mark.parametrize("num_ues", [1, 2, 9])
+def test_a_sqrt_beta_split_is_all_power_in_proportion_to_the_roots(num_ues: int) -> None:
+    beta = 10 ** np.random.default_rng(num_ues).uniform(-14, -7, num_ues)
+    rho = power_split(beta, Radio(ap_power_w=2.5, power_split="sqrt-beta"))
+    assert rho.sum() == pytest.approx(2.5)
+    np.testing.assert_allclose(rho**2 / beta, rho[0] ** 2 / beta[0])
+
+
+@pytest.mark.parametrize("split", ["equal", "sqrt-beta"])
+def test_ues_without_any_channel_share_equally_and_no_ue_costs_nothing(split: str) -> None:
+    radio = Radio.model_validate({"power_split": split})
+    np.testing.assert_array_equal(power_split(np.zeros(4), radio), 0.25)
+    assert power_split(np.zeros(0), radio).shape == (0,)

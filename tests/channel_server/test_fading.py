@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
-from apnode.config import Config, Radio, Run
+from apnode.config import Config, Propagation, Radio, Run
 from apnode.csi import despread, pilot_book
-from channel_server.fading import channels, complex_normal, received_pilots
+from apnode.messages import ComplexArray
+from channel_server.fading import channels, complex_normal, received_pilots, small_scale_fading
 from channel_server.topology import Layout, make_layout
 
 BLOCKS = 20_000
@@ -112,3 +113,72 @@ def test_noise_and_fading_of_a_slot_are_independent() -> None:
     h = channels(config, layout, slot=0).ravel()
     noise = received_pilots(config, layout, np.zeros((BLOCKS, 1, 2, 2), complex), slot=0).ravel()
     assert abs(np.vdot(h, noise)) / (np.linalg.norm(h) * np.linalg.norm(noise)) < 0.02
+
+
+# --- fading that remembers ---
+
+FEW, LONG = 3, 400  # blocks in a slot, slots in an episode
+
+
+def correlated(rho: float, seed: int = 5) -> Config:
+    return Config(
+        seed=seed,
+        run=Run(blocks_per_slot=FEW, slots_per_episode=LONG),
+        radio=Radio(num_aps=10, num_ues=10, antennas=4, pilot_length=3),
+        propagation=Propagation(block_correlation=rho),
+    )
+
+
+def episode_of(config: Config, slots: int, first: int = 0) -> ComplexArray:
+    """(slots x blocks, links): the fading of consecutive blocks."""
+    return np.concatenate([small_scale_fading(config, first + slot) for slot in range(slots)]).reshape(slots * FEW, -1)
+
+
+@pytest.mark.parametrize("rho", [0.3, 0.9, 0.99])
+def test_blocks_n_apart_are_correlated_by_rho_to_the_n_within_and_across_slots(rho: float) -> None:
+    g = episode_of(correlated(rho), 40)
+    for apart in (1, 2, 5, 20):
+        measured = (g[apart:].conj() * g[:-apart]).mean()
+        assert measured == pytest.approx(rho**apart, abs=0.05)
+    first_of_slot = g[FEW::FEW]
+    across = (first_of_slot.conj() * g[FEW - 1 : -1 : FEW]).mean()
+    assert across == pytest.approx(rho, abs=0.05)
+
+
+@pytest.mark.parametrize("rho", [0.5, 0.99])
+def test_fading_that_remembers_is_stationary_from_the_first_block_on(rho: float) -> None:
+    runs = np.stack([episode_of(correlated(rho, seed), 4) for seed in range(20)])  # (20, blocks, links)
+    power = (np.abs(runs) ** 2).mean(axis=(0, 2))
+    np.testing.assert_allclose(power, 1, atol=0.06)
+    assert (np.abs(runs) ** 4).mean() == pytest.approx(2, rel=0.06)  # still Rayleigh
+
+
+def test_episodes_fade_independently() -> None:
+    config = correlated(0.99)
+    last, first = small_scale_fading(config, LONG - 1)[-1], small_scale_fading(config, LONG)[0]
+    assert abs((last.conj() * first).mean()) < 0.15
+
+
+def test_fading_that_remembers_is_a_function_of_seed_and_slot_in_whatever_order_one_asks() -> None:
+    config, another = correlated(0.9), correlated(0.9, seed=6)
+    in_order = {slot: small_scale_fading(config, slot) for slot in (0, 1, 2, 3, LONG + 1)}
+    for slot in (3, 0, LONG + 1, 2, 2, 1):
+        small_scale_fading(another, slot)
+        np.testing.assert_array_equal(small_scale_fading(config, slot), in_order[slot])
+    assert (small_scale_fading(another, 2) != in_order[2]).all()
+
+
+def test_next_to_no_memory_is_next_to_a_redraw() -> None:
+    np.testing.assert_allclose(small_scale_fading(correlated(1e-12), 3), small_scale_fading(correlated(0), 3))
+
+
+def test_slow_fading_makes_channels_change_little_from_block_to_block() -> None:
+    config = correlated(0.999)
+    layout = make_layout(config, 0)
+    g = channels(config, layout, slot=7) / np.sqrt(layout.beta)[..., None]
+    assert (np.abs(g[1] - g[0]) ** 2).mean() == pytest.approx(2 * (1 - 0.999), rel=0.2)
+
+
+def test_remembered_fading_cannot_be_written_to() -> None:
+    with pytest.raises(ValueError, match="read-only"):
+        small_scale_fading(correlated(0.9), 3)[0] = 0

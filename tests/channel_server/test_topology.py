@@ -1,5 +1,6 @@
 """Laws of a layout: distances on a torus, serving sets, pilots, long-term interference and neighbours."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -11,18 +12,20 @@ from hypothesis import strategies as st
 from apnode.config import Config, Cooperation, Propagation, Radio, Run
 from apnode.csi import despread, estimate
 from apnode.messages import ComplexArray, FloatArray, IntArray
-from apnode.precoding import equal_power, mrt, normalised_blocks
+from apnode.precoding import mrt, normalised_blocks, power_split
 from channel_server.fading import channels, received_pilots
+from channel_server.geometry import distances
 from channel_server.sinr import received_interference
 from channel_server.topology import (
     Layout,
-    distances,
+    assign_pilots,
     greedy_pilots,
     long_term_interference,
     make_layout,
     neighbour_lists,
     serving_sets,
     strongest_only,
+    transmit_power,
 )
 
 AREA = 500.0
@@ -183,6 +186,60 @@ def test_greedy_pilots_are_contaminated_less_than_random_ones() -> None:
     assert np.mean(greedy) < np.mean(random)
 
 
+def layouts(episodes: int = 30, **radio: object) -> Iterator[Layout]:
+    settings = {"num_aps": 40, "num_ues": 24, "pilot_length": 5, "area_m": 600.0, **radio}
+    config = Config(radio=Radio.model_validate(settings))
+    return (make_layout(config, episode) for episode in range(episodes))
+
+
+def test_pilot_rules_order_as_they_should_and_only_they_differ() -> None:
+    """Greedy looks around, which neither of the others does."""
+    mean = {}
+    for rule in ("greedy", "random", "round-robin"):
+        mean[rule] = np.mean([contamination(drop.beta, drop.pilots) for drop in layouts(pilot_assignment=rule)])
+    assert mean["greedy"] < min(mean["random"], mean["round-robin"])
+    by_rule = [next(layouts(1, pilot_assignment=rule)) for rule in mean]
+    assert all((layout.beta == by_rule[0].beta).all() for layout in by_rule)
+
+
+def test_round_robin_gives_every_pilot_the_same_number_of_ues() -> None:
+    for layout in layouts(2, pilot_assignment="round-robin"):
+        counts = np.bincount(layout.pilots, minlength=5)
+        assert counts.max() - counts.min() <= 1
+
+
+def test_random_pilots_are_uniform_and_a_function_of_seed_and_episode() -> None:
+    config = Config(radio=Radio(pilot_assignment="random", num_ues=2000), run=Run(max_frame_bytes=2**24))
+    beta = np.ones((1, 2000))
+    pilots = assign_pilots(config, beta, 3)
+    np.testing.assert_allclose(np.bincount(pilots, minlength=10) / 2000, 0.1, atol=0.03)
+    np.testing.assert_array_equal(assign_pilots(config, beta, 3), pilots)
+    assert (assign_pilots(config, beta, 4) != pilots).any()
+
+
+# --- power ---
+
+
+@pytest.mark.parametrize("rule", ["equal", "sqrt-beta"])
+def test_an_ap_spends_its_power_on_its_own_ues_and_an_idle_one_none(rule: str) -> None:
+    config = Config(radio=Radio.model_validate({"num_ues": 12, "ap_power_w": 0.2, "power_split": rule}))
+    layout = make_layout(config, 0)
+    rho = transmit_power(config, layout)
+    np.testing.assert_allclose(rho.sum(axis=1), 0.2 * layout.serving.any(axis=1))
+    assert ((rho > 0) == layout.serving).all()
+    assert not layout.serving.any(axis=1).all()
+
+
+def test_sqrt_beta_gives_the_nearer_ue_more_but_less_than_in_proportion() -> None:
+    config = Config(radio=Radio(power_split="sqrt-beta"))
+    layout = make_layout(config, 0)
+    rho = transmit_power(config, layout)
+    for ap, ues in enumerate(layout.ues_of):
+        if ues:
+            ratio = rho[ap, list(ues)] / np.sqrt(layout.beta[ap, list(ues)])
+            np.testing.assert_allclose(ratio, ratio[0])
+
+
 # --- long-term interference ---
 
 
@@ -207,12 +264,14 @@ class Drop:
         return long_term_interference(self.config.model_copy(update={"cooperation": Cooperation(**told)}), self.layout)
 
 
-@pytest.fixture(scope="module")
-def drop() -> Drop:
+@pytest.fixture(scope="module", params=["equal", "sqrt-beta"])
+def drop(request: pytest.FixtureRequest) -> Drop:
     config = Config(
         seed=1,
         run=Run(blocks_per_slot=20_000, max_frame_bytes=2**24),
-        radio=Radio(num_aps=5, num_ues=4, antennas=3, pilot_length=2, max_serving_aps=2, area_m=400),
+        radio=Radio(
+            num_aps=5, num_ues=4, antennas=3, pilot_length=2, max_serving_aps=2, area_m=400, power_split=request.param
+        ),
         propagation=Propagation(shadowing_db=4),
     )
     radio, layout = config.radio, make_layout(config, 0)
@@ -221,7 +280,7 @@ def drop() -> Drop:
     w = np.zeros_like(h)
     for ap, ues in enumerate(layout.ues_of):
         h_hat = estimate(projections[:, ap], layout.beta[ap], layout.pilots, radio.pilot_power_w, radio.noise_power_w)
-        own = normalised_blocks(mrt(h_hat[..., list(ues)]), equal_power(len(ues), radio.ap_power_w))
+        own = normalised_blocks(mrt(h_hat[..., list(ues)]), power_split(layout.beta[ap, list(ues)], radio))
         w[:, ap, list(ues)] = own.swapaxes(-1, -2)
     return Drop(config, layout, h, w)
 

@@ -1,0 +1,158 @@
+"""Channels from a file, so that measured or ray-traced scenes can be used in place of a model.
+
+The file is a .npz (`numpy.savez` or `savez_compressed`) of plain arrays, for M APs, K UEs and L antennas:
+
+| array   | shape                            | meaning |
+| ------- | -------------------------------- | ------- |
+| `beta`  | (M, K) or (E, M, K)              | large-scale power gains, linear, relative to transmit power; E layouts |
+| `h`     | (S, M, K, L) or (S, B, M, K, L)  | channels of S slots [sqrt power gain], one or B blocks in each |
+| `ap_xy` | (M, 2)                           | positions [m]; only for maps |
+| `ue_xy` | (K, 2) or (E, K, 2)              | positions [m]; only for maps |
+
+`beta` or `h` must be there. With `beta` alone the fading is drawn as ever. With `h`, `beta` is what APs are
+told and estimate by; without it that is the mean of |h|^2. Layout e serves the episodes e, e + E, ..., and
+channels s the slots s, s + S, ...; if there are several layouts, S must be E times run.slots_per_episode.
+Four-dimensional `h` stays constant within a slot. Other arrays are ignored. Missing positions are drawn.
+"""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from apnode.config import Config
+from apnode.messages import ComplexArray, FloatArray
+
+_NAMES = ("beta", "h", "ap_xy", "ue_xy")
+_UNREADABLE = (OSError, ValueError, EOFError, KeyError, MemoryError, NotImplementedError, RuntimeError, SyntaxError)
+
+Arrays = dict[str, NDArray[Any]]
+
+
+@dataclass(frozen=True, eq=False)
+class Recorded:
+    """What a file holds, checked against a config."""
+
+    beta: FloatArray  # (E, M, K)
+    h: ComplexArray | None  # (S, B, M, K, L), or B = 1 if it stays constant within a slot
+    ap_xy: FloatArray | None  # (M, 2)
+    ue_xy: FloatArray | None  # (E, K, 2), or one for all
+
+
+def recorded(config: Config) -> Recorded | None:
+    """The channels of the config's file, or None if there is none; read again only when the file changes.
+
+    Raises:
+        ValueError: in a sentence that names the file, if it cannot be read or does not fit the config.
+    """
+    path = config.propagation.channel_file
+    if not path:
+        return None
+    try:
+        known = Path(path).stat()
+    except (OSError, ValueError) as error:
+        raise ValueError(f"cannot read {path:.300}: {_reason(error)}") from None
+    return _recorded(config, known.st_mtime_ns, known.st_size)
+
+
+@lru_cache(maxsize=2)
+def _recorded(config: Config, changed_ns: int, size: int) -> Recorded:
+    path = config.propagation.channel_file
+    try:
+        return _checked(_read(path), config)
+    except ValueError as error:
+        raise ValueError(f"{path:.300} {error}") from None
+
+
+def _read(path: str) -> Arrays:
+    if not Path(path).is_file() or not zipfile.is_zipfile(path):
+        raise ValueError("is not a .npz file")
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in _NAMES if name in file.files}
+    except (*_UNREADABLE, zipfile.BadZipFile, zlib.error) as error:
+        if "allow_pickle" in str(error):
+            raise ValueError("holds pickled objects; it must hold plain arrays of numbers") from None
+        raise ValueError(f"is broken: {_reason(error)}") from None
+
+
+def _reason(error: BaseException) -> str:
+    """What went wrong, on one line."""
+    said = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return str(said).splitlines()[0][:200]
+
+
+# --- does it fit ------------------------------------------------------------------------------------------
+
+
+def _checked(arrays: Arrays, config: Config) -> Recorded:
+    if "beta" not in arrays and "h" not in arrays:
+        raise ValueError("holds neither beta nor h")
+    radio, blocks, length = config.radio, config.run.blocks_per_slot, config.run.slots_per_episode
+    num_aps, num_ues, h = radio.num_aps, radio.num_ues, None
+    if "h" in arrays:
+        link = (num_aps, num_ues, radio.antennas)
+        h = _shaped(arrays, "h", "iufc", (None, *link), (None, blocks, *link)).astype(complex)
+        h = h[:, None] if h.ndim == 4 else h
+        with np.errstate(over="ignore"):
+            measured = _gains("|h|^2", (np.abs(h) ** 2).mean(axis=(0, 1, 4))[None])
+        if config.propagation.block_correlation:
+            raise ValueError("holds h, every block's channels, so that block_correlation has no effect")
+    if "beta" in arrays:
+        beta = _shaped(arrays, "beta", "iuf", (num_aps, num_ues), (None, num_aps, num_ues)).astype(float)
+        beta = _gains("beta", beta.reshape(-1, num_aps, num_ues))
+    else:
+        beta = measured
+    if h is not None and len(beta) > 1 and len(h) != len(beta) * length:
+        raise ValueError(
+            f"holds h of {len(h)} slots, expected {len(beta) * length}: {len(beta)} layouts of "
+            f"slots_per_episode = {length}"
+        )
+    ap_xy = _shaped(arrays, "ap_xy", "iuf", (num_aps, 2)) if "ap_xy" in arrays else None
+    ue_xy = _shaped(arrays, "ue_xy", "iuf", (num_ues, 2), (len(beta), num_ues, 2)) if "ue_xy" in arrays else None
+    return Recorded(beta, h, ap_xy, None if ue_xy is None else ue_xy.reshape(-1, num_ues, 2))
+
+
+def _shaped(arrays: Arrays, name: str, kinds: str, *shapes: tuple[int | None, ...]) -> NDArray[Any]:
+    """An array of finite numbers in one of the shapes, where None is any length but 0."""
+    array = arrays[name]
+    if not isinstance(array, np.ndarray):  # numpy hands out what is no array as bytes
+        raise ValueError(f"holds {name}, which is not an array")
+    if array.dtype.kind not in kinds:
+        wanted = "complex" if "c" in kinds else "real"
+        raise ValueError(f"holds {name} of type {array.dtype}, expected {wanted} numbers")
+    if not any(_fits(array.shape, shape) for shape in shapes):
+        expected = " or ".join(_text(shape) for shape in shapes)
+        raise ValueError(f"holds {name} of shape {_text(array.shape)}, expected {expected} as the config says")
+    if not np.isfinite(array).all():
+        raise ValueError(f"holds NaN or infinity in {name}")
+    return array
+
+
+def _fits(found: tuple[int, ...], shape: tuple[int | None, ...]) -> bool:
+    return len(found) == len(shape) and all(f == s or (s is None and f > 0) for f, s in zip(found, shape, strict=True))
+
+
+def _text(shape: tuple[int | None, ...]) -> str:
+    return f"({', '.join('any' if size is None else str(size) for size in shape)})"
+
+
+def _gains(name: str, gain: FloatArray) -> FloatArray:
+    """(E, M, K) power gains that can be: not negative, not above 1, and something from some AP for every UE."""
+    if gain.min() < 0:
+        raise ValueError(f"holds a negative gain, {gain.min():g}, in {name}: gains are linear, not in dB")
+    if not gain.max() <= 1:
+        raise ValueError(f"holds a gain of {gain.max():g} in {name}: gains are relative to what is sent, so at most 1")
+    deaf = np.argwhere(gain.max(axis=1) == 0)
+    if len(deaf):
+        layout, ue = deaf[0]
+        raise ValueError(f"holds a UE without any AP: {name} of UE {ue} is 0 throughout in layout {layout}")
+    gain.flags.writeable = False  # it is remembered
+    return gain
