@@ -88,9 +88,7 @@ class NodeActor:
 
     def open(self) -> str:
         """Open the transport, if it is not; returns the endpoint."""
-        if self._transport is None:
-            self._transport = self._opened()
-        return self._transport.endpoint
+        return self.transport().endpoint
 
     def deliver(self, frame: bytes) -> None:
         """A frame from a peer whose transport is Ray calls."""
@@ -101,15 +99,12 @@ class NodeActor:
         return os.getpid(), _own_address()
 
     def transport(self) -> Transport:
-        """The open transport."""
-        self.open()
-        assert self._transport is not None
+        """The transport, opened the first time."""
+        if self._transport is None and self._network.transport == "ray":
+            self._transport = RayCallTransport(self._name, self._inbox)
+        elif self._transport is None:
+            self._transport = ZeroMqTransport(self._network.host or _own_address(), self._network.keys)
         return self._transport
-
-    def _opened(self) -> Transport:
-        if self._network.transport == "ray":
-            return RayCallTransport(self._name, self._inbox)
-        return ZeroMqTransport(self._network.host or _own_address(), self._network.keys)
 
 
 class ApActor(NodeActor):

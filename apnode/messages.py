@@ -7,7 +7,7 @@ annotation that also tells `wire` how to encode it. Ids are 16 bits; arrays are 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Annotated, Any, ClassVar, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,7 +48,6 @@ class Message:
     """Base of all messages: checks each field on construction."""
 
     __slots__ = ()
-    SPECS: ClassVar[dict[str, Any]] = {}
 
     def __post_init__(self) -> None:
         for name, spec in specs(type(self)).items():
@@ -57,11 +56,14 @@ class Message:
 
 def specs(kind: type[Message]) -> dict[str, Any]:
     """Field name -> what its annotation says, in order of declaration."""
-    if "SPECS" not in kind.__dict__:
+    if kind not in _SPECS:
         hints = get_type_hints(kind, include_extras=True)
         assert all(get_origin(hints[f.name]) is Annotated for f in fields(kind)), kind  # type: ignore[arg-type]
-        kind.SPECS = {f.name: get_args(hints[f.name])[1] for f in fields(kind)}  # type: ignore[arg-type]
-    return kind.SPECS
+        _SPECS[kind] = {f.name: get_args(hints[f.name])[1] for f in fields(kind)}  # type: ignore[arg-type]
+    return _SPECS[kind]
+
+
+_SPECS: dict[type[Message], dict[str, Any]] = {}  # reading annotations is slow
 
 
 def _checked(name: str, spec: Any, value: Any) -> Any:
@@ -236,7 +238,10 @@ class Transmission(Message):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SlotFeedback(Message):
-    """Channel server -> AP. The slot closes: the reports of your own UEs, in the order of Association.ues."""
+    """Channel server -> AP. The slot closes: the reports of your own UEs, in the order of Association.ues.
+
+    `rate_alone` is a counterfactual that only an emulation can know; the baseline of (12) asks for it.
+    """
 
     slot: Slot
     rate: Annotated[FloatArray, Array("<f8", 1)]  # (|K_m|,) mean over blocks [bit/s/Hz]

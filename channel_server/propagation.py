@@ -189,7 +189,9 @@ def line_of_sight(ground: FloatArray, propagation: Propagation, chance: FloatArr
 def large_scale_fading(
     ground: FloatArray, propagation: Propagation, shadowing: FloatArray, sight: BoolArray | None = None
 ) -> FloatArray:
-    """Beta of every link: path gain times log-normal shadowing.
+    """Beta of every link: path gain times log-normal shadowing, at any distance.
+
+    (Ngo et al. leave links shorter than d1 unshadowed; the seed paper does not say.)
 
     Args:
         ground: (M, K) horizontal [m].

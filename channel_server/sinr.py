@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from apnode.messages import ComplexArray, FloatArray
+from apnode.messages import ComplexArray, FloatArray, IntArray
 from channel_server.topology import BoolArray
 
 
@@ -56,7 +56,7 @@ def received_interference(h: ComplexArray, w: ComplexArray, serving: BoolArray, 
     return np.where(serving, 0, total) if counts == "non-serving" else total
 
 
-def _streams(w: ComplexArray, serving: BoolArray) -> tuple[ComplexArray, FloatArray]:
+def _streams(w: ComplexArray, serving: BoolArray) -> tuple[ComplexArray, IntArray]:
     """The streams each AP sends, without the empty ones: (B, M, S, L) and the (M, S) UEs they are for, -1 pads."""
     order = np.argsort(~serving, axis=1, kind="stable")[:, : max(int(serving.sum(axis=1).max()), 1)]
     valid = np.take_along_axis(serving, order, axis=1)

@@ -87,7 +87,7 @@ def serving_sets(beta: FloatArray, radio: Radio) -> BoolArray:
     Returns:
         (M, K) D; every UE has at least one AP.
     """
-    rank = np.argsort(np.argsort(-beta, axis=0, kind="stable"), axis=0, kind="stable")
+    rank = _rank(beta)
     strong = (beta >= radio.serving_threshold * beta.max(axis=0)) & (beta > 0)
     return np.asarray((rank < radio.max_serving_aps) & strong)
 
@@ -186,8 +186,12 @@ def _excludes_own_stream(config: Config) -> bool:
 
 def strongest_only(power: FloatArray, count: int) -> FloatArray:
     """(M, K) `power` with all but the `count` largest of each column set to 0."""
-    rank = np.argsort(np.argsort(-power, axis=0, kind="stable"), axis=0, kind="stable")
-    return np.where(rank < count, power, 0)
+    return np.where(_rank(power) < count, power, 0)
+
+
+def _rank(values: FloatArray) -> IntArray:
+    """(M, K) how many of its column are larger than each, earlier rows first among equals."""
+    return np.argsort(np.argsort(-values, axis=0, kind="stable"), axis=0, kind="stable")
 
 
 def neighbour_lists(config: Config, interference: FloatArray) -> list[tuple[int, ...]]:

@@ -79,7 +79,7 @@ def test_actors_give_the_same_digest_as_one_process_and_wait_for_no_deadline(ses
 
 
 def test_a_killed_ap_is_restarted_and_rejoins_while_the_others_go_on(session: None) -> None:
-    config = load("demo", (*SMALL, "run.episodes=60", "run.slot_deadline_s=0.3", "cooperation.policy=random"))
+    config = load("demo", (*SMALL, "run.episodes=60", "run.slot_deadline_s=1.0", "cooperation.policy=random"))
     cluster = started(config)
     wait_for_slot(cluster, 10)
     os.kill(cluster.processes[2]["pid"], signal.SIGKILL)
