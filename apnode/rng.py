@@ -31,8 +31,10 @@ class Purpose(IntEnum):
 
 
 def own_config(config: Config, ap: int) -> Config:
-    """The config as AP `ap` gets it: with a seed of its own, from which nothing of the world can be drawn."""
-    return config.model_copy(update={"seed": integer_seed(config.seed, Purpose.OWN_SEED, ap)})
+    """The config as AP `ap` gets it: nothing of the world can be drawn from its seed, or read from a file it names."""
+    world = config.propagation.model_copy(update={"channel_file": type(config.propagation)().channel_file})
+    seed = integer_seed(config.seed, Purpose.OWN_SEED, ap)
+    return config.model_copy(update={"seed": seed, "propagation": world})
 
 
 def generator(seed: int, purpose: Purpose, *index: int) -> np.random.Generator:

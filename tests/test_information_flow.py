@@ -35,6 +35,7 @@ from apnode.messages import (
     Transmission,
 )
 from apnode.node import CHANNEL, COORDINATOR, Send
+from apnode.rng import own_config
 from apnode.wire import decode
 from channel_server.fading import channels, received_pilots
 from channel_server.server import Air, ChannelServer
@@ -326,3 +327,11 @@ def test_the_coordinator_gets_reports_and_sends_nothing(run: Watched) -> None:
     )
     assert {type(message) for to, message, _ in run.frames if to == CHANNEL} == {Hello, Transmission}
     assert not run.network.coordinator.sent.any()
+
+
+def test_an_ap_is_given_neither_the_seed_nor_the_file_that_the_channels_come_from() -> None:
+    config = load("demo")
+    world = config.propagation.model_copy(update={"channel_file": "scene.npz"})
+    known = own_config(config.model_copy(update={"propagation": world}), 3)
+    assert known.seed != config.seed
+    assert "scene.npz" not in known.model_dump_json()
