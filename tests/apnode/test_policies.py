@@ -67,7 +67,8 @@ def test_never_asks_nobody_and_always_asks_everybody(neighbours: int) -> None:
 
 @pytest.mark.parametrize("rate", [0.0, 0.3, 0.565, 1.0])
 def test_random_asks_each_neighbour_at_its_rate(rate: float) -> None:
-    policy = Random(5, Config(cooperation=Cooperation(policy="random", request_rate=rate)))
+    run = Run(slots_per_episode=1)
+    policy = Random(5, Config(run=run, cooperation=Cooperation(policy="random", request_rate=rate)))
     actions = np.array([policy.act(np.zeros(0), 4, slot) for slot in range(4000)])
     asked = actions[:, None] >> np.arange(4) & 1
     assert actions.max() < 2**4
@@ -75,10 +76,17 @@ def test_random_asks_each_neighbour_at_its_rate(rate: float) -> None:
 
 
 def test_random_asks_its_neighbours_independently_of_each_other_and_of_other_aps() -> None:
-    of = Config(cooperation=Cooperation(policy="random", request_rate=0.5))
+    of = Config(run=Run(slots_per_episode=1), cooperation=Cooperation(policy="random", request_rate=0.5))
     one, other = ([Random(ap, of).act(np.zeros(0), 4, slot) for slot in range(4000)] for ap in (0, 1))
     columns = np.concatenate([np.array(actions)[:, None] >> np.arange(4) & 1 for actions in (one, other)], axis=1)
     assert np.abs(np.corrcoef(columns.T) - np.eye(8)).max() < 0.06
+
+
+def test_random_keeps_to_its_choice_for_an_episode() -> None:
+    policy = Random(3, Config(run=Run(slots_per_episode=5), cooperation=Cooperation(policy="random")))
+    actions = np.array([policy.act(np.zeros(0), 8, slot) for slot in range(500)]).reshape(100, 5)
+    assert (actions == actions[:, :1]).all()
+    assert len(set(actions[:, 0])) > 50
 
 
 def test_random_without_neighbours_asks_nobody() -> None:
