@@ -36,7 +36,7 @@ from apnode.messages import (
 from apnode.node import CHANNEL, COORDINATOR, Node, Send, ap_address, refuse_unless
 from apnode.observation import observe, relative_gain, reported_interference, reward
 from apnode.policies import Policy
-from apnode.precoding import mrt, normalised_blocks, power_split, rzf, stack_cluster
+from apnode.precoding import Precoder
 from apnode.replay import Transition
 
 
@@ -45,15 +45,17 @@ class _Episode:
     """What an AP knows of the UE layout it is in."""
 
     association: Association
+    precoder: Precoder
     interference: FloatArray  # (N,) running mean of (7) per neighbour [W]
     linked: list[bool]  # per neighbour, in the last slot
     gain: FloatArray  # (N,) running mean of own relative gain while linked, T_m of (10)
     times_linked: FloatArray  # (N,)
 
     @classmethod
-    def begin(cls, association: Association) -> _Episode:
+    def begin(cls, association: Association, precoder: Precoder) -> _Episode:
         count = len(association.neighbours)
-        return cls(association, association.interference.copy(), [False] * count, np.zeros(count), np.zeros(count))
+        reported = association.interference.copy()
+        return cls(association, precoder, reported, [False] * count, np.zeros(count), np.zeros(count))
 
     @property
     def ues(self) -> tuple[int, ...]:
@@ -164,7 +166,8 @@ class AccessPoint(Node):
         if pilots is None:
             return
         if self._upcoming is not None and self._upcoming.episode == pilots.episode:
-            self._episode, self._upcoming = _Episode.begin(self._upcoming), None
+            precoder = Precoder(self.ap, self._config, self._upcoming)
+            self._episode, self._upcoming = _Episode.begin(self._upcoming, precoder), None
         if self._episode is None or self._episode.association.episode != pilots.episode:
             return
         waiting = self._inbox.open(pilots.slot)
@@ -193,7 +196,7 @@ class AccessPoint(Node):
         )
         for neighbour in neighbours:
             if neighbour in chosen:
-                self._send(ap_address(neighbour), CoopRequest(pilots.slot, self.ap, episode.ues))
+                self._send(ap_address(neighbour), CoopRequest(pilots.slot, self.ap, episode.precoder.matters))
             elif grant:
                 self._send(ap_address(neighbour), CoopPass(pilots.slot, self.ap))
         self._transmit_when_agreed(self.slot)
@@ -248,16 +251,17 @@ class AccessPoint(Node):
         self._transmit_when_agreed(slot)
 
     def _share_csi(self, slot: _Slot, partner: int, partner_ues: Iterable[int]) -> None:
-        """Send the partner our channel estimates for its UEs and ours, once."""
+        """Send the partner our channel estimates for the UEs that matter to it or to us, once."""
         if partner not in slot.shared:
             slot.shared.add(partner)
-            ues = tuple(sorted({*slot.episode.ues, *partner_ues}))
-            self._send(ap_address(partner), ChannelBlock(slot.index, self.ap, ues, slot.h_hat[..., list(ues)]))
+            self._send(ap_address(partner), slot.episode.precoder.block(slot.index, partner_ues, slot.h_hat))
 
     def _on_block(self, block: ChannelBlock) -> None:
         """A neighbour says yes. In an ego cluster it needs our channels as well."""
         run, radio = self._config.run, self._config.radio
         refuse_unless(block.h_hat.shape[:2] == (run.blocks_per_slot, radio.antennas), "channel block of a wrong shape")
+        told = run.blocks_per_slot if self._config.precoding.joint == "selective" else 0
+        refuse_unless(len(block.untold) == told, "covariance of a wrong number of blocks")
         refuse_unless(self._known(block.ues), "channel block for unknown UEs")
         slot = self._slot_of(block)
         if slot is None or slot.transmitted or block.ap not in slot.episode.neighbours:
@@ -285,19 +289,11 @@ class AccessPoint(Node):
     def _transmit(self, slot: _Slot) -> None:
         slot.transmitted = True
         slot.partners = tuple(sorted(slot.blocks.keys() & {*slot.chosen, *slot.granted}))
-        ues = slot.episode.ues
-        rho = power_split(slot.episode.association.beta[list(ues)], self._config.radio)
-        alone = normalised_blocks(mrt(slot.h_hat[..., list(ues)]), rho)
-        joint = normalised_blocks(self._joint_precoder(slot), rho) if slot.partners and ues else alone
+        precoder = slot.episode.precoder
+        alone = precoder.alone(slot.h_hat)
+        joint = precoder.joint(slot.h_hat, alone, [slot.blocks[partner] for partner in slot.partners])
         w, w_alone = (block.swapaxes(-1, -2) for block in (joint, alone))
-        self._send(CHANNEL, Transmission(slot.index, self.ap, ues, w, w_alone, slot.partners))
-
-    def _joint_precoder(self, slot: _Slot) -> ComplexArray:
-        """(B, L, |K_m|) this AP's rows of the RZF (16) over itself and its partners, for its own UEs."""
-        blocks = [slot.blocks[partner] for partner in slot.partners]
-        stacked, ues = stack_cluster(slot.h_hat, slot.episode.ues, [(b.ues, b.h_hat) for b in blocks])
-        w = rzf(stacked, self._config.cooperation.rzf_alpha)
-        return w[:, : self._config.radio.antennas, [ues.index(ue) for ue in slot.episode.ues]]
+        self._send(CHANNEL, Transmission(slot.index, self.ap, slot.episode.ues, w, w_alone, slot.partners))
 
     def _on_deadline(self, deadline: Deadline) -> None:
         """The channel server waits no longer: close what is behind, transmit what there is."""

@@ -165,9 +165,14 @@ class Cooperation(_Section):
     request_share: Fraction = Field(
         0.25, description="policy threshold: ask who causes at least this share of the interference of one's neighbours"
     )
-    max_neighbours: Annotated[int, Field(ge=1, le=8)] = Field(4, description="neighbours of an AP, at most")
+    max_neighbours: Annotated[int, Field(ge=1, le=32)] = Field(
+        4,
+        description="neighbours of an AP, at most; policy ddqn, with an action for each subset of them, takes up to 8",
+    )
     neighbour_threshold: Fraction = Field(0.05, description="gamma_th of (11), relative to the AP's worst interferer")
-    neighbour_sets: Literal["row", "symmetric"] = Field("symmetric", description="(11) as printed, or made reciprocal")
+    neighbour_sets: Literal["row", "symmetric", "common-ue"] = Field(
+        "symmetric", description="(11) as printed; or made reciprocal; or, instead of (11), APs that serve a common UE"
+    )
     interference: Literal["other-streams", "literal", "non-serving"] = Field(
         "other-streams",
         description="what counts in (7): j != k; all j as printed; only UEs that the interferer does not serve",
@@ -185,15 +190,45 @@ class Cooperation(_Section):
     max_partners: Annotated[int, Field(ge=1, le=8)] = Field(
         4, description="acceptance grant: no more grants beyond so many"
     )
-    rzf_alpha: Positive = Field(2.1, description="alpha of (16) in units of mean diag(H^H H)")
 
     @model_validator(mode="after")
     def _agreement_is_possible(self) -> Self:
         if (self.cluster == "directed") != (self.acceptance == "all"):
             raise ValueError('cluster "directed" goes with acceptance "all", and only with it')
-        if self.acceptance == "grant" and self.neighbour_sets != "symmetric":
-            raise ValueError('acceptance "grant" needs neighbour_sets = "symmetric": an AP must know who may ask it')
+        if self.acceptance == "grant" and self.neighbour_sets == "row":
+            raise ValueError('acceptance "grant" needs reciprocal neighbour_sets: an AP must know who may ask it')
         return self
+
+    @model_validator(mode="after")
+    def _a_table_of_subsets_stays_small(self) -> Self:
+        if self.policy == "ddqn" and self.max_neighbours > 8:
+            raise ValueError(
+                f'policy "ddqn" would need 2^{self.max_neighbours} actions, one for each subset of max_neighbours = '
+                f"{self.max_neighbours}; set max_neighbours to 8 or fewer, or another policy"
+            )
+        return self
+
+
+class Precoding(_Section):
+    """What an AP makes of the channel estimates it has, alone and with its partners, at which power."""
+
+    alone: Literal["mrt", "rzf", "mmse"] = Field(
+        "mrt", description="without partners: (18); RZF over one's own UEs; or local MMSE over all UEs"
+    )
+    joint: Literal["rzf", "selective"] = Field(
+        "rzf",
+        description="with partners: (16) over the cluster; or joint MMSE for the UEs one serves in common, "
+        "and as alone for the others",
+    )
+    power: Literal["paper", "peak", "average"] = Field(
+        "paper",
+        description="what is scaled to an AP's power: (17), its own rows in each block; or a UE's whole precoder, so "
+        "that its busiest AP just meets its power in each block; or the same on average over the blocks so far",
+    )
+    rzf_alpha: Positive = Field(2.1, description="alpha of (16) in units of mean diag(H^H H)")
+    told_ues: Annotated[int, Field(ge=0, le=64)] = Field(
+        8, description="selective: beside the UEs they serve, partners tell each other of so many, the strongest heard"
+    )
 
 
 class Reward(_Section):
@@ -241,6 +276,7 @@ class Config(_Section):
     radio: Radio = Radio()
     propagation: Propagation = Propagation()
     cooperation: Cooperation = Cooperation()
+    precoding: Precoding = Precoding()
     reward: Reward = Reward()
     learning: Learning = Learning()
 
@@ -281,7 +317,8 @@ class Config(_Section):
         blocks, radio = self.run.blocks_per_slot, self.radio
         pilots = 8 * blocks * radio.antennas * radio.pilot_length
         precoders = 2 * 8 * blocks * radio.antennas * radio.num_ues
-        slot_report = 2 * 8 * blocks * radio.num_ues + 2 * radio.num_aps
+        block = 8 * blocks * radio.antennas * (radio.num_ues + radio.antennas) + 8 * radio.num_ues
+        slot_report = 4 * 8 * blocks * radio.num_ues + 10 * radio.num_aps
         feedback = (16 + 10 * self.cooperation.reported_interferers) * radio.num_ues
         association = 12 * radio.num_ues + 70 * min(64 + self.cooperation.max_neighbours, radio.num_aps)
-        return max(pilots, precoders, slot_report, feedback, association) + 4 * radio.num_ues + 1024
+        return max(pilots, precoders, block, slot_report, feedback, association) + 4 * radio.num_ues + 1024

@@ -186,21 +186,25 @@ class CoopRequest(Message):
 
     slot: Slot
     ap: Id
-    ues: Ids  # those the sender serves
+    ues: Ids  # those the sender serves, and others whose channels it would like to know
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ChannelBlock(Message):
-    """AP -> AP. "Yes": my channel estimates for the UEs that you or I serve."""
+    """AP -> AP. "Yes": my channel estimates for the UEs that you asked about, and for those that matter to me."""
 
     slot: Slot
     ap: Id
     ues: Ids  # column order of h_hat
     h_hat: Annotated[ComplexArray, Array("<c8", 3)]  # (B, L, len(ues)) [sqrt power gain]
+    rho: Annotated[FloatArray, Array("<f8", 1)]  # (len(ues),) what I spend on each, 0 where I do not serve it [W]
+    untold: Annotated[ComplexArray, Array("<c8", 3)]  # (B, L, L) covariance of what else I hear; B = 0 if nobody asks
 
     def __post_init__(self) -> None:
         Message.__post_init__(self)
-        expect(self.h_hat.shape[2] == len(self.ues), "h_hat must have one column per UE")
+        expect(self.h_hat.shape[2] == len(self.ues) == len(self.rho), "one column of h_hat and one power per UE")
+        expect(bool((self.rho >= 0).all()), "powers must not be negative")
+        expect(self.untold.shape[1:] == 2 * self.h_hat.shape[1:2], "the covariance must be L x L")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -304,6 +308,9 @@ class SlotReport(Message):
     episode: Counter
     sinr: Annotated[FloatArray, Array("<f8", 2)]  # (B, K) linear, eq. (9)
     sinr_alone: Annotated[FloatArray, Array("<f8", 2)]  # (B, K) had no AP cooperated
+    gain: Annotated[ComplexArray, Array("<c8", 2)]  # (B, K) effective gain sum_m h_mk^H w_mk [sqrt W]
+    gain_alone: Annotated[ComplexArray, Array("<c8", 2)]  # (B, K) had no AP cooperated [sqrt W]
+    power: Annotated[FloatArray, Array("<f4", 2)]  # (M, 2) of every AP: mean over the blocks, and in its busiest [W]
     pairs: Counter  # AP pairs with a common UE
     silent: Ids  # APs that did not transmit
     sent: Annotated[IntArray, Array("<u4", 2)]  # (2, kinds) messages and bytes sent since the last report, by tag

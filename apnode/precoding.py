@@ -1,15 +1,15 @@
-"""Downlink precoders, from the estimates an AP has: alone (MRT) and jointly with its partners (RZF)."""
+"""Downlink precoders, from the estimates an AP has: alone (MRT, RZF, MMSE) and jointly with its partners."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from apnode.config import Radio
-from apnode.messages import ComplexArray, FloatArray
-
-_WIRE_ROUNDING = 1 - 2.0**-23  # shrinks amplitudes so that rounding to complex64 never exceeds the power
+from apnode.config import Config
+from apnode.csi import error_variance
+from apnode.messages import Association, ChannelBlock, ComplexArray, FloatArray
+from apnode.power import AveragePower, power_split, scaled
 
 
 def mrt(h_hat: ComplexArray) -> ComplexArray:
@@ -42,10 +42,39 @@ def rzf(h_hat: ComplexArray, alpha: float) -> ComplexArray:
     hermitian = h_hat.conj().swapaxes(-1, -2)
     gram = hermitian @ h_hat  # (..., K, K)
     num_ues = gram.shape[-1]
-    load = alpha * np.trace(gram, axis1=-2, axis2=-1).real / num_ues
+    load = alpha * np.trace(gram, axis1=-2, axis2=-1).real / max(num_ues, 1)
     load = np.where(load > 0, load, 1)  # no channel at all: no precoder, instead of no solution
     loaded = gram + load[..., None, None] * np.eye(num_ues)
     return np.asarray(np.linalg.solve(loaded, hermitian).conj().swapaxes(-1, -2), complex)
+
+
+def mmse(h_hat: ComplexArray, wanted: ComplexArray, covariance: ComplexArray) -> ComplexArray:
+    """MMSE precoders, w_k ~ (sum_i h_hat_i h_hat_i^H + R)^-1 h_hat_k.
+
+    The dual of the uplink's MMSE combiner ("Foundations of user-centric cell-free massive MIMO", section 6.3); R
+    holds what no estimate tells: estimation errors, UEs left out, and noise over transmit power.
+
+    Args:
+        h_hat: (..., N, I) estimates of I UEs at N antennas [sqrt power gain].
+        wanted: (..., N, n) those of the UEs to precode for [sqrt power gain].
+        covariance: (..., N, N) R, positive definite [power gain].
+
+    Returns:
+        (..., N, n) not normalised.
+    """
+    heard = h_hat @ h_hat.conj().swapaxes(-1, -2) + covariance
+    return np.asarray(np.linalg.solve(heard, wanted), complex)
+
+
+def positive(covariance: ComplexArray, floor: float) -> ComplexArray:
+    """The nearest Hermitian matrix with no eigenvalue below `floor`: rounding, or a peer, may have spoilt one.
+
+    Args:
+        covariance: (..., L, L)
+        floor: > 0.
+    """
+    values, vectors = np.linalg.eigh((covariance + covariance.conj().swapaxes(-1, -2)) / 2)
+    return np.asarray((vectors * np.maximum(values, floor)[..., None, :]) @ vectors.conj().swapaxes(-1, -2))
 
 
 def stack_cluster(
@@ -57,7 +86,7 @@ def stack_cluster(
 
     Args:
         own: (B, L, K) own estimates, of all UEs [sqrt power gain].
-        own_ues: whom this AP serves.
+        own_ues: whose columns to take of one's own.
         blocks: of each partner, its UEs and its (B, L, len(ues)) estimates.
 
     Returns:
@@ -73,36 +102,116 @@ def stack_cluster(
     return np.concatenate(rows, axis=1), ues
 
 
-def normalised_blocks(w: ComplexArray, rho: FloatArray) -> ComplexArray:
-    """One AP's block of each precoder, scaled to its power: seed paper eq. (17).
+class Precoder:
+    """What one AP does with its power over one UE layout, as the config's section `precoding` says."""
 
-    Scaling each AP's block alone bends the joint nulls; it is what the paper does.
+    def __init__(self, ap: int, config: Config, association: Association) -> None:
+        radio, beta = config.radio, association.beta
+        self._ap, self._ues = ap, association.ues
+        self._settings, self._antennas = config.precoding, radio.antennas
+        self._rho = np.zeros(radio.num_ues)  # (K,) [W]
+        self._rho[list(self._ues)] = power_split(beta[list(self._ues)], radio)
+        noise = radio.noise_power_w
+        errors = error_variance(beta, association.pilots, radio.pilot_power_w, radio.pilot_length, noise)
+        self._noise = noise / radio.ap_power_w
+        self._unknown = float(errors.sum()) + self._noise  # per antenna: what no estimate tells
+        self._average = AveragePower()
+        strongest = np.argsort(-beta, kind="stable")[: self._settings.told_ues if self._selects else 0]
+        self.matters = tuple(sorted({*self._ues, *strongest.tolist()}))  # UEs whose channels a partner should tell
 
-    Args:
-        w: (..., L, K) this AP's rows of the precoders.
-        rho: (K,) power per UE [W].
+    @property
+    def _selects(self) -> bool:
+        return self._settings.joint == "selective"
 
-    Returns:
-        (..., L, K) with squared column norms rho, 0 where the block is 0 [sqrt W].
-    """
-    norm = np.linalg.norm(w, axis=-2, keepdims=True)
-    direction: ComplexArray = w / np.where(norm > 0, norm, 1)
-    return direction * (np.sqrt(rho) * _WIRE_ROUNDING)
+    def alone(self, h_hat: ComplexArray) -> ComplexArray:
+        """(B, L, |K_m|) precoders without partners [sqrt W].
+
+        Args:
+            h_hat: (B, L, K) own estimates [sqrt power gain].
+        """
+        own = h_hat[..., list(self._ues)]
+        match self._settings.alone:
+            case "mrt":
+                w = mrt(own)
+            case "rzf":
+                w = rzf(own, self._settings.rzf_alpha)
+            case "mmse":
+                w = mmse(h_hat, own, np.asarray(self._unknown * np.eye(self._antennas), complex))
+        return self._at_power(w, self._ues, [])
+
+    def joint(self, h_hat: ComplexArray, alone: ComplexArray, partners: Sequence[ChannelBlock]) -> ComplexArray:
+        """(B, L, |K_m|) precoders together with partners [sqrt W].
+
+        Args:
+            h_hat: (B, L, K) own estimates [sqrt power gain].
+            alone: what `alone` gave in this slot; stands where there is nothing to do together.
+            partners: their channel blocks, in AP order.
+        """
+        if not partners or not self._ues:
+            return alone
+        if not self._selects:
+            stacked, ues = stack_cluster(h_hat, self._ues, [(b.ues, b.h_hat) for b in partners])
+            w = rzf(stacked, self._settings.rzf_alpha)[..., [ues.index(ue) for ue in self._ues]]
+            return self._at_power(w, self._ues, partners)
+        w = alone.copy()
+        for group, ues in self._common(partners).items():
+            together = self._selective(h_hat, ues, [b for b in partners if b.ap in group])
+            w[..., [self._ues.index(ue) for ue in ues]] = together
+        return w
+
+    def _common(self, partners: Sequence[ChannelBlock]) -> dict[tuple[int, ...], list[int]]:
+        """Own UEs by the partners that serve them as well."""
+        groups: dict[tuple[int, ...], list[int]] = {}
+        for ue in self._ues:
+            group = tuple(b.ap for b in partners if _spent_on(b, ue) > 0)
+            if group:
+                groups.setdefault(group, []).append(ue)
+        return groups
+
+    def _selective(self, h_hat: ComplexArray, ues: Sequence[int], group: Sequence[ChannelBlock]) -> ComplexArray:
+        """(B, L, len(ues)) joint MMSE precoders for UEs that all of a group serve [sqrt W]."""
+        stacked, _ = stack_cluster(h_hat, range(h_hat.shape[-1]), [(b.ues, b.h_hat) for b in group])
+        size, antennas = stacked.shape[1], self._antennas
+        covariance = np.zeros((len(h_hat), size, size), complex)
+        covariance[:, range(antennas), range(antennas)] = self._unknown
+        for index, block in enumerate(group, start=1):
+            rows = slice(index * antennas, (index + 1) * antennas)
+            covariance[:, rows, rows] = positive(block.untold, self._noise)
+        return self._at_power(mmse(stacked, stacked[..., list(ues)], covariance), ues, group)
+
+    def _at_power(self, w: ComplexArray, ues: Sequence[int], group: Sequence[ChannelBlock]) -> ComplexArray:
+        """(B, L, n) own rows of the (B, C L, n) precoders of oneself and a group, by the power rule [sqrt W]."""
+        own = w[:, : self._antennas]
+        if self._settings.power == "paper":
+            power, members = _power(own, self._antennas), group[:0]
+        else:
+            power, members = _power(w, self._antennas), group
+        rho = np.array([self._rho[list(ues)], *([_spent_on(b, ue) for ue in ues] for b in members)])
+        if self._settings.power == "average":
+            power = self._average.add(ues, tuple(b.ap for b in group), power)
+        return scaled(own, rho, power)
+
+    def block(self, slot: int, asked: Iterable[int], h_hat: ComplexArray) -> ChannelBlock:
+        """What a partner needs for joint precoding, as a message.
+
+        Args:
+            slot: it is for.
+            asked: UEs that matter to the partner.
+            h_hat: (B, L, K) own estimates [sqrt power gain].
+        """
+        told = sorted({*self.matters, *asked})
+        others = np.delete(h_hat if self._selects else h_hat[:0], told, axis=-1)
+        untold = others @ others.conj().swapaxes(-1, -2) + self._unknown * np.eye(self._antennas)
+        return ChannelBlock(slot, self._ap, tuple(told), h_hat[..., told], self._rho[told], untold)
 
 
-def power_split(beta: FloatArray, radio: Radio) -> FloatArray:
-    """An AP's power over the UEs that it serves: the same for each, or rho_k in proportion to sqrt(beta_k).
+def _spent_on(block: ChannelBlock, ue: int) -> float:
+    """What a partner spends on a UE, as far as it told [W]."""
+    return float(block.rho[block.ues.index(ue)]) if ue in block.ues else 0.0
 
-    The latter is the fractional rule of the cell-free book with exponent 1/2.
 
-    Args:
-        beta: (|K_m|,) of the UEs that the AP serves [power gain].
-        radio: gives the power and the rule.
-
-    Returns:
-        (|K_m|,) rho, in sum the AP's power [W].
-    """
-    share = np.sqrt(beta) if radio.power_split == "sqrt-beta" else np.ones(len(beta))
-    if not share.any():
-        share = np.ones(len(beta))  # no channel at all: any split will do
-    return np.asarray(radio.ap_power_w * share / share.sum())
+def _power(w: ComplexArray, antennas: int) -> FloatArray:
+    """(B, C, n) squared norms of every AP's rows of (B, C L, n) precoders."""
+    blocks, rows, num_ues = w.shape
+    norms: FloatArray = (np.abs(w.reshape(blocks, rows // antennas, antennas, num_ues)) ** 2).sum(axis=2)
+    return norms

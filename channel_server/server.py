@@ -8,6 +8,7 @@ tells an AP is only what that AP's antennas heard and what that AP's own UEs rep
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -29,7 +30,7 @@ from apnode.messages import (
 )
 from apnode.node import CHANNEL, COORDINATOR, Node, ap_address, refuse_unless
 from channel_server.fading import channels, received_pilots
-from channel_server.sinr import received_interference, sinr, spectral_efficiency
+from channel_server.sinr import received, received_interference, sinr_of, spectral_efficiency
 from channel_server.topology import Layout, long_term_interference, make_layout, neighbour_lists
 
 _MAX_ASKERS = 64  # an Association lists no more; about 15 is the most seen among 100 APs
@@ -121,7 +122,7 @@ class ChannelServer(Node):
     def _begin_episode(self, episode: int) -> None:
         self.layout = make_layout(self._config, episode)
         self._interference = long_term_interference(self._config, self.layout)
-        self._neighbours = neighbour_lists(self._config, self._interference)
+        self._neighbours = neighbour_lists(self._config, self._interference, self.layout.serving)
         self._askers = [
             tuple(m for m, known in enumerate(self._neighbours) if ap in known and m not in own)[:_MAX_ASKERS]
             for ap, own in enumerate(self._neighbours)
@@ -157,7 +158,8 @@ class ChannelServer(Node):
         shape = (self._config.run.blocks_per_slot, len(transmission.ues), radio.antennas)
         refuse_unless(transmission.w.shape == shape, f"precoders of shape {transmission.w.shape}, expected {shape}")
         for w in (transmission.w, transmission.w_alone):
-            refuse_unless(radiated_power(w) <= radio.ap_power_w, f"AP {ap} would radiate {radiated_power(w)} W")
+            power, allowed = self._counted_power(w), self._allowed_power(air)
+            refuse_unless(power <= allowed, f"AP {ap} would radiate {power} W of {allowed} W")
         if ap in air.transmissions:
             self._drop("duplicate")
             return
@@ -173,13 +175,15 @@ class ChannelServer(Node):
         """Superpose what was radiated, let the UEs report, and open the next slot."""
         noise = self._config.radio.noise_power_w
         w, w_alone = self.precoders(air)
-        sinr_now, sinr_alone = sinr(air.h, w, noise), sinr(air.h, w_alone, noise)
+        now, alone = received(air.h, w), received(air.h, w_alone)
+        sinr_now, sinr_alone = sinr_of(now, noise), sinr_of(alone, noise)
         rate, rate_alone = (spectral_efficiency(s).mean(axis=0) for s in (sinr_now, sinr_alone))
         suffered = received_interference(air.h, w, self.layout.serving, self._config.cooperation.interference)
         for ap, ues in enumerate(self.layout.ues_of):
             report = self._ue_reports(ap, air, suffered)
             self._send(ap_address(ap), SlotFeedback(air.index, rate[list(ues)], rate_alone[list(ues)], *report))
-        self._report(air, sinr_now, sinr_alone)
+        gain, gain_alone = (np.diagonal(effective, axis1=1, axis2=2) for effective in (now, alone))
+        self._report(air, w, sinr=sinr_now, sinr_alone=sinr_alone, gain=gain, gain_alone=gain_alone)
         self.air = None
         if air.index + 1 < self._config.num_slots:
             self._open(air.index + 1)
@@ -204,20 +208,37 @@ class ChannelServer(Node):
         reported = np.take_along_axis(power, strongest, axis=1)
         return np.where(reported > 0, strongest, NOBODY), reported
 
-    def _report(self, air: Air, sinr_now: FloatArray, sinr_alone: FloatArray) -> None:
+    def _report(self, air: Air, w: ComplexArray, **at_ues: Any) -> None:
         silent = tuple(ap for ap in range(self._config.radio.num_aps) if ap not in air.transmissions)
         sent, dropped = self._take_counts()
+        radiated = radiated_power(w)
         report = SlotReport(
             slot=air.index,
             episode=air.episode,
-            sinr=sinr_now,
-            sinr_alone=sinr_alone,
+            **at_ues,
+            power=np.stack([radiated.mean(axis=0), radiated.max(axis=0)], axis=1),
             pairs=self.layout.pairs,
             silent=silent,
             sent=sent,
             dropped=dropped,
         )
         self._send(COORDINATOR, report)
+
+    def _counted_power(self, w: ComplexArray) -> float:
+        """What counts of the power of one AP's precoders (B, UEs, L): the busiest block, or the mean over them [W]."""
+        power = radiated_power(w.astype(complex)[:, None])
+        return float(power.mean() if self._config.precoding.power == "average" else power.max())
+
+    def _allowed_power(self, air: Air) -> float:
+        """What one AP may radiate in a slot [W].
+
+        On average over an episode, an AP that scales to its mean so far can at most catch up on what it did not
+        radiate in the slots before.
+        """
+        power = self._config.radio.ap_power_w
+        if self._config.precoding.power != "average":
+            return power
+        return power * (air.index % self._config.run.slots_per_episode + 1)
 
     def _finish(self, slot: int) -> None:
         for ap in range(self._config.radio.num_aps):
@@ -226,6 +247,7 @@ class ChannelServer(Node):
         self.done = True
 
 
-def radiated_power(w: ComplexArray) -> float:
-    """Largest power over the blocks that an AP radiates with precoders (B, UEs, L) [W]."""
-    return float((np.abs(w.astype(complex)) ** 2).sum(axis=(1, 2)).max(initial=0))
+def radiated_power(w: ComplexArray) -> FloatArray:
+    """(B, M) power that each AP radiates in each block with precoders (B, M, UEs, L) [W]."""
+    power: FloatArray = (np.abs(w) ** 2).sum(axis=(2, 3))
+    return power

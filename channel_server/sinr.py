@@ -21,13 +21,57 @@ def sinr(h: ComplexArray, w: ComplexArray, noise_power: float) -> FloatArray:
     Returns:
         (B, K) linear.
     """
+    return sinr_of(received(h, w), noise_power)
+
+
+def received(h: ComplexArray, w: ComplexArray) -> ComplexArray:
+    """Effective channels, sum_m h_mk^H w_mj at UE k of stream j.
+
+    Args:
+        h: (B, M, K, L) true channels [sqrt power gain].
+        w: (B, M, K, L) precoders [sqrt W].
+
+    Returns:
+        (B, K, K) [sqrt W].
+    """
     blocks, num_aps, num_ues, antennas = h.shape
     by_ue = (blocks, num_ues, num_aps * antennas)
-    received = h.conj().swapaxes(1, 2).reshape(by_ue) @ w.swapaxes(1, 2).reshape(by_ue).swapaxes(1, 2)  # (B, k, j)
-    power = np.abs(received) ** 2
+    streams = w.swapaxes(1, 2).reshape(by_ue).swapaxes(1, 2)
+    return np.asarray(h.conj().swapaxes(1, 2).reshape(by_ue) @ streams)
+
+
+def sinr_of(effective: ComplexArray, noise_power: float) -> FloatArray:
+    """(B, K) SINR (9) from effective channels (B, K, K), linear."""
+    power = np.abs(effective) ** 2
     wanted = np.diagonal(power, axis1=1, axis2=2)
     ratio: FloatArray = wanted / (power.sum(axis=2) - wanted + noise_power)
     return ratio
+
+
+def hardening_sinr(gain: ComplexArray, ratio: FloatArray) -> FloatArray:
+    """SINR of the hardening ("use and forget") bound, for UEs that know the mean of their effective gain only.
+
+    |E g_k|^2 / (E sum_j |g_kj|^2 - |E g_k|^2 + noise): "Foundations of user-centric cell-free massive MIMO",
+    theorem 6.1. The square of the mean over few blocks is too large by their variance, which is taken off.
+
+    Args:
+        gain: (N, K) effective gain g_k of the own stream in N blocks of one layout, N >= 2 [sqrt W].
+        ratio: (N, K) instantaneous SINR in the same blocks, linear.
+
+    Returns:
+        (K,) linear; nan if there is one block only, as the spread of its gain is unknown.
+    """
+    if len(gain) < 2:
+        return np.full(gain.shape[1], np.nan)
+    power = np.abs(gain.astype(complex)) ** 2
+    reached = ratio > 0  # a UE that got nothing in a block tells nothing of its interference there
+    disturbance = np.divide(power, ratio, out=np.zeros_like(power), where=reached)
+    disturbance = disturbance.sum(axis=0) / np.maximum(reached.sum(axis=0), 1)
+    mean = np.abs(gain.mean(axis=0, dtype=complex)) ** 2
+    known = np.maximum(mean - (power.mean(axis=0) - mean) / (len(gain) - 1), 0)
+    total = power.mean(axis=0) - known + disturbance
+    bound: FloatArray = np.divide(known, total, out=np.zeros_like(known), where=total > 0)
+    return bound
 
 
 def spectral_efficiency(sinr_of: FloatArray) -> FloatArray:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from apnode.config import Config, Radio
 from apnode.messages import ComplexArray, FloatArray, IntArray
-from apnode.precoding import power_split
+from apnode.power import power_split
 from apnode.rng import Purpose, generator
 from channel_server.geometry import ap_positions, distances, offsets, period, ue_positions
 from channel_server.propagation import large_scale_fading, line_of_sight
@@ -41,8 +41,12 @@ class Layout:
     @cached_property
     def pairs(self) -> int:
         """AP pairs with a common UE."""
-        common = self.serving.astype(int) @ self.serving.T > 0
-        return int(np.triu(common, 1).sum())
+        return int(common_ue(self.serving).sum()) // 2
+
+
+def common_ue(serving: BoolArray) -> BoolArray:
+    """(M, M) pairs of APs that serve a UE in common; nobody is paired with itself."""
+    return np.asarray((serving.astype(int) @ serving.T > 0) & ~np.eye(len(serving), dtype=bool))
 
 
 def make_layout(config: Config, episode: int) -> Layout:
@@ -194,23 +198,27 @@ def _rank(values: FloatArray) -> IntArray:
     return np.argsort(np.argsort(-values, axis=0, kind="stable"), axis=0, kind="stable")
 
 
-def neighbour_lists(config: Config, interference: FloatArray) -> list[tuple[int, ...]]:
+def neighbour_lists(config: Config, interference: FloatArray, serving: BoolArray) -> list[tuple[int, ...]]:
     """Neighbour sets of seed paper eq. (11), strongest interferer first.
 
     `row`: N_m holds the APs with I_mn >= gamma_th max_n I_mn, at most the strongest few. `symmetric`: pairs of
-    which either end passes that test, strongest sum of both ways first, while both ends have room.
+    which either end passes that test, strongest sum of both ways first, while both ends have room. `common-ue`:
+    pairs that serve a UE in common, in the same order, instead of that test.
 
     Args:
         config: gives gamma_th, the cap and the rule.
         interference: (M, M) I [W].
+        serving: (M, K) D.
 
     Returns:
         M lists; an AP that hears nobody has an empty one.
     """
-    cap = config.cooperation.max_neighbours
+    cap, rule = config.cooperation.max_neighbours, config.cooperation.neighbour_sets
     worst = interference.max(axis=1, keepdims=True, initial=0)
     passes = (interference >= config.cooperation.neighbour_threshold * worst) & (interference > 0)
-    if config.cooperation.neighbour_sets == "symmetric":
+    if rule == "common-ue":
+        passes = common_ue(serving)
+    if rule != "row":
         passes = _symmetric(passes, interference, cap)
     order = np.argsort(-interference, axis=1, kind="stable")
     return [tuple(int(n) for n in order[m] if passes[m, n])[:cap] for m in range(len(interference))]

@@ -40,6 +40,8 @@ class Coordinator(Node):
         refuse_unless(report.slot < self._config.num_slots, f"no slot {report.slot} in this run")
         shape = (run.blocks_per_slot, radio.num_ues)
         refuse_unless(report.sinr.shape == shape == report.sinr_alone.shape, "SINR of a wrong shape")
+        refuse_unless(report.gain.shape == shape == report.gain_alone.shape, "effective gains of a wrong shape")
+        refuse_unless(report.power.shape == (radio.num_aps, 2), "powers of another number of APs")
         refuse_unless(all(ap < radio.num_aps for ap in report.silent), "silence of an AP that there is not")
         _refuse_unless_counts(report)
         if self.record.closed[report.slot]:

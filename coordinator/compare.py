@@ -109,10 +109,11 @@ def _contenders(drops: Sequence[Config], policies: Iterable[str], links: Iterabl
 
 def _candidate_links(drop: Config) -> NDArray[Any]:
     """(links, 2) shares of the interference at both ends of every link that can form; 0 where only one end may ask."""
-    interference = long_term_interference(drop, make_layout(drop, 0))
+    layout = make_layout(drop, 0)
+    interference = long_term_interference(drop, layout)
     share = np.zeros_like(interference)
     may_ask = np.zeros(interference.shape, bool)
-    for ap, neighbours in enumerate(neighbour_lists(drop, interference)):
+    for ap, neighbours in enumerate(neighbour_lists(drop, interference, layout.serving)):
         share[ap, list(neighbours)] = shares(interference[ap, list(neighbours)])
         may_ask[ap, list(neighbours)] = True
     if drop.cooperation.cluster == "directed":
@@ -172,7 +173,7 @@ def _measure(drop: Config, contender: Contender) -> dict[str, float]:
 
 def _measure_centralised(config: Config) -> dict[str, float]:
     slots = [snapshot(config, slot) for slot in range(config.num_slots)]
-    alpha, noise = config.cooperation.rzf_alpha, config.radio.noise_power_w
+    alpha, noise = config.precoding.rzf_alpha, config.radio.noise_power_w
     joint = np.stack([sinr(s["h"], centralised_rzf(s["h_hat"], s["rho"], alpha), noise) for s in slots])
     alone = _figures(np.stack([s["sinr_alone"] for s in slots]))
     nothing = dict.fromkeys(("requests", "formed", "pairs", "messages", "bytes"), float("nan"))

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from apnode.config import Config
 from apnode.messages import FRONTHAUL, KINDS, NOBODY, TAGS, ApReport, SlotReport
+from channel_server.sinr import hardening_sinr
 
 _COSTS = ("request_rate", "union_rate", "messages_per_slot", "bytes_per_slot")
 Table = dict[str, NDArray[Any]]
@@ -33,6 +34,9 @@ class Record:
         self.pairs = np.zeros(slots, np.int64)
         self.sinr = np.full((slots, blocks, ues), np.nan)
         self.sinr_alone = np.full((slots, blocks, ues), np.nan)
+        self.gain = np.zeros((slots, blocks, ues), np.complex64)
+        self.gain_alone = np.zeros((slots, blocks, ues), np.complex64)
+        self.power = np.zeros((slots, aps, 2), np.float32)  # mean over the blocks, and in the busiest
         self.silent = np.zeros((slots, aps), bool)
         self.reported = np.zeros((slots, aps), bool)
         self.neighbours = np.full((slots, aps, cap), NOBODY, np.uint16)
@@ -49,6 +53,8 @@ class Record:
         self.closed[at] = True
         self.episode[at], self.pairs[at] = report.episode, report.pairs
         self.sinr[at], self.sinr_alone[at] = report.sinr, report.sinr_alone
+        self.gain[at], self.gain_alone[at] = report.gain, report.gain_alone
+        self.power[at] = report.power
         self.silent[at, list(report.silent)] = True
         self.traffic += report.sent
 
@@ -167,23 +173,38 @@ class Record:
         mean = {name: float(value / len(index)) for name, value in total.items()}
         no_links = {"requests": 0.0, "formed": 0.0, "pairs": mean["pairs"]}
         return {
-            **self._rates(self.sinr[index]),
+            **self._rates(index, self.sinr, self.gain),
+            "power_w": {
+                "mean_of_busiest_ap": float(self.power[index, :, 0].mean(axis=0).max()),
+                "peak": float(self.power[index, :, 1].max()),
+            },
             "links": {unit: mean[unit] for unit in no_links},
             "request_rate": float(total["requests"] / max(total["candidates"], 1)),
             "union_rate": float(total["union_asked"] / max(total["union_candidates"], 1)),
             "messages_per_slot": mean["messages"],
             "bytes_per_slot": mean["bytes"],
-            "no_cooperation": {**self._rates(self.sinr_alone[index]), "links": no_links, **dict.fromkeys(_COSTS, 0.0)},
+            "no_cooperation": {
+                **self._rates(index, self.sinr_alone, self.gain_alone),
+                "links": no_links,
+                **dict.fromkeys(_COSTS, 0.0),
+            },
         }
 
-    def _rates(self, sinr: NDArray[Any]) -> dict[str, float]:
-        radio, sum_rate = self._config.radio, float(np.mean(_sum_rate(sinr)))
+    def _rates(self, index: NDArray[np.intp], sinr: NDArray[Any], gain: NDArray[Any]) -> dict[str, float]:
+        radio, sum_rate = self._config.radio, float(np.mean(_sum_rate(sinr[index])))
         return {
             "sum_rate_bps_hz": sum_rate,
             "sum_rate_net_bps_hz": sum_rate * (1 - radio.pilot_length / radio.coherence_symbols),
-            "sinr_mean_db": float(np.mean(_db(sinr))),
-            "sinr_p5_db": float(np.percentile(_db(sinr), 5)),
+            "sum_rate_hardening_bps_hz": float(np.log2(1 + self._hardening(index, sinr, gain)).sum(axis=1).mean()),
+            "sinr_mean_db": float(np.mean(_db(sinr[index]))),
+            "sinr_p5_db": float(np.percentile(_db(sinr[index]), 5)),
         }
+
+    def _hardening(self, index: NDArray[np.intp], sinr: NDArray[Any], gain: NDArray[Any]) -> NDArray[Any]:
+        """(E, K) SINR of the hardening bound in each episode of the slots of `index`; nan from a single block."""
+        episodes = [index[self.episode[index] == episode] for episode in np.unique(self.episode[index])]
+        ues = sinr.shape[2]
+        return np.array([hardening_sinr(gain[of].reshape(-1, ues), sinr[of].reshape(-1, ues)) for of in episodes])
 
     def _links(self, at: int) -> Links:
         ego = self._config.cooperation.cluster == "ego"

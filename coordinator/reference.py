@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import numpy as np
+
+from apnode.config import Radio
 from apnode.messages import ComplexArray, FloatArray
-from apnode.precoding import normalised_blocks, rzf
+from apnode.power import scaled
+from apnode.precoding import mmse, rzf
+from channel_server.topology import BoolArray
+
+_UPSILON, _KAPPA = -0.5, 0.5  # exponents of the fractional power allocation, those of the book's running example
 
 
 def centralised_rzf(h_hat: ComplexArray, rho: FloatArray, alpha: float) -> ComplexArray:
@@ -17,7 +24,82 @@ def centralised_rzf(h_hat: ComplexArray, rho: FloatArray, alpha: float) -> Compl
     Returns:
         (B, M, K, L) precoders, each AP's block scaled to its power [sqrt W].
     """
+    w = _unstacked(rzf(_stacked(h_hat), alpha), h_hat.shape[1])
+    power = (np.abs(w) ** 2).sum(axis=2)  # (B, M, K)
+    rows = [scaled(w[:, ap], rho[ap, None], power[:, ap, None]) for ap in range(len(rho))]
+    return np.stack(rows, axis=1).swapaxes(2, 3)
+
+
+def p_mmse(h_hat: ComplexArray, error: FloatArray, beta: FloatArray, serving: BoolArray, radio: Radio) -> ComplexArray:
+    """Partial MMSE: each UE by its serving APs jointly, against the UEs that share any of them.
+
+    "Foundations of user-centric cell-free massive MIMO", (5.30) and (6.25), at the power of `fractional_power`.
+
+    Args:
+        h_hat: (B, M, K, L) estimates of all APs [sqrt power gain].
+        error: (M, K) variance of their errors [power gain].
+        beta: (M, K) [power gain].
+        serving: (M, K) D.
+        radio: gives power and noise.
+
+    Returns:
+        (B, M, K, L) [sqrt W].
+    """
+    blocks, _, num_ues, antennas = h_hat.shape
+    together = serving.T.astype(int) @ serving > 0  # (K, K) UEs that share an AP
+    w = np.zeros_like(h_hat)
+    for ue in range(num_ues):
+        aps, others = np.flatnonzero(serving[:, ue]), np.flatnonzero(together[ue])
+        h = _stacked(h_hat[:, aps][:, :, others])
+        unknown = error[np.ix_(aps, others)].sum(axis=1) + radio.noise_power_w / radio.ap_power_w
+        covariance = np.diag(np.repeat(unknown, antennas)).astype(complex)
+        wanted = h[..., [int(np.searchsorted(others, ue))]]
+        w[:, aps, ue] = mmse(h, wanted, covariance).reshape(blocks, len(aps), antennas)
+    return _at_fractional_power(w, beta, serving, radio)
+
+
+def full_mmse(h_hat: ComplexArray, error: FloatArray, beta: FloatArray, radio: Radio) -> ComplexArray:
+    """MMSE over the antennas of all APs, each of which serves every UE: what no network could afford.
+
+    Args:
+        h_hat: (B, M, K, L) estimates of all APs [sqrt power gain].
+        error: (M, K) variance of their errors [power gain].
+        beta: (M, K) [power gain].
+        radio: gives power and noise.
+
+    Returns:
+        (B, M, K, L) [sqrt W].
+    """
+    unknown = error.sum(axis=1) + radio.noise_power_w / radio.ap_power_w  # (M,) of each antenna
+    h = _stacked(h_hat)
+    weighted = h / np.repeat(unknown, h_hat.shape[3])[:, None]
+    gram = h.conj().swapaxes(1, 2) @ weighted + np.eye(h.shape[2])  # by the matrix inversion lemma, K x K
+    w = _unstacked(np.linalg.solve(gram, weighted.conj().swapaxes(1, 2)).conj().swapaxes(1, 2), h_hat.shape[1])
+    return _at_fractional_power(w.swapaxes(2, 3), beta, np.ones(beta.shape, bool), radio)
+
+
+def _at_fractional_power(w: ComplexArray, beta: FloatArray, serving: BoolArray, radio: Radio) -> ComplexArray:
+    """Scalable centralised power allocation of the cell-free book, (7.43): on average, every AP meets its power.
+
+    Leans towards fairness: a UE with weak channels gets more.
+    """
+    norm = (np.abs(w) ** 2).sum(axis=3).mean(axis=0)  # (M, K)
+    total = norm.sum(axis=0)
+    share = norm / total
+    worst = share.max(axis=0)  # omega_k
+    wish = np.where(serving, beta, 0).sum(axis=0) ** _UPSILON * worst**-_KAPPA
+    load = serving @ (wish * worst)  # (M,)
+    power = radio.ap_power_w * wish / np.where(serving, load[:, None], 0).max(axis=0)
+    return np.asarray(w * np.sqrt(power / total)[:, None])
+
+
+def _stacked(h_hat: ComplexArray) -> ComplexArray:
+    """(B, M, K, L) as (B, M L, K)."""
     blocks, num_aps, num_ues, antennas = h_hat.shape
-    stacked = h_hat.swapaxes(2, 3).reshape(blocks, num_aps * antennas, num_ues)
-    w = rzf(stacked, alpha).reshape(blocks, num_aps, antennas, num_ues)
-    return normalised_blocks(w, rho[:, None, :]).swapaxes(2, 3)
+    return h_hat.swapaxes(2, 3).reshape(blocks, num_aps * antennas, num_ues)
+
+
+def _unstacked(w: ComplexArray, num_aps: int) -> ComplexArray:
+    """(B, M L, K) as (B, M, L, K)."""
+    blocks, rows, num_ues = w.shape
+    return w.reshape(blocks, num_aps, rows // num_aps, num_ues)

@@ -12,6 +12,12 @@ VARIANTS = {
     "grant": ("cooperation.acceptance=grant", "cooperation.max_partners=2", "reward.scope=neighbourhood"),
     "directed": ("cooperation.cluster=directed", "cooperation.acceptance=all", "cooperation.neighbour_sets=row"),
     "neighbourhood": ("reward.scope=neighbourhood", "reward.charge=formed", "reward.interference_sign='-'"),
+    "selective": (
+        "cooperation.neighbour_sets=common-ue",
+        "precoding.alone=mmse",
+        "precoding.joint=selective",
+        "precoding.power=average",
+    ),
     "slow fading": ("propagation.block_correlation=0.9", "propagation.angular_spread_deg=15"),
     "walk": ("radio.ue_mobility=walk", "propagation.shadowing_correlation_m=9"),
 }

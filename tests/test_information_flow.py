@@ -55,6 +55,7 @@ VARIANTS = {
     "directed": (*ASKING, "cooperation.cluster=directed", "cooperation.acceptance=all"),
     "directed, rows": ("cooperation.cluster=directed", "cooperation.acceptance=all", "cooperation.neighbour_sets=row"),
     "neighbourhood": (*ASKING, "reward.scope=neighbourhood"),
+    "selective": (*ASKING, "precoding.alone=mmse", "precoding.joint=selective", "precoding.power=average"),
     "grant, neighbourhood": (*ASKING, "cooperation.acceptance=grant", "reward.scope=neighbourhood"),
 }
 FROM_CHANNEL = (Association, PilotBlock, SlotFeedback, Deadline, RunOver)
@@ -174,8 +175,11 @@ def test_a_channel_block_is_about_the_ues_of_the_two_and_goes_to_one_who_asked_o
     asked = {(m.slot, m.ap, index(to)) for to, m in run.of(CoopRequest)}
     seen = set()
     for to, block in run.of(ChannelBlock):
-        ues = run.layout(block.slot).ues_of
-        assert set(block.ues) == {*ues[block.ap], *ues[index(to)]}
+        layout, told = run.layout(block.slot), set()
+        for ap in (block.ap, index(to)):  # whom it serves; with selective precoding also whom it hears best
+            strongest = np.argsort(-layout.beta[ap])[: run.config.precoding.told_ues]
+            told |= {*layout.ues_of[ap], *(strongest.tolist() if run.config.precoding.joint == "selective" else ())}
+        assert set(block.ues) == told
         assert (block.slot, index(to), block.ap) in asked or (block.slot, block.ap, index(to)) in asked
         assert (block.slot, block.ap, to) not in seen
         seen.add((block.slot, block.ap, to))

@@ -1,6 +1,7 @@
 """One access point by hand: real frames in, real frames out, and the rules of the protocol between them."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from itertools import permutations
 from typing import Any
 
@@ -121,7 +122,8 @@ def request(sender: int, slot: int = 0, ues: tuple[int, ...] = (1,)) -> CoopRequ
 
 
 def block(sender: int, slot: int = 0, ues: tuple[int, ...] = (0, 1, 2), shape: Sequence[int] = SHAPE) -> ChannelBlock:
-    return ChannelBlock(slot, sender, ues, gaussian((*shape, len(ues)), slot, sender))
+    h_hat = gaussian((*shape, len(ues)), slot, sender)
+    return ChannelBlock(slot, sender, ues, h_hat, [0.1] * len(ues), np.zeros((0, shape[1], shape[1])))
 
 
 def decline(sender: int, slot: int = 0) -> CoopDecline:
@@ -760,7 +762,7 @@ def test_whatever_the_channels_an_ap_radiates_no_more_than_its_power(
     """All zeros included: nobody sent pilots, or a partner knows nothing."""
     driven = associated(*overrides, asks=[1])
     driven.give(PilotBlock(0, 0, heard * pilots().y))
-    sent = only(driven.give(ChannelBlock(0, 1, (0, 1, 2), scale * block(1).h_hat)), Transmission)
+    sent = only(driven.give(replace(block(1), h_hat=scale * block(1).h_hat)), Transmission)
     for w in (sent.w, sent.w_alone):
         assert np.isfinite(w).all()
         assert (np.abs(w.astype(complex)) ** 2).sum(axis=(1, 2)).max() <= 1.0

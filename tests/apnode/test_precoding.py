@@ -1,13 +1,12 @@
-"""Laws of precoders: nulls, limits, invariances, and power that is never exceeded."""
+"""Laws of precoders: nulls, limits, invariances; and what one AP makes of what it and its partners know."""
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from apnode.config import Radio
-from apnode.messages import ComplexArray
-from apnode.precoding import mrt, normalised_blocks, power_split, rzf, stack_cluster
+from apnode.config import Config, Precoding, Radio
+from apnode.csi import error_variance
+from apnode.messages import Association, ChannelBlock, ComplexArray, FloatArray
+from apnode.precoding import Precoder, mmse, mrt, positive, rzf, stack_cluster
 from channel_server.fading import complex_normal
 
 UNLOADED = 1e-12
@@ -88,62 +87,40 @@ def test_rzf_refuses_to_do_without_loading(alpha: float) -> None:
         rzf(gaussian(9, 4, 2), alpha)
 
 
-@settings(derandomize=True, deadline=None, max_examples=200)
-@given(
-    seed=st.integers(0, 2**32 - 1),
-    shape=st.tuples(st.integers(1, 3), st.integers(1, 6), st.integers(0, 6)),
-    silent=st.lists(st.booleans(), min_size=6, max_size=6),
-    exponent=st.integers(-9, 9),
-    power=st.floats(1e-3, 1e3),
-)
-def test_a_rounded_block_has_its_power_and_never_more(
-    seed: int, shape: tuple[int, int, int], silent: list[bool], exponent: int, power: float
-) -> None:
-    blocks, antennas, num_ues = shape
-    w = gaussian(seed, blocks, antennas, num_ues) * 10.0**exponent
-    w[..., np.array(silent)[:num_ues]] = 0
-    rho = power_split(np.ones(num_ues), Radio(ap_power_w=power))
-    rounded = normalised_blocks(w, rho).astype(np.complex64).astype(complex)  # as it travels
-
-    radiated = (np.abs(rounded) ** 2).sum(axis=-2)
-    expected = np.where(np.array(silent)[:num_ues], 0, rho) * np.ones((blocks, 1))
-    np.testing.assert_allclose(radiated, expected, rtol=1e-6)
-    assert (radiated.sum(axis=-1) <= power).all()
+# --- MMSE --------------------------------------------------------------------------------------------------
 
 
-@settings(derandomize=True, deadline=None, max_examples=50)
-@given(seed=st.integers(0, 2**32 - 1), num_ues=st.integers(1, 6), antennas=st.integers(1, 6))
-def test_no_ap_of_a_joint_precoder_exceeds_one_watt(seed: int, num_ues: int, antennas: int) -> None:
-    w = rzf(gaussian(seed, 2, 3 * antennas, num_ues), 2.1)
-    for ap in range(3):
-        own_rows = w[:, ap * antennas : (ap + 1) * antennas]
-        rounded = (
-            normalised_blocks(own_rows, power_split(np.ones(num_ues), Radio())).astype(np.complex64).astype(complex)
-        )
-        assert ((np.abs(rounded) ** 2).sum(axis=(1, 2)) <= 1.0).all()
+def test_mmse_tends_to_mrt_as_what_is_unknown_grows_and_to_zero_forcing_as_it_vanishes() -> None:
+    h = gaussian(20, 8, 5)
+    np.testing.assert_allclose(unit_columns(mmse(h, h, 1e9 * np.eye(8))), unit_columns(mrt(h)), atol=1e-7)
+    received = h.conj().T @ mmse(h, h, 1e-10 * np.eye(8))
+    np.testing.assert_allclose(received, np.eye(5), atol=1e-7)
 
 
-def test_normalising_a_block_keeps_each_direction() -> None:
-    w = gaussian(10, 4, 3)
-    directions = unit_columns(normalised_blocks(w, np.array([0.2, 0.3, 0.5])))
-    np.testing.assert_allclose(directions, unit_columns(w), rtol=1e-12)
+def test_mmse_maximises_the_ratio_of_wanted_power_to_all_other() -> None:
+    """As a combiner of the dual uplink: no other beam has a better SINR."""
+    h, unknown = gaussian(21, 6, 9), np.diag(np.random.default_rng(0).uniform(0.1, 2, 6)).astype(complex)
+
+    def ratio(beam: ComplexArray) -> FloatArray:
+        wanted = np.abs(h[:, :1].conj().T @ beam) ** 2
+        heard = (np.abs(h.conj().T @ beam) ** 2).sum(axis=0) + np.einsum("in,ij,jn->n", beam.conj(), unknown, beam).real
+        return np.asarray((wanted / (heard - wanted))[0])
+
+    best = ratio(mmse(h, h[:, :1], unknown))
+    assert (ratio(gaussian(22, 6, 1000)) < best).all()
+    assert (ratio(mmse(h, h[:, :1], unknown) + 1e-3 * gaussian(23, 6, 200)) <= best * (1 + 1e-9)).all()
 
 
-def test_normalising_twice_changes_nothing() -> None:
-    rho = np.array([0.2, 0.3, 0.5])
-    once = normalised_blocks(gaussian(11, 4, 3), rho)
-    np.testing.assert_allclose(normalised_blocks(once, rho), once, rtol=1e-12)
+def test_the_nearest_positive_covariance_leaves_one_that_is_positive_and_mends_any_other() -> None:
+    root = gaussian(24, 5, 4, 4)
+    covariance = root @ root.conj().swapaxes(1, 2)
+    np.testing.assert_allclose(positive(covariance, 1e-9), covariance, atol=1e-12)
+    mended = positive(1e3 * gaussian(25, 50, 4, 4), 0.5)
+    np.testing.assert_allclose(mended, mended.conj().swapaxes(1, 2))
+    assert np.linalg.eigvalsh(mended).min() > 0.5 - 1e-9
 
 
-@pytest.mark.parametrize("num_ues", [1, 2, 7])
-def test_an_equal_split_is_all_power_in_equal_parts(num_ues: int) -> None:
-    rho = power_split(np.arange(num_ues), Radio(ap_power_w=2.5))
-    assert len(set(rho.tolist())) == 1
-    assert rho.sum() == pytest.approx(2.5)
-
-
-def test_an_ap_without_ues_splits_no_power() -> None:
-    assert power_split(np.zeros(0), Radio()).shape == (0,)
+# --- stacking ----------------------------------------------------------------------------------------------
 
 
 def test_a_cluster_stacks_own_rows_first_and_what_was_not_told_is_zero() -> None:
@@ -173,16 +150,114 @@ def test_partners_that_tell_each_other_everything_find_the_same_precoders() -> N
     np.testing.assert_allclose(mine[:, 3:], yours[:, :3], rtol=1e-9)
 
 
-@pytest.mark.parametrize("num_ues", [1, 2, 9])
-def test_a_sqrt_beta_split_is_all_power_in_proportion_to_the_roots(num_ues: int) -> None:
-    beta = 10 ** np.random.default_rng(num_ues).uniform(-14, -7, num_ues)
-    rho = power_split(beta, Radio(ap_power_w=2.5, power_split="sqrt-beta"))
-    assert rho.sum() == pytest.approx(2.5)
-    np.testing.assert_allclose(rho**2 / beta, rho[0] ** 2 / beta[0])
+# --- one AP ------------------------------------------------------------------------------------------------
+
+NUM_UES, BLOCKS, ANTENNAS = 6, 3, 4
+BETA = np.array([3e-10, 2e-10, 5e-11, 3e-11, 1e-11, 1e-12])
 
 
-@pytest.mark.parametrize("split", ["equal", "sqrt-beta"])
-def test_ues_without_any_channel_share_equally_and_no_ue_costs_nothing(split: str) -> None:
-    radio = Radio.model_validate({"power_split": split})
-    np.testing.assert_array_equal(power_split(np.zeros(4), radio), 0.25)
-    assert power_split(np.zeros(0), radio).shape == (0,)
+def precoder(ap: int, ues: tuple[int, ...], **settings: object) -> Precoder:
+    config = Config(radio=Radio(num_ues=NUM_UES, antennas=ANTENNAS), precoding=Precoding.model_validate(settings))
+    return Precoder(ap, config, Association(0, ues, BETA, np.arange(NUM_UES), (), (), []))
+
+
+def estimates(seed: int) -> ComplexArray:
+    return gaussian(seed, BLOCKS, ANTENNAS, NUM_UES) * np.sqrt(BETA)
+
+
+SELECTIVE = {"alone": "mmse", "joint": "selective", "told_ues": NUM_UES}
+
+
+@pytest.mark.parametrize("alone", ["mrt", "rzf", "mmse"])
+def test_without_partners_an_ap_precodes_alone(alone: str) -> None:
+    one = precoder(0, (1, 4), alone=alone)
+    h_hat = estimates(30)
+    w = one.alone(h_hat)
+    assert w.shape == (BLOCKS, ANTENNAS, 2)
+    assert one.joint(h_hat, w, []) is w
+
+
+def test_local_mmse_is_the_formula_over_all_ues() -> None:
+    h_hat, radio = estimates(31), Radio(num_ues=NUM_UES)
+    w = precoder(0, (1, 4), alone="mmse").alone(h_hat)
+    error = error_variance(BETA, np.arange(NUM_UES), radio.pilot_power_w, radio.pilot_length, radio.noise_power_w)
+    unknown = (error.sum() + radio.noise_power_w / radio.ap_power_w) * np.eye(ANTENNAS)
+    heard = h_hat @ h_hat.conj().swapaxes(1, 2) + unknown
+    expected = unit_columns(np.linalg.inv(heard) @ h_hat[..., [1, 4]]) * np.sqrt(0.5)
+    np.testing.assert_allclose(w, expected, rtol=1e-6)
+
+
+def test_selective_precodes_jointly_for_common_ues_and_alone_for_the_others() -> None:
+    one, other = precoder(0, (1, 4), **SELECTIVE), precoder(1, (1, 2), **SELECTIVE)
+    h_hat, theirs = estimates(32), estimates(33)
+    alone = one.alone(h_hat)
+    joint = one.joint(h_hat, alone, [other.block(0, one.matters, theirs)])
+    np.testing.assert_array_equal(joint[..., 1], alone[..., 1])  # UE 4 is not the other's
+    assert np.abs(joint[..., 0] - alone[..., 0]).max() > 1e-3
+
+
+def test_a_partner_without_a_common_ue_changes_nothing() -> None:
+    one, other = precoder(0, (1, 4), **SELECTIVE), precoder(1, (0, 2), **SELECTIVE)
+    h_hat = estimates(34)
+    alone = one.alone(h_hat)
+    np.testing.assert_array_equal(one.joint(h_hat, alone, [other.block(0, one.matters, estimates(35))]), alone)
+
+
+@pytest.mark.parametrize("power", ["peak", "average"])
+def test_two_aps_that_tell_each_other_everything_transmit_one_precoder_with_its_nulls(power: str) -> None:
+    """One real factor for both: their rows together are the MMSE solution over the antennas of both."""
+    aps = [precoder(ap, (1,), **SELECTIVE, power=power) for ap in range(2)]
+    h_hat = [estimates(36), estimates(37)]
+    blocks = [ap.block(0, (), h) for ap, h in zip(aps, h_hat, strict=True)]
+    rows = [aps[0].joint(h_hat[0], aps[0].alone(h_hat[0]), [blocks[1]])]
+    rows += [aps[1].joint(h_hat[1], aps[1].alone(h_hat[1]), [blocks[0]])]
+    stacked = np.concatenate(h_hat, axis=1)
+    unknown = aps[0].block(0, (), h_hat[0]).untold[0, 0, 0].real
+    ideal = mmse(stacked, stacked[..., [1]], unknown * np.eye(2 * ANTENNAS))
+    ratio = np.concatenate(rows, axis=1) / ideal
+    if power == "peak":
+        np.testing.assert_allclose(
+            ratio, np.broadcast_to(ratio[:, :1], ratio.shape), rtol=1e-3
+        )  # one factor in each block
+    else:
+        np.testing.assert_allclose(ratio, np.broadcast_to(ratio[:1, :1], ratio.shape), rtol=1e-3)  # one for all
+
+
+def test_what_is_not_told_counts_as_covariance() -> None:
+    """Own rows of the partner's matrix: told UEs, plus the covariance of the rest, is all that it hears."""
+    h_hat = estimates(38)
+    some, everything = (precoder(0, (1,), **{**SELECTIVE, "told_ues": n}) for n in (2, NUM_UES))
+
+    def heard(block: ChannelBlock) -> ComplexArray:
+        told = block.h_hat.astype(complex)
+        return np.asarray(told @ told.conj().swapaxes(1, 2) + block.untold)
+
+    few, all_of_them = some.block(0, (), h_hat), everything.block(0, (), h_hat)
+    assert few.ues == (0, 1)  # its own UE, and the strongest two
+    assert all_of_them.ues == tuple(range(NUM_UES))
+    np.testing.assert_allclose(heard(few), heard(all_of_them), rtol=1e-5, atol=1e-18)
+
+
+def test_a_hostile_covariance_breaks_nothing() -> None:
+    one, other = precoder(0, (1, 4), **SELECTIVE), precoder(1, (1, 2), **SELECTIVE)
+    h_hat, block = estimates(39), other.block(0, one.matters, estimates(40))
+    alone = one.alone(h_hat)
+    for untold in (-1e17 * np.ones((BLOCKS, 4, 4)), np.zeros((BLOCKS, 4, 4)), 1j * np.ones((BLOCKS, 4, 4))):
+        lie = ChannelBlock(0, 1, block.ues, block.h_hat, block.rho, untold)
+        w = one.joint(h_hat, alone, [lie])
+        assert np.isfinite(w).all()
+        assert (np.abs(w) ** 2).sum(axis=(1, 2)).max() <= 1
+
+
+def test_the_average_rule_hardens_and_the_others_do_not() -> None:
+    """The factor of a long run is one number: it no longer follows the fading of a block."""
+
+    def spread(power: str) -> float:
+        one = precoder(0, (1,), alone="mmse", power=power)
+        for seed in range(100):
+            one.alone(estimates(seed))
+        h_hat = estimates(200)
+        gain = np.einsum("bl,bl->b", h_hat[..., 1].conj(), one.alone(h_hat)[..., 0])
+        return float(np.std(np.abs(gain)) / np.mean(np.abs(gain)))
+
+    assert spread("average") < 0.2 * spread("peak")

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from apnode.messages import ComplexArray
 from channel_server.fading import complex_normal
-from channel_server.sinr import received_interference, sinr, spectral_efficiency
+from channel_server.sinr import hardening_sinr, received, received_interference, sinr, spectral_efficiency
 
 B, M, K, L = 3, 5, 4, 2
 NOISE = 0.3
@@ -159,3 +159,50 @@ def test_a_lone_interferer_is_what_lowers_the_sinr() -> None:
     suffered = received_interference(h, w, serving, "other-streams").sum(axis=0)
     wanted = np.array([abs(np.vdot(h[0, k, k], w[0, k, k])) ** 2 for k in range(2)])
     np.testing.assert_allclose(sinr(h, w, NOISE)[0], wanted / (suffered + NOISE))
+
+
+# --- the hardening bound -----------------------------------------------------------------------------------
+
+
+def over_blocks(blocks: int, mean: float, seed: int = 5) -> tuple[ComplexArray, Any]:
+    """Gain and SINR of 4 UEs in many blocks whose own stream has a mean and spread 1."""
+    effective = gaussian(seed, blocks, K, K)
+    effective[:, range(K), range(K)] += mean
+    power = np.abs(effective) ** 2
+    wanted = np.diagonal(power, axis1=1, axis2=2)
+    return np.diagonal(effective, axis1=1, axis2=2), wanted / (power.sum(axis=2) - wanted + NOISE)
+
+
+def test_the_hardening_bound_is_its_closed_form() -> None:
+    """Mean m and unit variance of the own gain, three interferers of power 1: m^2 / (1 + 3 + noise)."""
+    np.testing.assert_allclose(hardening_sinr(*over_blocks(200_000, 3.0)), 9 / (4 + NOISE), rtol=0.02)
+
+
+@pytest.mark.parametrize("mean", [0.5, 2.0, 10.0])
+def test_the_hardening_bound_lies_below_the_rate_of_who_knows_the_gain(mean: float) -> None:
+    gain, ratio = over_blocks(20_000, mean)
+    genie = spectral_efficiency(ratio).mean(axis=0)
+    assert (spectral_efficiency(hardening_sinr(gain, ratio)) < genie).all()
+
+
+def test_a_gain_that_does_not_vary_is_known() -> None:
+    gain, ratio = np.full((5, K), 2.0 + 1j), np.full((5, K), 7.0)
+    np.testing.assert_allclose(hardening_sinr(gain, ratio), 7.0)
+
+
+def test_few_blocks_do_not_flatter_the_bound() -> None:
+    """Without a mean there is nothing to know; the plain square of the mean over 8 blocks would see 1/8 of it."""
+    few = [hardening_sinr(*over_blocks(8, 0.0, seed)).mean() for seed in range(400)]
+    plain = 1 / 8 / (4 + NOISE)
+    assert np.mean(few) < 0.6 * plain
+
+
+def test_one_block_tells_no_bound_and_a_silent_network_gives_nothing() -> None:
+    gain, ratio = over_blocks(1, 1.0)
+    assert np.isnan(hardening_sinr(gain, ratio)).all()
+    np.testing.assert_array_equal(hardening_sinr(np.zeros((4, K)), np.zeros((4, K))), 0)
+
+
+def test_effective_channels_superpose_over_the_aps(h: ComplexArray, w: ComplexArray) -> None:
+    expected = np.einsum("bmkl,bmjl->bkj", h.conj(), w)
+    np.testing.assert_allclose(received(h, w), expected, rtol=1e-12)

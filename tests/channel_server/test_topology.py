@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from apnode.config import Config, Cooperation, Propagation, Radio, Run
 from apnode.csi import despread, estimate
 from apnode.messages import ComplexArray, FloatArray, IntArray
-from apnode.precoding import mrt, normalised_blocks, power_split
+from apnode.power import power_split, scaled
+from apnode.precoding import mrt
 from channel_server.fading import channels, received_pilots
 from channel_server.geometry import distances
 from channel_server.sinr import received_interference
@@ -280,7 +281,8 @@ def drop(request: pytest.FixtureRequest) -> Drop:
     w = np.zeros_like(h)
     for ap, ues in enumerate(layout.ues_of):
         h_hat = estimate(projections[:, ap], layout.beta[ap], layout.pilots, radio.pilot_power_w, radio.noise_power_w)
-        own = normalised_blocks(mrt(h_hat[..., list(ues)]), power_split(layout.beta[ap, list(ues)], radio))
+        rows, rho = mrt(h_hat[..., list(ues)]), power_split(layout.beta[ap, list(ues)], radio)[None]
+        own = scaled(rows, rho, (np.abs(rows) ** 2).sum(axis=1)[:, None])
         w[:, ap, list(ues)] = own.swapaxes(-1, -2)
     return Drop(config, layout, h, w)
 
@@ -353,6 +355,11 @@ def random_interference(seed: int, num_aps: int) -> FloatArray:
     return np.asarray(table)
 
 
+def by_interference(config: Config, table: FloatArray) -> list[tuple[int, ...]]:
+    """Neighbour lists by a rule that does not look at who serves whom."""
+    return neighbour_lists(config, table, np.zeros((len(table), 1), bool))
+
+
 def test_row_rule_worked_by_hand() -> None:
     table = np.array(
         [
@@ -363,23 +370,23 @@ def test_row_rule_worked_by_hand() -> None:
         ]
     )
     config = cooperation(neighbour_sets="row", neighbour_threshold=0.05)
-    assert neighbour_lists(config, table) == [(2, 1), (), (1, 0, 3), (2,)]
+    assert by_interference(config, table) == [(2, 1), (), (1, 0, 3), (2,)]
 
 
 def test_row_rule_keeps_the_strongest_up_to_the_cap() -> None:
     table = np.array([[0, 0.5, 1.0, 0.7], [0] * 4, [0] * 4, [0] * 4])
-    assert neighbour_lists(cooperation(neighbour_sets="row", max_neighbours=2), table)[0] == (2, 3)
+    assert by_interference(cooperation(neighbour_sets="row", max_neighbours=2), table)[0] == (2, 3)
 
 
 def test_symmetric_rule_takes_the_worst_pairs_first() -> None:
     table = np.array([[0, 6.0, 0], [2.0, 0, 4.0], [0, 5.0, 0]])  # both ways: 8 and 9
-    assert neighbour_lists(cooperation(neighbour_sets="symmetric", max_neighbours=1), table) == [(), (2,), (1,)]
-    assert neighbour_lists(cooperation(neighbour_sets="symmetric"), table) == [(1,), (2, 0), (1,)]
+    assert by_interference(cooperation(neighbour_sets="symmetric", max_neighbours=1), table) == [(), (2,), (1,)]
+    assert by_interference(cooperation(neighbour_sets="symmetric"), table) == [(1,), (2, 0), (1,)]
 
 
 def test_symmetric_rule_needs_the_test_passed_at_one_end_only() -> None:
     table = np.array([[0, 1.0, 0.01], [1.0, 0, 0], [1.0, 0, 0]])
-    assert neighbour_lists(cooperation(neighbour_sets="symmetric", neighbour_threshold=0.5), table) == [
+    assert by_interference(cooperation(neighbour_sets="symmetric", neighbour_threshold=0.5), table) == [
         (1, 2),
         (0,),
         (0,),
@@ -395,7 +402,7 @@ def test_symmetric_rule_needs_the_test_passed_at_one_end_only() -> None:
 )
 def test_neighbours_are_others_up_to_the_cap_strongest_first(seed: int, num_aps: int, cap: int, rule: str) -> None:
     table = random_interference(seed, num_aps)
-    lists = neighbour_lists(cooperation(neighbour_sets=rule, max_neighbours=cap), table)
+    lists = by_interference(cooperation(neighbour_sets=rule, max_neighbours=cap), table)
     assert len(lists) == num_aps
     for ap, neighbours in enumerate(lists):
         assert len(set(neighbours)) == len(neighbours) <= cap
@@ -412,21 +419,21 @@ def test_symmetric_neighbours_are_reciprocal_and_no_pair_with_room_is_left_out(
     seed: int, num_aps: int, cap: int
 ) -> None:
     table = random_interference(seed, num_aps)
-    lists = neighbour_lists(cooperation(neighbour_sets="symmetric", max_neighbours=cap), table)
-    wished = neighbour_lists(cooperation(neighbour_sets="row", max_neighbours=8), table)
+    lists = by_interference(cooperation(neighbour_sets="symmetric", max_neighbours=cap), table)
+    wished = by_interference(cooperation(neighbour_sets="row", max_neighbours=8), table)
     for ap, neighbours in enumerate(lists):
         assert all(ap in lists[n] for n in neighbours)
         assert all(n in neighbours or len(neighbours) == cap or len(lists[n]) == cap for n in wished[ap])
 
 
-@pytest.mark.parametrize("rule", ["row", "symmetric"])
+@pytest.mark.parametrize("rule", ["row", "symmetric", "common-ue"])
 def test_an_ap_without_ues_has_no_neighbours(rule: str) -> None:
     config = Config(
         radio=Radio(num_aps=20, num_ues=3, max_serving_aps=3),
         cooperation=Cooperation.model_validate({"neighbour_sets": rule}),
     )
     layout = make_layout(config, 0)
-    lists = neighbour_lists(config, long_term_interference(config, layout))
+    lists = neighbour_lists(config, long_term_interference(config, layout), layout.serving)
     assert any(lists)
     for ap, ues in enumerate(layout.ues_of):
         if not ues:
@@ -435,4 +442,19 @@ def test_an_ap_without_ues_has_no_neighbours(rule: str) -> None:
 
 
 def test_a_network_without_interference_has_no_neighbours() -> None:
-    assert neighbour_lists(Config(), np.zeros((3, 3))) == [(), (), ()]
+    assert by_interference(Config(), np.zeros((3, 3))) == [(), (), ()]
+
+
+@pytest.mark.parametrize("cap", [2, 5, 32])
+def test_common_ue_neighbours_serve_a_ue_together_whatever_the_interference(cap: int) -> None:
+    config = cooperation(neighbour_sets="common-ue", policy="always", max_neighbours=cap)
+    layout = make_layout(config, 0)
+    lists = neighbour_lists(config, np.zeros((100, 100)), layout.serving)
+    for ap, neighbours in enumerate(lists):
+        others = set(neighbours)
+        together = {n for n in range(100) if n != ap and (layout.serving[ap] & layout.serving[n]).any()}
+        assert others <= together
+        assert all(ap in lists[n] for n in others)
+        assert len(others) == cap or all(len(lists[n]) == cap for n in together - others)
+    if cap == 32:
+        assert sum(map(len, lists)) == 2 * layout.pairs

@@ -111,7 +111,7 @@ BAD = {
     "pilots fill the block": (["run", "demo", "--set", "radio.pilot_length=200"], "leaves no symbol for payload"),
     "impossible agreement": (["run", "demo", "--set", "cooperation.cluster=directed"], "goes with acceptance"),
     "frames too long": (["run", "demo", "--set", "run.max_frame_bytes=1024"], "raise it"),
-    "does not fit memory": (["run", "demo", "--set", "radio.num_aps=20000", "run.episodes=1"], "use --runtime local"),
+    "does not fit memory": (["run", "demo", "--set", "radio.num_aps=5000", "run.episodes=1"], "use --runtime local"),
     "too many records": (["run", "demo", "--set", "run.episodes=1000000"], "lower run.episodes"),
     "power beyond reason": (["run", "demo", "--set", "radio.ap_power_w=1e30"], "radio.ap_power_w"),
     "address of no use": (["run", "demo", "--runtime", "local", "--address", "here:1"], "goes with --runtime ray"),

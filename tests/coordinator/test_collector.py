@@ -22,6 +22,7 @@ def coordinator() -> Coordinator:
 
 def slot_report(slot: int = 0, **changed: Any) -> SlotReport:
     fields = {"slot": slot, "episode": 0, "sinr": np.ones((2, 3)), "sinr_alone": np.ones((2, 3)), "pairs": 1}
+    fields |= {"gain": np.ones((2, 3)), "gain_alone": np.ones((2, 3)), "power": np.zeros((2, 2))}
     return SlotReport(**{**fields, "silent": (), "sent": SENT, "dropped": np.zeros(len(DROPS), int), **changed})
 
 
@@ -88,6 +89,9 @@ MISFITS: dict[str, Message] = {
     "SINRs of a UE too few": slot_report(sinr=np.ones((2, 2)), sinr_alone=np.ones((2, 2))),
     "a baseline of one UE": slot_report(sinr_alone=np.ones((2, 1))),
     "a baseline of a UE too many": slot_report(sinr_alone=np.ones((2, 4))),
+    "gains of a UE too few": slot_report(gain=np.ones((2, 2))),
+    "gains alone of a block too many": slot_report(gain_alone=np.ones((3, 3))),
+    "powers of an AP too many": slot_report(power=np.ones((3, 2))),
     "silence of an AP that there is not": slot_report(silent=(2,)),
     "counts of a kind too few": slot_report(sent=SENT[:, :-1]),
     "counts of one kind for all": slot_report(sent=SENT[:, :1] + 1),
