@@ -171,11 +171,11 @@ class ChannelServer(Node):
 
     def _close(self, air: Air) -> None:
         """Superpose what was radiated, let the UEs report, and open the next slot."""
-        noise = self._config.radio.noise_power_w
-        w, w_alone = self.precoders(air)
-        sinr_now, sinr_alone = sinr(air.h, w, noise), sinr(air.h, w_alone, noise)
+        serving, noise = self.layout.serving, self._config.radio.noise_power_w
+        precoders = self.precoders(air)
+        sinr_now, sinr_alone = sinr(air.h, precoders, noise, serving)
         rate, rate_alone = (spectral_efficiency(s).mean(axis=0) for s in (sinr_now, sinr_alone))
-        suffered = received_interference(air.h, w, self.layout.serving, self._config.cooperation.interference)
+        suffered = received_interference(air.h, precoders[0], serving, self._config.cooperation.interference)
         for ap, ues in enumerate(self.layout.ues_of):
             report = self._ue_reports(ap, air, suffered)
             self._send(ap_address(ap), SlotFeedback(air.index, rate[list(ues)], rate_alone[list(ues)], *report))
@@ -186,14 +186,13 @@ class ChannelServer(Node):
         else:
             self._finish(air.index + 1)
 
-    def precoders(self, air: Air) -> tuple[ComplexArray, ComplexArray]:
-        """(B, M, K, L) twice: what is radiated, and what would be if every AP were alone; 0 where none [sqrt W]."""
-        w, w_alone = np.zeros_like(air.h), np.zeros_like(air.h)
-        for ap in sorted(air.transmissions):
-            sent = air.transmissions[ap]
-            w[:, ap, list(sent.ues)] = sent.w
-            w_alone[:, ap, list(sent.ues)] = sent.w_alone
-        return w, w_alone
+    def precoders(self, air: Air) -> ComplexArray:
+        """(2, B, M, K, L) what is radiated, and what would be if every AP were alone; 0 where none [sqrt W]."""
+        precoders = np.zeros((2, *air.h.shape), complex)
+        for ap, sent in air.transmissions.items():
+            precoders[0][:, ap, list(sent.ues)] = sent.w
+            precoders[1][:, ap, list(sent.ues)] = sent.w_alone
+        return precoders
 
     def _ue_reports(self, ap: int, air: Air, suffered: FloatArray) -> tuple[IntArray, FloatArray]:
         """(|K_m|, R) twice: the strongest APs that are no partners, at each UE of an AP, and their power [W]."""

@@ -8,26 +8,39 @@ from apnode.messages import ComplexArray, FloatArray, IntArray
 from channel_server.topology import BoolArray
 
 
-def sinr(h: ComplexArray, w: ComplexArray, noise_power: float) -> FloatArray:
+def sinr(h: ComplexArray, w: ComplexArray, noise_power: float, serving: BoolArray | None = None) -> FloatArray:
     """Instantaneous SINR, seed paper eq. (9): each stream superposes coherently over the APs that send it.
 
     SINR_k = |sum_m h_mk^H w_mk|^2 / (sum_{j != k} |sum_m h_mk^H w_mj|^2 + noise)
 
     Args:
         h: (B, M, K, L) true channels [sqrt power gain].
-        w: (B, M, K, L) precoder of AP m for UE k, 0 where it does not serve it [sqrt W].
+        w: (..., B, M, K, L) precoder of AP m for UE k, 0 where it does not serve it [sqrt W]; several sets of
+            precoders over the same channels take little longer than one.
         noise_power: sigma^2 [W].
+        serving: (M, K) D, outside of which w is 0; without it, where w differs from 0.
 
     Returns:
-        (B, K) linear.
+        (..., B, K) linear.
     """
-    blocks, num_aps, num_ues, antennas = h.shape
-    by_ue = (blocks, num_ues, num_aps * antennas)
-    received = h.conj().swapaxes(1, 2).reshape(by_ue) @ w.swapaxes(1, 2).reshape(by_ue).swapaxes(1, 2)  # (B, k, j)
-    power = np.abs(received) ** 2
-    wanted = np.diagonal(power, axis1=1, axis2=2)
-    ratio: FloatArray = wanted / (power.sum(axis=2) - wanted + noise_power)
-    return ratio
+    sets = w.reshape(-1, *h.shape)
+    sends = np.asarray(sets.any(axis=(0, 1, 4))) if serving is None else serving
+    power = np.abs(_superposed(h, sets, sends)) ** 2  # (S, B, k, j)
+    wanted = np.diagonal(power, axis1=-2, axis2=-1)
+    ratio: FloatArray = wanted / (power.sum(axis=-1) - wanted + noise_power)
+    return ratio.reshape(*w.shape[:-3], h.shape[2])
+
+
+def _superposed(h: ComplexArray, sets: ComplexArray, sends: BoolArray) -> ComplexArray:
+    """(S, B, k, j) what UE k hears of the stream for UE j, conjugated: summed over just the APs that send it."""
+    blocks, _, num_ues, _ = h.shape
+    heard = np.empty((len(sets), blocks, num_ues, num_ues), complex)
+    for ue in range(num_ues):
+        aps = np.flatnonzero(sends[:, ue])
+        channel = h[:, aps].swapaxes(1, 2).reshape(blocks, num_ues, -1)  # (B, k, C L)
+        beams = sets[:, :, aps, ue].conj().reshape(len(sets), blocks, -1)  # (S, B, C L)
+        heard[..., ue] = (beams.swapaxes(0, 1) @ channel.swapaxes(1, 2)).swapaxes(0, 1)
+    return heard
 
 
 def spectral_efficiency(sinr_of: FloatArray) -> FloatArray:
@@ -49,7 +62,7 @@ def received_interference(h: ComplexArray, w: ComplexArray, serving: BoolArray, 
         (M, K) power at UE k of AP n's streams [W].
     """
     packed, ue_of = _streams(w, serving)
-    power = (np.abs(h.conj() @ packed.swapaxes(-1, -2)) ** 2).mean(axis=0)  # (M, K, S) at UE k of AP n's stream s
+    power = (np.abs(h @ packed.conj().swapaxes(-1, -2)) ** 2).mean(axis=0)  # (M, K, S) at UE k of AP n's stream s
     if counts == "other-streams":
         power = np.where(ue_of[:, None, :] == np.arange(h.shape[2])[:, None], 0, power)
     total = power.sum(axis=2)
