@@ -7,13 +7,13 @@ tells an AP is only what that AP's antennas heard and what that AP's own UEs rep
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from apnode.config import Config
 from apnode.messages import (
-    NOBODY,
     Association,
     ComplexArray,
     Deadline,
@@ -29,6 +29,7 @@ from apnode.messages import (
 )
 from apnode.node import CHANNEL, COORDINATOR, Node, ap_address, refuse_unless
 from channel_server.fading import channels, received_pilots
+from channel_server.reports import strongest_interferers
 from channel_server.sinr import received_interference, sinr, spectral_efficiency
 from channel_server.topology import Layout, long_term_interference, make_layout, neighbour_lists
 
@@ -176,8 +177,8 @@ class ChannelServer(Node):
         sinr_now, sinr_alone = sinr(air.h, precoders, noise, serving)
         rate, rate_alone = (spectral_efficiency(s).mean(axis=0) for s in (sinr_now, sinr_alone))
         suffered = received_interference(air.h, precoders[0], serving, self._config.cooperation.interference)
-        for ap, ues in enumerate(self.layout.ues_of):
-            report = self._ue_reports(ap, air, suffered)
+        reports = self._ue_reports(air, suffered)
+        for ap, (ues, report) in enumerate(zip(self.layout.ues_of, reports, strict=True)):
             self._send(ap_address(ap), SlotFeedback(air.index, rate[list(ues)], rate_alone[list(ues)], *report))
         self._report(air, sinr_now, sinr_alone)
         self.air = None
@@ -194,14 +195,13 @@ class ChannelServer(Node):
             precoders[1][:, ap, list(sent.ues)] = sent.w_alone
         return precoders
 
-    def _ue_reports(self, ap: int, air: Air, suffered: FloatArray) -> tuple[IntArray, FloatArray]:
-        """(|K_m|, R) twice: the strongest APs that are no partners, at each UE of an AP, and their power [W]."""
-        power = suffered[:, list(self.layout.ues_of[ap])].T.copy()  # (|K_m|, M)
-        partners = air.transmissions[ap].partners if ap in air.transmissions else ()
-        power[:, [ap, *(p for p in partners if p < power.shape[1])]] = 0
-        strongest = np.argsort(-power, axis=1, kind="stable")[:, : self._config.cooperation.reported_interferers]
-        reported = np.take_along_axis(power, strongest, axis=1)
-        return np.where(reported > 0, strongest, NOBODY), reported
+    def _ue_reports(self, air: Air, suffered: FloatArray) -> Iterator[tuple[IntArray, FloatArray]]:
+        """Of each AP (|K_m|, R) twice: the strongest APs that are no partners, at its UEs, and their power [W]."""
+        serving, sent = self.layout.serving, air.transmissions
+        partners = [sent[ap].partners if ap in sent else () for ap in range(len(serving))]
+        report = strongest_interferers(suffered, serving, partners, self._config.cooperation.reported_interferers)
+        ends = np.cumsum(serving.sum(axis=1))[:-1]  # of each AP's rows
+        return zip(*(np.split(part, ends) for part in report), strict=True)
 
     def _report(self, air: Air, sinr_now: FloatArray, sinr_alone: FloatArray) -> None:
         silent = tuple(ap for ap in range(self._config.radio.num_aps) if ap not in air.transmissions)

@@ -24,7 +24,6 @@ from channel_server.topology import (
     make_layout,
     neighbour_lists,
     serving_sets,
-    strongest_only,
     transmit_power,
 )
 
@@ -329,16 +328,6 @@ def test_a_report_names_no_more_aps_than_it_may() -> None:
     layout = make_layout(config, 0)
     named = (long_term_interference(config, layout) > 0).sum(axis=1)
     assert (named <= layout.serving.sum(axis=1)).all()
-
-
-@LAW
-@given(seed=st.integers(0, 2**32 - 1), num_aps=st.integers(1, 8), count=st.integers(1, 9))
-def test_strongest_only_keeps_the_largest_of_each_column(seed: int, num_aps: int, count: int) -> None:
-    power = random_beta(seed, num_aps, 4)
-    kept = strongest_only(power, count)
-    for ue in range(4):
-        expected = sorted(power[:, ue])[-count:]
-        assert sorted(kept[kept[:, ue] > 0, ue]) == expected
 
 
 # --- neighbours ---
