@@ -31,7 +31,7 @@ from apnode.node import CHANNEL, COORDINATOR, Node, ap_address, refuse_unless
 from channel_server.fading import channels, received_pilots
 from channel_server.reports import strongest_interferers
 from channel_server.sinr import received_interference, sinr, spectral_efficiency
-from channel_server.topology import Layout, long_term_interference, make_layout, neighbour_lists
+from channel_server.topology import Layout, further_askers, long_term_interference, make_layout, neighbour_lists
 
 _MAX_ASKERS = 64  # an Association lists no more; about 15 is the most seen among 100 APs
 
@@ -123,10 +123,7 @@ class ChannelServer(Node):
         self.layout = make_layout(self._config, episode)
         self._interference = long_term_interference(self._config, self.layout)
         self._neighbours = neighbour_lists(self._config, self._interference)
-        self._askers = [
-            tuple(m for m, known in enumerate(self._neighbours) if ap in known and m not in own)[:_MAX_ASKERS]
-            for ap, own in enumerate(self._neighbours)
-        ]
+        self._askers = further_askers(self._neighbours, _MAX_ASKERS)
         for ap in range(self._config.radio.num_aps):
             self._associate(ap, episode)
 

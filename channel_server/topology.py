@@ -42,7 +42,7 @@ class Layout:
     @cached_property
     def pairs(self) -> int:
         """AP pairs with a common UE."""
-        common = self.serving.astype(int) @ self.serving.T > 0
+        common = self.serving.astype(float) @ self.serving.T > 0  # BLAS has no integers
         return int(np.triu(common, 1).sum())
 
 
@@ -209,7 +209,17 @@ def neighbour_lists(config: Config, interference: FloatArray) -> list[tuple[int,
     if config.cooperation.neighbour_sets == "symmetric":
         passes = _symmetric(passes, interference, cap)
     order = np.argsort(-interference, axis=1, kind="stable")
-    return [tuple(int(n) for n in order[m] if passes[m, n])[:cap] for m in range(len(interference))]
+    return [tuple(row[passed[row]][:cap].tolist()) for row, passed in zip(order, passes, strict=True)]
+
+
+def further_askers(neighbours: list[tuple[int, ...]], cap: int) -> list[tuple[int, ...]]:
+    """Who may ask each AP without being its neighbour, in order and at most `cap`."""
+    askers: list[list[int]] = [[] for _ in neighbours]
+    for ap, known in enumerate(neighbours):
+        for asked in known:
+            if ap not in neighbours[asked]:
+                askers[asked].append(ap)
+    return [tuple(of_one[:cap]) for of_one in askers]
 
 
 def _symmetric(passes: NDArray[Any], interference: FloatArray, cap: int) -> BoolArray:

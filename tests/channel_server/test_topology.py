@@ -19,6 +19,7 @@ from channel_server.sinr import received_interference
 from channel_server.topology import (
     Layout,
     assign_pilots,
+    further_askers,
     greedy_pilots,
     long_term_interference,
     make_layout,
@@ -425,3 +426,13 @@ def test_an_ap_without_ues_has_no_neighbours(rule: str) -> None:
 
 def test_a_network_without_interference_has_no_neighbours() -> None:
     assert neighbour_lists(Config(), np.zeros((3, 3))) == [(), (), ()]
+
+
+@pytest.mark.parametrize("rule", ["symmetric", "row"])
+def test_further_askers_are_those_who_may_ask_without_being_a_neighbour(rule: str) -> None:
+    neighbours = neighbour_lists(cooperation(neighbour_sets=rule, max_neighbours=2), random_interference(3, 12))
+    askers = further_askers(neighbours, cap=64)
+    assert any(askers) == (rule == "row")
+    for ap, own in enumerate(neighbours):
+        assert askers[ap] == tuple(m for m in range(12) if ap in neighbours[m] and m not in own)
+    assert further_askers(neighbours, cap=1) == [of_one[:1] for of_one in askers]
