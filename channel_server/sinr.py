@@ -23,24 +23,38 @@ def sinr(h: ComplexArray, w: ComplexArray, noise_power: float, serving: BoolArra
     Returns:
         (..., B, K) linear.
     """
+    return sinr_of(received(h, w, serving), noise_power)
+
+
+def received(h: ComplexArray, w: ComplexArray, serving: BoolArray | None = None) -> ComplexArray:
+    """Effective channels, sum_m h_mk^H w_mj at UE k of stream j, from just the APs that send the stream.
+
+    Args:
+        h: (B, M, K, L) true channels [sqrt power gain].
+        w: (..., B, M, K, L) precoders, as for `sinr` [sqrt W].
+        serving: as for `sinr`.
+
+    Returns:
+        (..., B, K, K) [sqrt W].
+    """
+    blocks, _, num_ues, _ = h.shape
     sets = w.reshape(-1, *h.shape)
     sends = np.asarray(sets.any(axis=(0, 1, 4))) if serving is None else serving
-    power = np.abs(_superposed(h, sets, sends)) ** 2  # (S, B, k, j)
-    wanted = np.diagonal(power, axis1=-2, axis2=-1)
-    ratio: FloatArray = wanted / (power.sum(axis=-1) - wanted + noise_power)
-    return ratio.reshape(*w.shape[:-3], h.shape[2])
-
-
-def _superposed(h: ComplexArray, sets: ComplexArray, sends: BoolArray) -> ComplexArray:
-    """(S, B, k, j) what UE k hears of the stream for UE j, conjugated: summed over just the APs that send it."""
-    blocks, _, num_ues, _ = h.shape
-    heard = np.empty((len(sets), blocks, num_ues, num_ues), complex)
+    effective = np.empty((len(sets), blocks, num_ues, num_ues), complex)
     for ue in range(num_ues):
         aps = np.flatnonzero(sends[:, ue])
         channel = h[:, aps].swapaxes(1, 2).reshape(blocks, num_ues, -1)  # (B, k, C L)
         beams = sets[:, :, aps, ue].conj().reshape(len(sets), blocks, -1)  # (S, B, C L)
-        heard[..., ue] = (beams.swapaxes(0, 1) @ channel.swapaxes(1, 2)).swapaxes(0, 1)
-    return heard
+        effective[..., ue] = (beams.swapaxes(0, 1) @ channel.swapaxes(1, 2)).swapaxes(0, 1)
+    return effective.conj().reshape(*w.shape[:-3], num_ues, num_ues)
+
+
+def sinr_of(effective: ComplexArray, noise_power: float) -> FloatArray:
+    """(..., B, K) SINR (9) from effective channels (..., B, K, K), linear."""
+    power = np.abs(effective) ** 2
+    wanted = np.diagonal(power, axis1=-2, axis2=-1)
+    ratio: FloatArray = wanted / (power.sum(axis=-1) - wanted + noise_power)
+    return ratio
 
 
 def spectral_efficiency(sinr_of: FloatArray) -> FloatArray:

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from apnode.messages import ComplexArray
 from channel_server.fading import complex_normal
-from channel_server.sinr import received_interference, sinr, spectral_efficiency
+from channel_server.sinr import received, received_interference, sinr, spectral_efficiency
 
 B, M, K, L = 3, 5, 4, 2
 NOISE = 0.3
@@ -57,6 +57,10 @@ def test_sinr_is_equation_9_stream_by_stream(h: ComplexArray, w: ComplexArray) -
             streams = [abs(sum(np.vdot(h[b, m, k], w[b, m, j]) for m in range(M))) ** 2 for j in range(K)]
             expected[b, k] = streams[k] / (sum(streams) - streams[k] + NOISE)
     np.testing.assert_allclose(sinr(h, w, NOISE), expected)
+
+
+def test_what_is_received_of_a_stream_is_what_its_aps_send_added_in_amplitude(h: ComplexArray, w: ComplexArray) -> None:
+    np.testing.assert_allclose(received(h, w), np.einsum("bmkl,bmjl->bkj", h.conj(), w))
 
 
 def test_two_aligned_aps_bring_four_times_the_power_of_one() -> None:
