@@ -23,8 +23,9 @@ test: $(STAMP)  ## lint, types, tests
 	$(BIN)/mypy
 	$(BIN)/python -m pytest
 
-bench: $(STAMP)  ## slots/s and messages/s, local against Ray
+bench: $(STAMP)  ## slots/s and messages/s, local against Ray; ms per slot of the physics as networks grow
 	$(BIN)/python benchmarks/throughput.py
+	$(BIN)/python benchmarks/physics.py
 
 clean:  ## remove the virtual environment and caches, not the runs
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info

@@ -18,7 +18,8 @@ from channel_server.topology import Layout
 def complex_normal(rng: np.random.Generator, shape: tuple[int, ...]) -> ComplexArray:
     """CN(0, 1) of the given shape."""
     parts = rng.standard_normal((*shape, 2))
-    return parts.view(np.complex128)[..., 0] * math.sqrt(0.5)
+    parts *= math.sqrt(0.5)
+    return parts.view(np.complex128)[..., 0]
 
 
 def channels(config: Config, layout: Layout, slot: int) -> ComplexArray:

@@ -7,6 +7,7 @@ tells an AP is only what that AP's antennas heard and what that AP's own UEs rep
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +15,6 @@ import numpy as np
 
 from apnode.config import Config
 from apnode.messages import (
-    NOBODY,
     Association,
     ComplexArray,
     Deadline,
@@ -30,8 +30,9 @@ from apnode.messages import (
 )
 from apnode.node import CHANNEL, COORDINATOR, Node, ap_address, refuse_unless
 from channel_server.fading import channels, received_pilots
+from channel_server.reports import strongest_interferers
 from channel_server.sinr import received, received_interference, sinr_of, spectral_efficiency
-from channel_server.topology import Layout, long_term_interference, make_layout, neighbour_lists
+from channel_server.topology import Layout, further_askers, long_term_interference, make_layout, neighbour_lists
 
 _MAX_ASKERS = 64  # an Association lists no more; about 15 is the most seen among 100 APs
 
@@ -123,10 +124,7 @@ class ChannelServer(Node):
         self.layout = make_layout(self._config, episode)
         self._interference = long_term_interference(self._config, self.layout)
         self._neighbours = neighbour_lists(self._config, self._interference, self.layout.serving)
-        self._askers = [
-            tuple(m for m, known in enumerate(self._neighbours) if ap in known and m not in own)[:_MAX_ASKERS]
-            for ap, own in enumerate(self._neighbours)
-        ]
+        self._askers = further_askers(self._neighbours, _MAX_ASKERS)
         for ap in range(self._config.radio.num_aps):
             self._associate(ap, episode)
 
@@ -173,40 +171,38 @@ class ChannelServer(Node):
 
     def _close(self, air: Air) -> None:
         """Superpose what was radiated, let the UEs report, and open the next slot."""
-        noise = self._config.radio.noise_power_w
-        w, w_alone = self.precoders(air)
-        now, alone = received(air.h, w), received(air.h, w_alone)
-        sinr_now, sinr_alone = sinr_of(now, noise), sinr_of(alone, noise)
+        serving, noise = self.layout.serving, self._config.radio.noise_power_w
+        precoders = self.precoders(air)
+        effective = received(air.h, precoders, serving)
+        sinr_now, sinr_alone = sinr_of(effective, noise)
         rate, rate_alone = (spectral_efficiency(s).mean(axis=0) for s in (sinr_now, sinr_alone))
-        suffered = received_interference(air.h, w, self.layout.serving, self._config.cooperation.interference)
-        for ap, ues in enumerate(self.layout.ues_of):
-            report = self._ue_reports(ap, air, suffered)
+        suffered = received_interference(air.h, precoders[0], serving, self._config.cooperation.interference)
+        reports = self._ue_reports(air, suffered)
+        for ap, (ues, report) in enumerate(zip(self.layout.ues_of, reports, strict=True)):
             self._send(ap_address(ap), SlotFeedback(air.index, rate[list(ues)], rate_alone[list(ues)], *report))
-        gain, gain_alone = (np.diagonal(effective, axis1=1, axis2=2) for effective in (now, alone))
-        self._report(air, w, sinr=sinr_now, sinr_alone=sinr_alone, gain=gain, gain_alone=gain_alone)
+        gain, gain_alone = np.diagonal(effective, axis1=-2, axis2=-1)
+        self._report(air, precoders[0], sinr=sinr_now, sinr_alone=sinr_alone, gain=gain, gain_alone=gain_alone)
         self.air = None
         if air.index + 1 < self._config.num_slots:
             self._open(air.index + 1)
         else:
             self._finish(air.index + 1)
 
-    def precoders(self, air: Air) -> tuple[ComplexArray, ComplexArray]:
-        """(B, M, K, L) twice: what is radiated, and what would be if every AP were alone; 0 where none [sqrt W]."""
-        w, w_alone = np.zeros_like(air.h), np.zeros_like(air.h)
-        for ap in sorted(air.transmissions):
-            sent = air.transmissions[ap]
-            w[:, ap, list(sent.ues)] = sent.w
-            w_alone[:, ap, list(sent.ues)] = sent.w_alone
-        return w, w_alone
+    def precoders(self, air: Air) -> ComplexArray:
+        """(2, B, M, K, L) what is radiated, and what would be if every AP were alone; 0 where none [sqrt W]."""
+        precoders = np.zeros((2, *air.h.shape), complex)
+        for ap, sent in air.transmissions.items():
+            precoders[0][:, ap, list(sent.ues)] = sent.w
+            precoders[1][:, ap, list(sent.ues)] = sent.w_alone
+        return precoders
 
-    def _ue_reports(self, ap: int, air: Air, suffered: FloatArray) -> tuple[IntArray, FloatArray]:
-        """(|K_m|, R) twice: the strongest APs that are no partners, at each UE of an AP, and their power [W]."""
-        power = suffered[:, list(self.layout.ues_of[ap])].T.copy()  # (|K_m|, M)
-        partners = air.transmissions[ap].partners if ap in air.transmissions else ()
-        power[:, [ap, *(p for p in partners if p < power.shape[1])]] = 0
-        strongest = np.argsort(-power, axis=1, kind="stable")[:, : self._config.cooperation.reported_interferers]
-        reported = np.take_along_axis(power, strongest, axis=1)
-        return np.where(reported > 0, strongest, NOBODY), reported
+    def _ue_reports(self, air: Air, suffered: FloatArray) -> Iterator[tuple[IntArray, FloatArray]]:
+        """Of each AP (|K_m|, R) twice: the strongest APs that are no partners, at its UEs, and their power [W]."""
+        serving, sent = self.layout.serving, air.transmissions
+        partners = [sent[ap].partners if ap in sent else () for ap in range(len(serving))]
+        report = strongest_interferers(suffered, serving, partners, self._config.cooperation.reported_interferers)
+        ends = np.cumsum(serving.sum(axis=1))[:-1]  # of each AP's rows
+        return zip(*(np.split(part, ends) for part in report), strict=True)
 
     def _report(self, air: Air, w: ComplexArray, **at_ues: Any) -> None:
         silent = tuple(ap for ap in range(self._config.radio.num_aps) if ap not in air.transmissions)

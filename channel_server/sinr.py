@@ -8,43 +8,52 @@ from apnode.messages import ComplexArray, FloatArray, IntArray
 from channel_server.topology import BoolArray
 
 
-def sinr(h: ComplexArray, w: ComplexArray, noise_power: float) -> FloatArray:
+def sinr(h: ComplexArray, w: ComplexArray, noise_power: float, serving: BoolArray | None = None) -> FloatArray:
     """Instantaneous SINR, seed paper eq. (9): each stream superposes coherently over the APs that send it.
 
     SINR_k = |sum_m h_mk^H w_mk|^2 / (sum_{j != k} |sum_m h_mk^H w_mj|^2 + noise)
 
     Args:
         h: (B, M, K, L) true channels [sqrt power gain].
-        w: (B, M, K, L) precoder of AP m for UE k, 0 where it does not serve it [sqrt W].
+        w: (..., B, M, K, L) precoder of AP m for UE k, 0 where it does not serve it [sqrt W]; several sets of
+            precoders over the same channels take little longer than one.
         noise_power: sigma^2 [W].
+        serving: (M, K) D, outside of which w is 0; without it, where w differs from 0.
 
     Returns:
-        (B, K) linear.
+        (..., B, K) linear.
     """
-    return sinr_of(received(h, w), noise_power)
+    return sinr_of(received(h, w, serving), noise_power)
 
 
-def received(h: ComplexArray, w: ComplexArray) -> ComplexArray:
-    """Effective channels, sum_m h_mk^H w_mj at UE k of stream j.
+def received(h: ComplexArray, w: ComplexArray, serving: BoolArray | None = None) -> ComplexArray:
+    """Effective channels, sum_m h_mk^H w_mj at UE k of stream j, from just the APs that send the stream.
 
     Args:
         h: (B, M, K, L) true channels [sqrt power gain].
-        w: (B, M, K, L) precoders [sqrt W].
+        w: (..., B, M, K, L) precoders, as for `sinr` [sqrt W].
+        serving: as for `sinr`.
 
     Returns:
-        (B, K, K) [sqrt W].
+        (..., B, K, K) [sqrt W].
     """
-    blocks, num_aps, num_ues, antennas = h.shape
-    by_ue = (blocks, num_ues, num_aps * antennas)
-    streams = w.swapaxes(1, 2).reshape(by_ue).swapaxes(1, 2)
-    return np.asarray(h.conj().swapaxes(1, 2).reshape(by_ue) @ streams)
+    blocks, _, num_ues, _ = h.shape
+    sets = w.reshape(-1, *h.shape)
+    sends = np.asarray(sets.any(axis=(0, 1, 4))) if serving is None else serving
+    effective = np.empty((len(sets), blocks, num_ues, num_ues), complex)
+    for ue in range(num_ues):
+        aps = np.flatnonzero(sends[:, ue])
+        channel = h[:, aps].swapaxes(1, 2).reshape(blocks, num_ues, -1)  # (B, k, C L)
+        beams = sets[:, :, aps, ue].conj().reshape(len(sets), blocks, -1)  # (S, B, C L)
+        effective[..., ue] = (beams.swapaxes(0, 1) @ channel.swapaxes(1, 2)).swapaxes(0, 1)
+    return effective.conj().reshape(*w.shape[:-3], num_ues, num_ues)
 
 
 def sinr_of(effective: ComplexArray, noise_power: float) -> FloatArray:
-    """(B, K) SINR (9) from effective channels (B, K, K), linear."""
+    """(..., B, K) SINR (9) from effective channels (..., B, K, K), linear."""
     power = np.abs(effective) ** 2
-    wanted = np.diagonal(power, axis1=1, axis2=2)
-    ratio: FloatArray = wanted / (power.sum(axis=2) - wanted + noise_power)
+    wanted = np.diagonal(power, axis1=-2, axis2=-1)
+    ratio: FloatArray = wanted / (power.sum(axis=-1) - wanted + noise_power)
     return ratio
 
 
@@ -93,7 +102,7 @@ def received_interference(h: ComplexArray, w: ComplexArray, serving: BoolArray, 
         (M, K) power at UE k of AP n's streams [W].
     """
     packed, ue_of = _streams(w, serving)
-    power = (np.abs(h.conj() @ packed.swapaxes(-1, -2)) ** 2).mean(axis=0)  # (M, K, S) at UE k of AP n's stream s
+    power = (np.abs(h @ packed.conj().swapaxes(-1, -2)) ** 2).mean(axis=0)  # (M, K, S) at UE k of AP n's stream s
     if counts == "other-streams":
         power = np.where(ue_of[:, None, :] == np.arange(h.shape[2])[:, None], 0, power)
     total = power.sum(axis=2)

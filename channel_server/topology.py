@@ -16,6 +16,7 @@ from apnode.rng import Purpose, generator
 from channel_server.geometry import ap_positions, distances, offsets, period, ue_positions
 from channel_server.propagation import large_scale_fading, line_of_sight
 from channel_server.recorded import recorded
+from channel_server.reports import strongest_interferers
 from channel_server.scattering import array_correlation, roots
 from channel_server.shadowing import link_field
 
@@ -46,7 +47,8 @@ class Layout:
 
 def common_ue(serving: BoolArray) -> BoolArray:
     """(M, M) pairs of APs that serve a UE in common; nobody is paired with itself."""
-    return np.asarray((serving.astype(int) @ serving.T > 0) & ~np.eye(len(serving), dtype=bool))
+    common = serving.astype(float) @ serving.T > 0  # BLAS has no integers
+    return np.asarray(common & ~np.eye(len(serving), dtype=bool))
 
 
 def make_layout(config: Config, episode: int) -> Layout:
@@ -172,25 +174,20 @@ def long_term_interference(config: Config, layout: Layout) -> FloatArray:
     power = layout.beta * from_others + (radio.antennas - 1) * gamma * (rho @ aligned)  # (M, K) at UE k from AP n
     if config.cooperation.interference == "non-serving":
         power = np.where(serving, 0, power)
-    count = config.cooperation.reported_interferers
-    return np.stack([_reported_row(power, serving, ap, count) for ap in range(len(power))])
+    return _reported(power, serving, config.cooperation.reported_interferers)
 
 
-def _reported_row(power: FloatArray, serving: BoolArray, ap: int, count: int) -> FloatArray:
-    """(M,) what the UEs of one AP report of all others, each its strongest few."""
-    at_own_ues = power[:, serving[ap]].copy()
-    at_own_ues[ap] = 0
-    reported: FloatArray = strongest_only(at_own_ues, count).sum(axis=1)
-    return reported
+def _reported(power: FloatArray, serving: BoolArray, count: int) -> FloatArray:
+    """(M, M) what the UEs of each AP report of all others, each its strongest few."""
+    interferers, reported = strongest_interferers(power, serving, [()] * len(power), count)
+    ap_of = np.broadcast_to(np.nonzero(serving)[0][:, None], reported.shape)
+    total, heard = np.zeros((len(power), len(power))), reported > 0
+    np.add.at(total, (ap_of[heard], interferers[heard]), reported[heard])
+    return total
 
 
 def _excludes_own_stream(config: Config) -> bool:
     return config.cooperation.interference != "literal"
-
-
-def strongest_only(power: FloatArray, count: int) -> FloatArray:
-    """(M, K) `power` with all but the `count` largest of each column set to 0."""
-    return np.where(_rank(power) < count, power, 0)
 
 
 def _rank(values: FloatArray) -> IntArray:
@@ -221,7 +218,17 @@ def neighbour_lists(config: Config, interference: FloatArray, serving: BoolArray
     if rule != "row":
         passes = _symmetric(passes, interference, cap)
     order = np.argsort(-interference, axis=1, kind="stable")
-    return [tuple(int(n) for n in order[m] if passes[m, n])[:cap] for m in range(len(interference))]
+    return [tuple(row[passed[row]][:cap].tolist()) for row, passed in zip(order, passes, strict=True)]
+
+
+def further_askers(neighbours: list[tuple[int, ...]], cap: int) -> list[tuple[int, ...]]:
+    """Who may ask each AP without being its neighbour, in order and at most `cap`."""
+    askers: list[list[int]] = [[] for _ in neighbours]
+    for ap, known in enumerate(neighbours):
+        for asked in known:
+            if ap not in neighbours[asked]:
+                askers[asked].append(ap)
+    return [tuple(of_one[:cap]) for of_one in askers]
 
 
 def _symmetric(passes: NDArray[Any], interference: FloatArray, cap: int) -> BoolArray:

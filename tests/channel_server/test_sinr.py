@@ -59,6 +59,10 @@ def test_sinr_is_equation_9_stream_by_stream(h: ComplexArray, w: ComplexArray) -
     np.testing.assert_allclose(sinr(h, w, NOISE), expected)
 
 
+def test_what_is_received_of_a_stream_is_what_its_aps_send_added_in_amplitude(h: ComplexArray, w: ComplexArray) -> None:
+    np.testing.assert_allclose(received(h, w), np.einsum("bmkl,bmjl->bkj", h.conj(), w))
+
+
 def test_two_aligned_aps_bring_four_times_the_power_of_one() -> None:
     h = np.repeat(gaussian(4, 1, 1, 1, L), 2, axis=1)
     both = h / np.linalg.norm(h[0, 0, 0])
@@ -109,6 +113,29 @@ def test_more_noise_lowers_and_more_power_raises_sinr_up_to_a_ceiling(h: Complex
     assert (sinr(h, w, 2 * NOISE) < sinr(h, w, NOISE)).all()
     assert (sinr(h, 2 * w, NOISE) > sinr(h, w, NOISE)).all()
     assert (sinr(h, 2 * w, NOISE) < ceiling).all()
+
+
+def test_sets_of_precoders_side_by_side_are_scored_as_each_alone(h: ComplexArray, w: ComplexArray) -> None:
+    sets = np.stack([[w, 2 * w, 1j * w], [w.conj(), 0 * w, -w]])
+    scored = sinr(h, sets, NOISE)
+    assert scored.shape == (2, 3, B, K)
+    for index in np.ndindex(2, 3):
+        np.testing.assert_allclose(scored[index], sinr(h, sets[index], NOISE))
+
+
+def test_knowing_who_serves_whom_saves_looking_but_changes_nothing(
+    h: ComplexArray, w: ComplexArray, serving: NDArray[np.bool_]
+) -> None:
+    np.testing.assert_array_equal(sinr(h, w, NOISE, serving), sinr(h, w, NOISE))
+
+
+def test_a_ue_that_nobody_serves_has_no_sinr_and_disturbs_nobody(h: ComplexArray, w: ComplexArray) -> None:
+    served = np.array([0, 2, 3])
+    without = w.copy()
+    without[:, :, 1] = 0
+    scored = sinr(h, without, NOISE)
+    np.testing.assert_array_equal(scored[:, 1], 0)
+    np.testing.assert_allclose(scored[:, served], sinr(h[:, :, served], w[:, :, served], NOISE))
 
 
 def test_silence_has_no_sinr(h: ComplexArray) -> None:

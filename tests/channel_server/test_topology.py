@@ -20,12 +20,12 @@ from channel_server.sinr import received_interference
 from channel_server.topology import (
     Layout,
     assign_pilots,
+    further_askers,
     greedy_pilots,
     long_term_interference,
     make_layout,
     neighbour_lists,
     serving_sets,
-    strongest_only,
     transmit_power,
 )
 
@@ -333,16 +333,6 @@ def test_a_report_names_no_more_aps_than_it_may() -> None:
     assert (named <= layout.serving.sum(axis=1)).all()
 
 
-@LAW
-@given(seed=st.integers(0, 2**32 - 1), num_aps=st.integers(1, 8), count=st.integers(1, 9))
-def test_strongest_only_keeps_the_largest_of_each_column(seed: int, num_aps: int, count: int) -> None:
-    power = random_beta(seed, num_aps, 4)
-    kept = strongest_only(power, count)
-    for ue in range(4):
-        expected = sorted(power[:, ue])[-count:]
-        assert sorted(kept[kept[:, ue] > 0, ue]) == expected
-
-
 # --- neighbours ---
 
 
@@ -458,3 +448,13 @@ def test_common_ue_neighbours_serve_a_ue_together_whatever_the_interference(cap:
         assert len(others) == cap or all(len(lists[n]) == cap for n in together - others)
     if cap == 32:
         assert sum(map(len, lists)) == 2 * layout.pairs
+
+
+@pytest.mark.parametrize("rule", ["symmetric", "row"])
+def test_further_askers_are_those_who_may_ask_without_being_a_neighbour(rule: str) -> None:
+    neighbours = by_interference(cooperation(neighbour_sets=rule, max_neighbours=2), random_interference(3, 12))
+    askers = further_askers(neighbours, cap=64)
+    assert any(askers) == (rule == "row")
+    for ap, own in enumerate(neighbours):
+        assert askers[ap] == tuple(m for m in range(12) if ap in neighbours[m] and m not in own)
+    assert further_askers(neighbours, cap=1) == [of_one[:1] for of_one in askers]
