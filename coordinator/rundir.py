@@ -86,7 +86,8 @@ class RunDir:
         """Write the tables, the summary, the figures and the report."""
         from coordinator.report import write_report  # matplotlib: a second, wanted at the end only
 
-        for name, table in (("slots", record.slots()), ("aps", record.aps()), ("ues", record.ues())):
+        tables = {"slots": record.slots(), "aps": record.aps(), "ues": record.ues(), "links": record.links()}
+        for name, table in tables.items():
             pq.write_table(pa.table(table), self.path / f"{name}.parquet", compression="zstd")
         faults = {"planned": [], "fired": [], "restarts": summary["restarts"]}
         (self.path / "faults.json").write_text(json.dumps(faults, indent=2) + "\n")
@@ -94,8 +95,15 @@ class RunDir:
         write_report(self.path)
 
     def table(self, name: str) -> Table:
-        """`slots`, `aps` or `ues`, as arrays by column."""
-        table = pq.read_table(self.path / f"{name}.parquet")
+        """`slots`, `aps`, `ues` or `links`, as arrays by column.
+
+        Raises:
+            RunDirError: if it is not there.
+        """
+        file = self.path / f"{name}.parquet"
+        if not file.is_file():
+            raise RunDirError(f"{self.path} holds no {file.name}")
+        table = pq.read_table(file)
         return {column: table[column].to_numpy() for column in table.column_names}
 
     def summary(self) -> dict[str, Any]:

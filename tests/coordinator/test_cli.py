@@ -31,7 +31,7 @@ def test_run_leaves_a_complete_run_directory(here: Path, capsys: pytest.CaptureF
     result = run_json(capsys, "run", "demo", "--runtime", "local", *SMALL, "--out", "r")
     names = {str(path.relative_to(here / "r")) for path in (here / "r").rglob("*") if path.is_file()}
     figures = {f"figures/{name}.{form}" for name in ("rate", "sinr", "links", "learning") for form in ("svg", "png")}
-    tables = {"slots.parquet", "aps.parquet", "ues.parquet"}
+    tables = {"slots.parquet", "aps.parquet", "ues.parquet", "links.parquet"}
     assert names == {"config.toml", "manifest.json", "summary.json", "faults.json", "report.html"} | tables | figures
     assert pq.read_table("r/aps.parquet").num_rows == 5 * 40
     assert pq.read_table("r/ues.parquet").num_rows == 3 * 40
@@ -44,6 +44,26 @@ def test_run_leaves_a_complete_run_directory(here: Path, capsys: pytest.CaptureF
     assert "http://" not in page.replace("http://www.w3.org", "").replace("http://purl.org", "").replace(
         "http://creativecommons.org", ""
     )  # self-contained: namespaces only
+
+
+@pytest.mark.parametrize("preset", ["demo", "paper-directed"])
+def test_links_add_up_to_what_the_slots_and_the_aps_say(
+    preset: str, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = ("--set", "cooperation.policy=random", "radio.num_aps=9", "run.episodes=2")
+    run_json(capsys, "run", preset, "--runtime", "local", *settings, "--out", "r")
+    slots, aps, links = (pq.read_table(f"r/{name}.parquet").to_pydict() for name in ("slots", "aps", "links"))
+    rows = list(zip(links["slot"], links["ap"], links["neighbour"], links["asked"], links["linked"], strict=True))
+    assert len(set(zip(links["slot"], links["ap"], links["neighbour"], strict=True))) == len(rows)
+    for slot in slots["slot"]:
+        linked = {(ap, other) for at, ap, other, _, is_linked in rows if at == slot and is_linked}
+        both_ends = {(ap, other) for ap, other in linked if (other, ap) in linked}
+        pairs = {frozenset(link) for link in (linked if preset == "paper-directed" else both_ends)}
+        assert slots["formed"][slot] == len(pairs)
+        assert slots["requests"][slot] == sum(asked for at, *_, asked, _ in rows if at == slot)
+        assert slots["candidates"][slot] == sum(at == slot for at, *_ in rows)
+    assert sum(aps["partners"]) == sum(links["linked"])
+    assert sum(slots["formed"]) > 0
 
 
 def test_run_prints_the_promised_json(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
