@@ -30,7 +30,9 @@ def run_json(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, A
 def test_run_leaves_a_complete_run_directory(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     result = run_json(capsys, "run", "demo", "--runtime", "local", *SMALL, "--out", "r")
     names = {str(path.relative_to(here / "r")) for path in (here / "r").rglob("*") if path.is_file()}
-    figures = {f"figures/{name}.{form}" for name in ("rate", "sinr", "links", "learning") for form in ("svg", "png")}
+    figures = {
+        f"figures/{name}.{form}" for name in ("rate", "sinr", "links", "learning") for form in ("svg", "pdf", "png")
+    }
     tables = {"slots.parquet", "aps.parquet", "ues.parquet", "links.parquet"}
     assert names == {"config.toml", "manifest.json", "summary.json", "faults.json", "report.html"} | tables | figures
     assert pq.read_table("r/aps.parquet").num_rows == 5 * 40
