@@ -11,9 +11,11 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure as Figure
 from numpy.typing import NDArray
 
+from apnode.messages import FloatArray
+from coordinator.map import SlotMap
 from coordinator.record import Table
 
 # Okabe-Ito: told apart by colour-blind readers
@@ -36,6 +38,7 @@ styled = mpl.rc_context(STYLE)  # a decorator for what draws
 def save(figure: Figure, path: Path) -> str:
     """Write a figure as `path` with .png, .pdf and .svg, equal for equal figures; returns the SVG for a page."""
     figure.savefig(path.with_suffix(".png"), dpi=300)
+    figure.set_layout_engine("none")  # once is enough
     figure.savefig(path.with_suffix(".pdf"), metadata={"CreationDate": None})
     drawing = io.StringIO()
     nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
@@ -95,6 +98,7 @@ def learning(slots: Table, aps: Table) -> Figure:
         _over_episodes(axes, {**slots, name: mean}, name, "", colour)
     upper.set_ylabel("reward (12), mean over APs")
     lower.set_ylabel("ε, mean over APs")
+    lower.set_ylim(-0.02, 1.02)
     lower.set_xlabel("slot")
     return figure
 
@@ -121,6 +125,66 @@ def _over_episodes(axes: Axes, slots: Table, name: str, label: str, colour: str,
 def _episode_means(values: NDArray[Any], episode: NDArray[Any]) -> NDArray[Any]:
     means: NDArray[Any] = np.bincount(episode, weights=values) / np.maximum(np.bincount(episode), 1)
     return means
+
+
+# --- one slot ---------------------------------------------------------------------------------------------
+
+
+@styled
+def network_map(shown: SlotMap, sinr_range: tuple[float, float]) -> Figure:
+    """Where APs and UEs were in a slot, who served whom, who asked whom and who precoded together.
+
+    Args:
+        shown: what is to be seen.
+        sinr_range: ends of the colour scale [dB], the same for all maps of a run.
+    """
+    low_db, high_db = sinr_range
+    figure = Figure(figsize=(6.4, 5.7), layout="constrained")
+    axes = figure.subplots()
+    axes.grid(visible=False)
+    axes.spines[:].set_visible(True)
+    axes.set(xlabel="x [m]", ylabel="y [m]", aspect="equal", xlim=shown.bounds[:, 0], ylim=shown.bounds[:, 1])
+    _lines(axes, shown.serving, "serves", color=GREY, linewidth=0.6, alpha=0.7)
+    _lines(axes, shown.asked, "asked in vain", color=ORANGE, linewidth=0.7, alpha=0.5, linestyle="--")
+    if shown.by_asker is None:
+        _lines(axes, shown.formed, "link formed", color=BLUE, linewidth=2)
+    else:
+        _lines(axes, shown.formed, None, color=BLUE, linewidth=0.8)
+        _lines(axes, shown.by_asker, "link formed (bold end: who asked)", color=BLUE, linewidth=2.2)
+    _aps(axes, shown)
+    x, y = shown.ue_xy.T
+    ues = axes.scatter(x, y, c=shown.sinr_db, vmin=low_db, vmax=high_db, plotnonfinite=True, **_UE)
+    axes.scatter([], [], facecolor=ues.cmap(0.6), label="UE", **_UE)  # for the legend
+    figure.colorbar(ues, ax=axes, label="SINR of the UE in this slot [dB]", extend="both", aspect=30)
+    figure.legend(loc="outside upper center", ncols=3)
+    return figure
+
+
+_FEW_APS = 30  # are numbered
+_UE: dict[str, Any] = {"s": 42, "edgecolor": "black", "linewidths": 0.8, "zorder": 5, "clip_on": False}
+_AP: dict[str, Any] = {"marker": "^", "s": 34, "edgecolor": "black", "linewidths": 0.8, "zorder": 4, "clip_on": False}
+
+
+def _lines(axes: Axes, pieces: FloatArray, label: str | None, **look: Any) -> None:
+    """All of them as one path, which is interrupted between them: a fifth of the size of as many paths."""
+    if len(pieces):
+        ends = np.pad(pieces, ((0, 0), (0, 1), (0, 0)), constant_values=np.nan)  # (pieces, 3, 2)
+        axes.plot(ends[..., 0].ravel(), ends[..., 1].ravel(), label=label, solid_capstyle="round", **look)
+
+
+def _aps(axes: Axes, shown: SlotMap) -> None:
+    """Full triangles; hollow if they transmitted too late to be heard, and crossed out if they were not there."""
+    x, y = shown.ap_xy.T
+    ok, stale, down = (shown.status == status for status in ("ok", "stale", "down"))
+    axes.scatter(x[ok], y[ok], facecolor="black", label="AP", **_AP)
+    if stale.any():
+        axes.scatter(x[stale], y[stale], facecolor="white", label="AP, too late", **_AP)
+    if down.any():
+        axes.scatter(x[down], y[down], facecolor="white", **_AP)
+        axes.scatter(x[down], y[down], marker="x", s=60, color=ORANGE, zorder=4, clip_on=False, label="AP, down")
+    if len(shown.ap_xy) <= _FEW_APS:
+        for ap, place in enumerate(shown.ap_xy):
+            axes.annotate(str(ap), place, (4, 3), textcoords="offset points", fontsize=7, zorder=6)
 
 
 # --- of a comparison --------------------------------------------------------------------------------------

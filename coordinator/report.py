@@ -1,38 +1,60 @@
-"""One self-contained page per run or comparison."""
+"""One self-contained page per run and per comparison: tables, figures, config."""
 
 from __future__ import annotations
 
 import html
 import json
+import shlex
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from coordinator import figures
-from coordinator.rundir import RunDir
+from coordinator.figures import Figure
+from coordinator.map import slot_map
+from coordinator.page import beside, figure, page, table
+from coordinator.presets import ConfigError, load
+from coordinator.record import Table
+from coordinator.rundir import RunDir, RunDirError
 
 
-def write_report(path: Path) -> Path:
+def write_report(path: Path, slots: Sequence[int] | None = None) -> Path:
     """Draw every figure of a finished run into `figures/` (SVG, PDF and PNG) and write `report.html`.
+
+    Args:
+        path: the run directory; all is drawn from what it holds.
+        slots: to draw maps of; None for the first and the last.
 
     Returns:
         the page.
 
     Raises:
-        RunDirError: if the folder holds no finished run.
+        RunDirError: if the folder holds no finished run, or the run has no such slot.
     """
     folder = RunDir.open(path)
-    slots, aps, summary = folder.table("slots"), folder.table("aps"), folder.summary()
+    by_slot, aps = folder.table("slots"), folder.table("aps")
+    last = len(by_slot["slot"]) - 1
+    for slot in slots or ():
+        if not 0 <= slot <= last:
+            raise RunDirError(f"there is no slot {slot}; {path} holds slots 0 to {last}")
     drawn = {
-        "rate": figures.rate(slots),
-        "sinr": figures.sinr(slots),
-        "links": figures.links(slots),
-        "learning": figures.learning(slots, aps),
+        "rate": figures.rate(by_slot),
+        "sinr": figures.sinr(by_slot),
+        "links": figures.links(by_slot),
+        "learning": figures.learning(by_slot, aps),
     }
-    (path / "figures").mkdir(exist_ok=True)
-    drawings = {name: figures.save(figure, path / "figures" / name) for name, figure in drawn.items()}
-    page = path / "report.html"
-    page.write_text(_page(summary, (path / "config.toml").read_text(), drawings), encoding="utf-8")
-    return page
+    over_slots = beside(_drawing(path, name, drawing, _CAPTIONS[name]) for name, drawing in drawn.items())
+    maps = _maps(folder, dict.fromkeys(slots or (0, last)), by_slot, aps)
+    summary = folder.summary()
+    return _write_page(
+        folder,
+        "run",
+        f"<p>{summary['slots']} slots, {summary['slots_per_second']:.1f} slots/s, "
+        f"{summary['ap_processes'] or 'no separate'} AP processes.<br/>Digest <code>{summary['digest']}</code></p>\n"
+        f"{_means(summary)}\n{over_slots}\n<h2>Maps</h2>\n{maps}\n<h2>Messages</h2>\n{_traffic(summary)}",
+    )
 
 
 def write_comparison(path: Path, rows: list[dict[str, Any]]) -> None:
@@ -42,7 +64,17 @@ def write_comparison(path: Path, rows: list[dict[str, Any]]) -> None:
     figures.save(figures.pareto(rows), path / "figures" / "pareto")
 
 
-# --- page -------------------------------------------------------------------------------------------------
+def _write_page(folder: RunDir, what: str, body: str) -> Path:
+    manifest, config = folder.manifest(), (folder.path / "config.toml").read_text("utf-8")
+    command = html.escape(shlex.join(manifest["command"]))
+    lead = f"<p><code>{command}</code>, seed {manifest['seed']}, {manifest['written']}</p>"
+    shown = f"{lead}\n{body}\n<h2>Config</h2><pre>{html.escape(config)}</pre>"
+    path = folder.path / "report.html"
+    path.write_text(page(f"cfmimo {what}", shown), encoding="utf-8")
+    return path
+
+
+# --- figures ----------------------------------------------------------------------------------------------
 
 _CAPTIONS = {
     "rate": "Sum rate: every slot faintly, episode means bold. Grey: the same slots had no AP cooperated.",
@@ -50,6 +82,41 @@ _CAPTIONS = {
     "links": "Links in the three units: who asked, who precoded jointly, who shares a UE anyway.",
     "learning": "What the agents earn, and how much they still explore.",
 }
+_MAP_KEY = (
+    "Who served whom, who asked whom and who precoded together. A line that goes out by one border of the square comes "
+    "in by the opposite one. The colour scale is the same for all slots of the run."
+)
+
+
+def _drawing(path: Path, name: str, drawn: Figure, caption: str) -> str:
+    (path / "figures").mkdir(exist_ok=True)
+    return figure(figures.save(drawn, path / "figures" / name), caption)
+
+
+def _maps(folder: RunDir, slots: Iterable[int], by_slot: Table, aps: Table) -> str:
+    """Maps of some slots; or why there are none, since all else can be told without."""
+    try:
+        config, ues, links = load(str(folder.path / "config.toml")), folder.table("ues"), folder.table("links")
+        maps = [slot_map(config, slot, aps, ues, links) for slot in slots]
+    except (ConfigError, RunDirError) as error:
+        return f"<p>No map: {html.escape(str(error))}</p>"
+    low, high = np.nanpercentile(ues["sinr_db"], (1, 99))
+    sinr_range = float(np.floor(low)), float(np.ceil(high))  # of the run: its maps can be compared
+    drawings = (
+        _drawing(
+            folder.path,
+            f"map-slot{shown.slot}",
+            figures.network_map(shown, sinr_range),
+            f"Slot {shown.slot}: {by_slot['sum_rate_bps_hz'][shown.slot]:.1f} bit/s/Hz, "
+            f"{by_slot['requests'][shown.slot]} requests, {by_slot['formed'][shown.slot]} links formed.",
+        )
+        for shown in maps
+    )
+    return f"<p>{_MAP_KEY}</p>\n{beside(drawings)}"
+
+
+# --- tables -----------------------------------------------------------------------------------------------
+
 _ROWS = (
     ("sum rate [bit/s/Hz]", "sum_rate_bps_hz"),
     ("sum rate net of pilots [bit/s/Hz]", "sum_rate_net_bps_hz"),
@@ -62,38 +129,18 @@ _ROWS = (
 )
 
 
-def _page(summary: dict[str, Any], config: str, drawings: dict[str, str]) -> str:
+def _means(summary: dict[str, Any]) -> str:
     columns = (summary, summary["no_cooperation"], summary["last_tenth"], summary["last_tenth"]["no_cooperation"])
     rows = [(label, [column[key] for column in columns]) for label, key in _ROWS]
     rows += [(f"links: {unit}", [column["links"][unit] for column in columns]) for unit in summary["links"]]
-    body = "".join(
-        f"<tr><th>{label}</th>{''.join(f'<td>{v:,.2f}</td>' for v in values)}</tr>" for label, values in rows
+    return table(
+        ("mean over slots", "cooperation", "no cooperation", "last tenth", "its no coop."),
+        [(label, *(f"{value:,.2f}" for value in values)) for label, values in rows],
     )
-    traffic = "".join(
-        f"<tr><th>{kind}</th><td>{count['messages']:,}</td><td>{count['bytes']:,}</td></tr>"
-        for kind, count in summary["traffic"].items()
-        if count["messages"]
+
+
+def _traffic(summary: dict[str, Any]) -> str:
+    sent = ((kind, count) for kind, count in summary["traffic"].items() if count["messages"])
+    return table(
+        ("type", "sent", "bytes"), [(kind, f"{count['messages']:,}", f"{count['bytes']:,}") for kind, count in sent]
     )
-    shown = "".join(
-        f"<figure>{drawing}<figcaption>{_CAPTIONS[name]}</figcaption></figure>" for name, drawing in drawings.items()
-    )
-    return f"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>cfmimo run {summary["digest"][:12]}</title><style>
-body {{ font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222 }}
-table {{ border-collapse: collapse }}
-th, td {{ padding: .2rem .8rem; text-align: right; border-bottom: 1px solid #ddd }}
-th:first-child {{ text-align: left; font-weight: normal }}
-figure {{ margin: 1.5rem 0 }} svg {{ max-width: 100%; height: auto }}
-figcaption {{ color: #555 }} pre {{ background: #f6f6f6; padding: 1rem; overflow-x: auto; font-size: 13px }}
-</style></head><body>
-<h1>cfmimo run</h1>
-<p>{summary["slots"]} slots, {summary["slots_per_second"]:.1f} slots/s, {summary["ap_processes"] or "no separate"} AP
-processes.<br>Digest <code>{summary["digest"]}</code></p>
-<table><tr><th>mean over slots</th><th>cooperation</th><th>no cooperation</th><th>last tenth</th>
-<th>its no coop.</th></tr>{body}</table>
-{shown}
-<h2>Messages</h2>
-<table><tr><th>type</th><th>sent</th><th>bytes</th></tr>{traffic}</table>
-<h2>Config</h2><pre>{html.escape(config)}</pre>
-</body></html>
-"""

@@ -108,7 +108,14 @@ class RunDir:
 
     def summary(self) -> dict[str, Any]:
         """What `summary.json` holds."""
-        content: dict[str, Any] = json.loads((self.path / "summary.json").read_text())
+        return self._json("summary")
+
+    def manifest(self) -> dict[str, Any]:
+        """What `manifest.json` holds."""
+        return self._json("manifest")
+
+    def _json(self, name: str) -> dict[str, Any]:
+        content: dict[str, Any] = json.loads((self.path / f"{name}.json").read_text())
         return content
 
 
