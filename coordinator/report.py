@@ -17,7 +17,7 @@ from coordinator.map import slot_map
 from coordinator.page import beside, figure, page, table
 from coordinator.presets import ConfigError, load
 from coordinator.record import Table
-from coordinator.rundir import RunDir, RunDirError
+from coordinator.rundir import RunDir, RunDirError, flat_columns
 
 
 def write_report(path: Path, slots: Sequence[int] | None = None) -> Path:
@@ -58,10 +58,13 @@ def write_report(path: Path, slots: Sequence[int] | None = None) -> Path:
 
 
 def write_comparison(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Write `comparison.json` and draw sum rate against links and against bytes into `figures/`."""
+    """Write `comparison.json` and `.parquet`, draw sum rate against costs into `figures/`, and write `report.html`."""
+    folder = RunDir(path)
     (path / "comparison.json").write_text(json.dumps(rows, indent=2) + "\n")
-    (path / "figures").mkdir(exist_ok=True)
-    figures.save(figures.pareto(rows), path / "figures" / "pareto")
+    folder.write_rows("comparison", rows)
+    pareto = _drawing(path, "pareto", figures.pareto(rows), _CAPTIONS["pareto"])
+    lead = "<p>Means over layouts, ± half of the 95 % interval.</p>"
+    _write_page(folder, "comparison", f"{lead}\n{_comparison(rows)}\n{pareto}")
 
 
 def _write_page(folder: RunDir, what: str, body: str) -> Path:
@@ -81,6 +84,7 @@ _CAPTIONS = {
     "sinr": "SINR (9) of the precoders really transmitted over the true channels.",
     "links": "Links in the three units: who asked, who precoded jointly, who shares a UE anyway.",
     "learning": "What the agents earn, and how much they still explore.",
+    "pareto": "Sum rate and its 95 % interval over layouts, against what it costs. Dotted: no links, so no such cost.",
 }
 _MAP_KEY = (
     "Who served whom, who asked whom and who precoded together. A line that goes out by one border of the square comes "
@@ -144,3 +148,44 @@ def _traffic(summary: dict[str, Any]) -> str:
     return table(
         ("type", "sent", "bytes"), [(kind, f"{count['messages']:,}", f"{count['bytes']:,}") for kind, count in sent]
     )
+
+
+def _comparison(rows: list[dict[str, Any]]) -> str:
+    cells = _cells(flat_columns(rows))
+    return table(list(cells), list(zip(*cells.values(), strict=True)))
+
+
+def _cells(columns: dict[str, list[Any]]) -> dict[str, list[str]]:
+    """Text by column; what has a mean, a low and a high end is one column."""
+    cells = {}
+    for name, values in columns.items():
+        base, _, part = name.rpartition("_")
+        if part not in _ENDS or not {f"{base}_{end}" for end in _ENDS} <= columns.keys():
+            cells[_label(name)] = _texts(values, _decimals(values, 3))
+        elif part == "mean":
+            ends = zip(columns[f"{base}_low"], columns[f"{base}_high"], strict=True)
+            halves = [None if low is None else (high - low) / 2 for low, high in ends]
+            decimals = _decimals(halves, 2)
+            both = zip(_texts(values, decimals), _texts(halves, decimals), strict=True)
+            cells[_label(base)] = [f"{mean} ± {half}" if mean else "" for mean, half in both]
+    return cells
+
+
+_ENDS = ("mean", "low", "high")
+
+
+def _decimals(values: list[Any], digits: int) -> int:
+    """How many decimals give the largest number so many digits."""
+    size = max((abs(value) for value in values if isinstance(value, float)), default=0)
+    return max(digits - 1 - int(np.floor(np.log10(size))), 0) if size else digits
+
+
+def _texts(values: list[Any], decimals: int) -> list[str]:
+    return ["" if v is None else f"{v:,.{decimals}f}" if isinstance(v, float) else str(v) for v in values]
+
+
+def _label(name: str) -> str:
+    for suffix, unit in (("_bps_hz", " [bit/s/Hz]"), ("_db", " [dB]")):
+        if name.endswith(suffix):
+            name = name.removesuffix(suffix) + unit
+    return name.replace("_", " ").replace("sinr", "SINR")

@@ -94,6 +94,14 @@ class RunDir:
         (self.path / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
         write_report(self.path)
 
+    def write_rows(self, name: str, rows: list[dict[str, Any]]) -> None:
+        """Rows as a table of their flat columns; a column without any value is one of numbers."""
+        columns = {
+            column: pa.array(values, None if any(value is not None for value in values) else pa.float64())
+            for column, values in flat_columns(rows).items()
+        }
+        pq.write_table(pa.table(columns), self.path / f"{name}.parquet", compression="zstd")
+
     def table(self, name: str) -> Table:
         """`slots`, `aps`, `ues` or `links`, as arrays by column.
 
@@ -117,6 +125,21 @@ class RunDir:
     def _json(self, name: str) -> dict[str, Any]:
         content: dict[str, Any] = json.loads((self.path / f"{name}.json").read_text())
         return content
+
+
+def flat_columns(rows: list[dict[str, Any]]) -> dict[str, list[Any]]:
+    """By column, a value per row; {"rate": {"mean": 1}} is column rate_mean, and what a row lacks is None."""
+    nested = {name for row in rows for name, value in row.items() if isinstance(value, dict)}
+    columns: dict[str, list[Any]] = {}
+    for index, row in enumerate(rows):
+        for name, value in row.items():
+            if name not in nested:
+                parts = {name: value}
+            else:
+                parts = {f"{name}_{part}": inner for part, inner in (value or {}).items()}
+            for column, part in parts.items():
+                columns.setdefault(column, [None] * len(rows))[index] = part
+    return columns
 
 
 def _commit() -> str | None:

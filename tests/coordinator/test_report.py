@@ -1,9 +1,11 @@
 """Pages: parsed, since a page is XML too; all that they show comes from the files beside them."""
 
+import json
 import re
 import shutil
 from collections import Counter
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import pyarrow.parquet as pq
@@ -25,6 +27,14 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def run_dir(finished: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(finished, tmp_path / "r"))
+
+
+@pytest.fixture(scope="module")
+def comparison(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("comparisons") / "c"
+    arguments = ["compare", "demo", "--layouts", "3", "--slots", "1", "--links", "5,8", "--out", str(path), "--json"]
+    assert run_command(arguments) == 0
+    return path
 
 
 def page_of(path: Path) -> ElementTree.Element:
@@ -55,8 +65,9 @@ def assert_self_contained(path: Path) -> None:
 # --- of a run ---------------------------------------------------------------------------------------------
 
 
-def test_a_page_needs_no_other_file(finished: Path) -> None:
+def test_a_page_needs_no_other_file(finished: Path, comparison: Path) -> None:
     assert_self_contained(finished)
+    assert_self_contained(comparison)
 
 
 def test_the_page_shows_every_figure_and_maps_of_the_first_and_the_last_slot(finished: Path) -> None:
@@ -150,3 +161,44 @@ def test_the_page_of_a_hundred_aps_stays_small(tmp_path: Path) -> None:
     run = ["run", "paper-directed", "--runtime", "local", "--json", *settings, "--out", str(tmp_path / "r")]
     assert run_command(run) == 0
     assert (tmp_path / "r/report.html").stat().st_size < 5e5
+
+
+# --- of a comparison --------------------------------------------------------------------------------------
+
+
+def leaves(value: Any, name: str = "") -> dict[str, Any]:
+    if not isinstance(value, dict):
+        return {name.removeprefix("_"): value}
+    return {key: leaf for part, inner in value.items() for key, leaf in leaves(inner, f"{name}_{part}").items()}
+
+
+def test_the_table_of_a_comparison_holds_every_value(comparison: Path) -> None:
+    rows = json.loads((comparison / "comparison.json").read_text())
+    stored = pq.read_table(comparison / "comparison.parquet").to_pylist()
+    assert len(stored) == len(rows) > 5
+    for row, kept in zip(rows, stored, strict=True):
+        present = {name: value for name, value in leaves(row).items() if value is not None}
+        assert {name: value for name, value in kept.items() if value is not None} == present
+    assert {"sum_rate_bps_hz_mean", "sum_rate_bps_hz_low", "sum_rate_bps_hz_high", "links_formed"} <= stored[0].keys()
+
+
+def test_the_page_of_a_comparison_has_a_row_for_every_row(comparison: Path) -> None:
+    rows = json.loads((comparison / "comparison.json").read_text())
+    page = page_of(comparison)
+    (table,) = page.iter("table")
+    header, *shown = [[text_of(cell) for cell in line] for line in table.iter("tr")]
+    assert [cells[0] for cells in shown] == [row["policy"] for row in rows]
+    assert {len(cells) for cells in shown} == {len(header)}
+    for row, cells in zip(rows, shown, strict=True):
+        cell = dict(zip(header, cells, strict=True))
+        mean, half = cell["sum rate [bit/s/Hz]"].split(" ± ")
+        rate = row["sum_rate_bps_hz"]
+        assert float(mean) == pytest.approx(rate["mean"], abs=0.06)
+        assert float(half) == pytest.approx((rate["high"] - rate["low"]) / 2, abs=0.06)
+        assert cell["aimed at"] == ("" if row["aimed_at"] is None else str(row["aimed_at"]))
+        assert bool(cell["over random [bit/s/Hz]"]) == (row["over_random_bps_hz"] is not None)
+        formed = row["links"]["formed"]
+        assert (cell["links formed"] == "") == (formed is None)
+        assert float(cell["links formed"] or 0) == pytest.approx(formed or 0, abs=0.06)
+    assert text_of(page).count("num_aps = 20") == 1
+    assert len(page.findall(f".//{SVG}svg")) == 1
