@@ -83,7 +83,7 @@ def _run(options: argparse.Namespace) -> int:
 def _report(options: argparse.Namespace) -> int:
     from coordinator.report import write_report
 
-    print(write_report(Path(options.run_dir)))
+    print(write_report(Path(options.run_dir), options.slots))
     return 0
 
 
@@ -189,6 +189,9 @@ def _parser() -> argparse.ArgumentParser:
 
     report = _command(commands, "report", _report, "draw figures and report.html again from a run directory")
     report.add_argument("run_dir", metavar="RUN_DIR")
+    report.add_argument(
+        "--slots", type=_slots, metavar="N,N,...", help="to draw maps of (default: the first and the last)"
+    )
 
     comparison = _command(
         commands, "compare", _compare, "policies side by side on the same layouts and fading, at equal numbers of links"
@@ -263,6 +266,13 @@ def _port(text: str) -> int:
 
 def _counts(text: str) -> list[int]:
     return [_count(part) for part in text.split(",")]
+
+
+def _slots(text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} should read like 0,40,399") from None
 
 
 def _json(command: argparse.ArgumentParser) -> None:

@@ -137,6 +137,17 @@ class Record:
             "rate_alone_bps_hz": np.log2(1 + self.sinr_alone).mean(axis=1).ravel(),
         }
 
+    def links(self) -> Table:
+        """One row per slot, AP and neighbour it could ask: whether it asked, and precoded with its channels."""
+        slot, ap, position = np.nonzero(self.neighbours != NOBODY)
+        return {
+            "slot": slot.astype(np.uint32),
+            "ap": ap.astype(np.uint16),
+            "neighbour": self.neighbours[slot, ap, position],
+            "asked": self.requested[slot, ap, position],
+            "linked": self.linked[slot, ap, position],
+        }
+
     def digest(self) -> str:
         """SHA-256 over all records without wall-clock fields: equal for equal runs, on any runtime."""
         sha = hashlib.sha256()

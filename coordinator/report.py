@@ -1,180 +1,126 @@
-"""Figures of a run, and one self-contained page that shows them."""
+"""One self-contained page per run and per comparison: tables, figures, config."""
 
 from __future__ import annotations
 
 import html
-import io
 import json
+import shlex
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from numpy.typing import NDArray
 
+from coordinator import figures
+from coordinator.figures import Figure
+from coordinator.map import slot_map
+from coordinator.page import beside, figure, page, table
+from coordinator.presets import ConfigError, load
 from coordinator.record import Table
-from coordinator.rundir import RunDir
-
-# Okabe-Ito: told apart by colour-blind readers
-_BLUE, _ORANGE, _GREEN, _PINK, _GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#777777"
-_STYLE: dict[Any, Any] = {
-    "font.size": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.alpha": 0.25,
-    "legend.frameon": False,
-    "svg.fonttype": "none",
-    "svg.hashsalt": "cfmimo",
-}
+from coordinator.rundir import RunDir, RunDirError, flat_columns
 
 
-def write_report(path: Path) -> Path:
-    """Draw every figure of a finished run into `figures/` (SVG and PNG) and write `report.html`.
+def write_report(path: Path, slots: Sequence[int] | None = None) -> Path:
+    """Draw every figure of a finished run into `figures/` (SVG, PDF and PNG) and write `report.html`.
+
+    Args:
+        path: the run directory; all is drawn from what it holds.
+        slots: to draw maps of; None for the first and the last.
 
     Returns:
         the page.
 
     Raises:
-        RunDirError: if the folder holds no finished run.
+        RunDirError: if the folder holds no finished run, or the run has no such slot.
     """
     folder = RunDir.open(path)
-    slots, aps, summary = folder.table("slots"), folder.table("aps"), folder.summary()
-    with mpl.rc_context(_STYLE):
-        figures = {
-            "rate": _rate(slots),
-            "sinr": _sinr(slots),
-            "links": _links(slots),
-            "learning": _learning(slots, aps),
-        }
-        (path / "figures").mkdir(exist_ok=True)
-        drawings = {name: _save(figure, path / "figures" / name) for name, figure in figures.items()}
-    page = path / "report.html"
-    page.write_text(_page(summary, (path / "config.toml").read_text(), drawings), encoding="utf-8")
-    return page
-
-
-def write_comparison(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Write `comparison.json` and draw sum rate against links and against bytes into `figures/`."""
-    (path / "comparison.json").write_text(json.dumps(rows, indent=2) + "\n")
-    (path / "figures").mkdir(exist_ok=True)
-    with mpl.rc_context(_STYLE):
-        _save(_pareto(rows), path / "figures" / "pareto")
-
-
-# --- figures ----------------------------------------------------------------------------------------------
-
-
-def _rate(slots: Table) -> Figure:
-    figure, axes = _axes("sum rate [bit/s/Hz]")
-    _over_episodes(axes, slots, "sum_rate_bps_hz", "cooperation", _BLUE)
-    _over_episodes(axes, slots, "sum_rate_alone_bps_hz", "no cooperation, same slots", _GREY)
-    figure.legend(loc="outside upper center", ncols=3)
-    return figure
-
-
-def _sinr(slots: Table) -> Figure:
-    figure, axes = _axes("SINR over UEs and blocks [dB]")
-    _over_episodes(axes, slots, "sinr_mean_db", "mean", _BLUE)
-    _over_episodes(axes, slots, "sinr_mean_alone_db", "mean, no cooperation", _GREY)
-    _over_episodes(axes, slots, "sinr_p5_db", "5 %-UE", _ORANGE)
-    _over_episodes(axes, slots, "sinr_p5_alone_db", "5 %-UE, no cooperation", _GREY, dashed=True)
-    figure.legend(loc="outside upper center", ncols=2)
-    return figure
-
-
-def _links(slots: Table) -> Figure:
-    figure, axes = _axes("number in a slot")
-    _over_episodes(axes, slots, "pairs", "AP pairs with a common UE", _GREY)
-    _over_episodes(axes, slots, "requests", "directed requests", _ORANGE)
-    _over_episodes(axes, slots, "formed", "undirected links formed", _BLUE)
-    axes.set_ylim(bottom=0)
-    figure.legend(loc="outside upper center", ncols=3)
-    return figure
-
-
-def _learning(slots: Table, aps: Table) -> Figure:
-    """Mean over the APs that had someone to ask."""
-    figure = Figure(figsize=(7, 5), layout="constrained")
-    upper, lower = figure.subplots(2, 1, sharex=True)
-    deciding = aps["neighbours"] > 0
-    for axes, name, colour in ((upper, "reward", _GREEN), (lower, "epsilon", _ORANGE)):
-        total = np.bincount(aps["slot"], weights=aps[name] * deciding)
-        mean = total / np.maximum(np.bincount(aps["slot"], weights=deciding), 1)
-        _over_episodes(axes, {**slots, name: mean}, name, "", colour)
-    upper.set_ylabel("reward (12), mean over APs")
-    lower.set_ylabel("ε")
-    lower.set_xlabel("slot")
-    return figure
-
-
-def _pareto(rows: list[dict[str, Any]]) -> Figure:
-    """Sum rate with its 95 % interval against what it costs; a policy without links is a level."""
-    figure = Figure(figsize=(9, 3.8), layout="constrained")
-    left, right = figure.subplots(1, 2, sharey=True)
-    for colour, policy in zip(
-        (_GREY, _ORANGE, _BLUE, _GREEN, _PINK), dict.fromkeys(r["policy"] for r in rows), strict=False
-    ):
-        own = [row for row in rows if row["policy"] == policy]
-        rate = [row["sum_rate_bps_hz"]["mean"] for row in own]
-        error = [[r["sum_rate_bps_hz"]["mean"] - r["sum_rate_bps_hz"]["low"] for r in own]]
-        error += [[r["sum_rate_bps_hz"]["high"] - r["sum_rate_bps_hz"]["mean"] for r in own]]
-        for axes, cost in ((left, [r["links"]["formed"] for r in own]), (right, [r["bytes_per_slot"] for r in own])):
-            label = policy if axes is left else None
-            if cost[0] is None:
-                axes.axhline(rate[0], color=colour, linestyle=":", label=label)
-            else:
-                axes.errorbar(cost, rate, error, color=colour, marker="o", capsize=3, label=label)
-    left.set_xlabel("undirected links formed")
-    right.set_xlabel("bytes between APs in a slot")
-    left.set_ylabel("sum rate [bit/s/Hz]")
-    figure.legend(loc="outside upper center", ncols=5)
-    return figure
-
-
-def _axes(label: str) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(7, 3.2), layout="constrained")
-    axes = figure.subplots()
-    axes.set_xlabel("slot")
-    axes.set_ylabel(label)
-    return figure, axes
-
-
-def _over_episodes(axes: Axes, slots: Table, name: str, label: str, colour: str, dashed: bool = False) -> None:
-    """Every slot faintly, and the mean of every episode."""
-    axes.plot(slots["slot"], slots[name], color=colour, alpha=0.15, linewidth=0.6)
-    episodes, first = np.unique(slots["episode"], return_index=True)
-    means = _episode_means(slots[name], slots["episode"])[episodes]
-    edges = np.append(slots["slot"][first], slots["slot"][-1] + 1)
-    axes.stairs(
-        means, edges, baseline=None, color=colour, linewidth=1.6, linestyle="--" if dashed else "-", label=label
+    by_slot, aps = folder.table("slots"), folder.table("aps")
+    last = len(by_slot["slot"]) - 1
+    for slot in slots or ():
+        if not 0 <= slot <= last:
+            raise RunDirError(f"there is no slot {slot}; {path} holds slots 0 to {last}")
+    drawn = {
+        "rate": figures.rate(by_slot),
+        "sinr": figures.sinr(by_slot),
+        "links": figures.links(by_slot),
+        "learning": figures.learning(by_slot, aps),
+    }
+    over_slots = beside(_drawing(path, name, drawing, _CAPTIONS[name]) for name, drawing in drawn.items())
+    maps = _maps(folder, dict.fromkeys(slots or (0, last)), by_slot, aps)
+    summary = folder.summary()
+    return _write_page(
+        folder,
+        "run",
+        f"<p>{summary['slots']} slots, {summary['slots_per_second']:.1f} slots/s, "
+        f"{summary['ap_processes'] or 'no separate'} AP processes.<br/>Digest <code>{summary['digest']}</code></p>\n"
+        f"{_means(summary)}\n{over_slots}\n<h2>Maps</h2>\n{maps}\n<h2>Messages</h2>\n{_traffic(summary)}",
     )
 
 
-def _episode_means(values: NDArray[Any], episode: NDArray[Any]) -> NDArray[Any]:
-    means: NDArray[Any] = np.bincount(episode, weights=values) / np.maximum(np.bincount(episode), 1)
-    return means
+def write_comparison(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Write `comparison.json` and `.parquet`, draw sum rate against costs into `figures/`, and write `report.html`."""
+    folder = RunDir(path)
+    (path / "comparison.json").write_text(json.dumps(rows, indent=2) + "\n")
+    folder.write_rows("comparison", rows)
+    pareto = _drawing(path, "pareto", figures.pareto(rows), _CAPTIONS["pareto"])
+    lead = "<p>Means over layouts, ± half of the 95 % interval.</p>"
+    _write_page(folder, "comparison", f"{lead}\n{_comparison(rows)}\n{pareto}")
 
 
-def _save(figure: Figure, path: Path) -> str:
-    """Write both formats; returns the SVG to put into a page."""
-    figure.savefig(path.with_suffix(".png"), dpi=160)
-    drawing = io.StringIO()
-    figure.savefig(drawing, format="svg", metadata={"Date": None})
-    path.with_suffix(".svg").write_text(drawing.getvalue(), encoding="utf-8")
-    return drawing.getvalue()[drawing.getvalue().index("<svg") :]
+def _write_page(folder: RunDir, what: str, body: str) -> Path:
+    manifest, config = folder.manifest(), (folder.path / "config.toml").read_text("utf-8")
+    command = html.escape(shlex.join(manifest["command"]))
+    lead = f"<p><code>{command}</code>, seed {manifest['seed']}, {manifest['written']}</p>"
+    shown = f"{lead}\n{body}\n<h2>Config</h2><pre>{html.escape(config)}</pre>"
+    path = folder.path / "report.html"
+    path.write_text(page(f"cfmimo {what}", shown), encoding="utf-8")
+    return path
 
 
-# --- page -------------------------------------------------------------------------------------------------
+# --- figures ----------------------------------------------------------------------------------------------
 
 _CAPTIONS = {
     "rate": "Sum rate: every slot faintly, episode means bold. Grey: the same slots had no AP cooperated.",
     "sinr": "SINR (9) of the precoders really transmitted over the true channels.",
     "links": "Links in the three units: who asked, who precoded jointly, who shares a UE anyway.",
     "learning": "What the agents earn, and how much they still explore.",
+    "pareto": "Sum rate and its 95 % interval over layouts, against what it costs. Dotted: no links, so no such cost.",
 }
+_MAP_KEY = (
+    "Who served whom, who asked whom and who precoded together. A line that goes out by one border of the square comes "
+    "in by the opposite one. The colour scale is the same for all slots of the run."
+)
+
+
+def _drawing(path: Path, name: str, drawn: Figure, caption: str) -> str:
+    (path / "figures").mkdir(exist_ok=True)
+    return figure(figures.save(drawn, path / "figures" / name), caption)
+
+
+def _maps(folder: RunDir, slots: Iterable[int], by_slot: Table, aps: Table) -> str:
+    """Maps of some slots; or why there are none, since all else can be told without."""
+    try:
+        config, ues, links = load(str(folder.path / "config.toml")), folder.table("ues"), folder.table("links")
+        maps = [slot_map(config, slot, aps, ues, links) for slot in slots]
+    except (ConfigError, RunDirError) as error:
+        return f"<p>No map: {html.escape(str(error))}</p>"
+    low, high = np.nanpercentile(ues["sinr_db"], (1, 99))
+    sinr_range = float(np.floor(low)), float(np.ceil(high))  # of the run: its maps can be compared
+    drawings = (
+        _drawing(
+            folder.path,
+            f"map-slot{shown.slot}",
+            figures.network_map(shown, sinr_range),
+            f"Slot {shown.slot}: {by_slot['sum_rate_bps_hz'][shown.slot]:.1f} bit/s/Hz, "
+            f"{by_slot['requests'][shown.slot]} requests, {by_slot['formed'][shown.slot]} links formed.",
+        )
+        for shown in maps
+    )
+    return f"<p>{_MAP_KEY}</p>\n{beside(drawings)}"
+
+
+# --- tables -----------------------------------------------------------------------------------------------
+
 _ROWS = (
     ("sum rate [bit/s/Hz]", "sum_rate_bps_hz"),
     ("sum rate net of pilots [bit/s/Hz]", "sum_rate_net_bps_hz"),
@@ -187,38 +133,59 @@ _ROWS = (
 )
 
 
-def _page(summary: dict[str, Any], config: str, drawings: dict[str, str]) -> str:
+def _means(summary: dict[str, Any]) -> str:
     columns = (summary, summary["no_cooperation"], summary["last_tenth"], summary["last_tenth"]["no_cooperation"])
     rows = [(label, [column[key] for column in columns]) for label, key in _ROWS]
     rows += [(f"links: {unit}", [column["links"][unit] for column in columns]) for unit in summary["links"]]
-    body = "".join(
-        f"<tr><th>{label}</th>{''.join(f'<td>{v:,.2f}</td>' for v in values)}</tr>" for label, values in rows
+    return table(
+        ("mean over slots", "cooperation", "no cooperation", "last tenth", "its no coop."),
+        [(label, *(f"{value:,.2f}" for value in values)) for label, values in rows],
     )
-    traffic = "".join(
-        f"<tr><th>{kind}</th><td>{count['messages']:,}</td><td>{count['bytes']:,}</td></tr>"
-        for kind, count in summary["traffic"].items()
-        if count["messages"]
+
+
+def _traffic(summary: dict[str, Any]) -> str:
+    sent = ((kind, count) for kind, count in summary["traffic"].items() if count["messages"])
+    return table(
+        ("type", "sent", "bytes"), [(kind, f"{count['messages']:,}", f"{count['bytes']:,}") for kind, count in sent]
     )
-    figures = "".join(
-        f"<figure>{drawing}<figcaption>{_CAPTIONS[name]}</figcaption></figure>" for name, drawing in drawings.items()
-    )
-    return f"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>cfmimo run {summary["digest"][:12]}</title><style>
-body {{ font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222 }}
-table {{ border-collapse: collapse }}
-th, td {{ padding: .2rem .8rem; text-align: right; border-bottom: 1px solid #ddd }}
-th:first-child {{ text-align: left; font-weight: normal }}
-figure {{ margin: 1.5rem 0 }} svg {{ max-width: 100%; height: auto }}
-figcaption {{ color: #555 }} pre {{ background: #f6f6f6; padding: 1rem; overflow-x: auto; font-size: 13px }}
-</style></head><body>
-<h1>cfmimo run</h1>
-<p>{summary["slots"]} slots, {summary["slots_per_second"]:.1f} slots/s, {summary["ap_processes"] or "no separate"} AP
-processes.<br>Digest <code>{summary["digest"]}</code></p>
-<table><tr><th>mean over slots</th><th>cooperation</th><th>no cooperation</th><th>last tenth</th>
-<th>its no coop.</th></tr>{body}</table>
-{figures}
-<h2>Messages</h2>
-<table><tr><th>type</th><th>sent</th><th>bytes</th></tr>{traffic}</table>
-<h2>Config</h2><pre>{html.escape(config)}</pre>
-</body></html>
-"""
+
+
+def _comparison(rows: list[dict[str, Any]]) -> str:
+    cells = _cells(flat_columns(rows))
+    return table(list(cells), list(zip(*cells.values(), strict=True)))
+
+
+def _cells(columns: dict[str, list[Any]]) -> dict[str, list[str]]:
+    """Text by column; what has a mean, a low and a high end is one column."""
+    cells = {}
+    for name, values in columns.items():
+        base, _, part = name.rpartition("_")
+        if part not in _ENDS or not {f"{base}_{end}" for end in _ENDS} <= columns.keys():
+            cells[_label(name)] = _texts(values, _decimals(values, 3))
+        elif part == "mean":
+            ends = zip(columns[f"{base}_low"], columns[f"{base}_high"], strict=True)
+            halves = [None if low is None else (high - low) / 2 for low, high in ends]
+            decimals = _decimals(halves, 2)
+            both = zip(_texts(values, decimals), _texts(halves, decimals), strict=True)
+            cells[_label(base)] = [f"{mean} ± {half}" if mean else "" for mean, half in both]
+    return cells
+
+
+_ENDS = ("mean", "low", "high")
+
+
+def _decimals(values: list[Any], digits: int) -> int:
+    """How many decimals give the largest number so many digits."""
+    size = max((abs(value) for value in values if isinstance(value, float)), default=0)
+    return max(digits - 1 - int(np.floor(np.log10(size))), 0) if size else digits
+
+
+def _texts(values: list[Any], decimals: int) -> list[str]:
+    return ["" if v is None else f"{v:,.{decimals}f}" if isinstance(v, float) else str(v) for v in values]
+
+
+def _label(name: str) -> str:
+    for suffix, unit in (("_bps_hz", " [bit/s/Hz]"), ("_db", " [dB]")):
+        if name.endswith(suffix):
+            name = name.removesuffix(suffix) + unit
+    return name.replace("_", " ").replace("sinr", "SINR")

@@ -86,22 +86,60 @@ class RunDir:
         """Write the tables, the summary, the figures and the report."""
         from coordinator.report import write_report  # matplotlib: a second, wanted at the end only
 
-        for name, table in (("slots", record.slots()), ("aps", record.aps()), ("ues", record.ues())):
+        tables = {"slots": record.slots(), "aps": record.aps(), "ues": record.ues(), "links": record.links()}
+        for name, table in tables.items():
             pq.write_table(pa.table(table), self.path / f"{name}.parquet", compression="zstd")
         faults = {"planned": [], "fired": [], "restarts": summary["restarts"]}
         (self.path / "faults.json").write_text(json.dumps(faults, indent=2) + "\n")
         (self.path / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
         write_report(self.path)
 
+    def write_rows(self, name: str, rows: list[dict[str, Any]]) -> None:
+        """Rows as a table of their flat columns; a column without any value is one of numbers."""
+        columns = {
+            column: pa.array(values, None if any(value is not None for value in values) else pa.float64())
+            for column, values in flat_columns(rows).items()
+        }
+        pq.write_table(pa.table(columns), self.path / f"{name}.parquet", compression="zstd")
+
     def table(self, name: str) -> Table:
-        """`slots`, `aps` or `ues`, as arrays by column."""
-        table = pq.read_table(self.path / f"{name}.parquet")
+        """`slots`, `aps`, `ues` or `links`, as arrays by column.
+
+        Raises:
+            RunDirError: if it is not there.
+        """
+        file = self.path / f"{name}.parquet"
+        if not file.is_file():
+            raise RunDirError(f"{self.path} holds no {file.name}")
+        table = pq.read_table(file)
         return {column: table[column].to_numpy() for column in table.column_names}
 
     def summary(self) -> dict[str, Any]:
         """What `summary.json` holds."""
-        content: dict[str, Any] = json.loads((self.path / "summary.json").read_text())
+        return self._json("summary")
+
+    def manifest(self) -> dict[str, Any]:
+        """What `manifest.json` holds."""
+        return self._json("manifest")
+
+    def _json(self, name: str) -> dict[str, Any]:
+        content: dict[str, Any] = json.loads((self.path / f"{name}.json").read_text())
         return content
+
+
+def flat_columns(rows: list[dict[str, Any]]) -> dict[str, list[Any]]:
+    """By column, a value per row; {"rate": {"mean": 1}} is column rate_mean, and what a row lacks is None."""
+    nested = {name for row in rows for name, value in row.items() if isinstance(value, dict)}
+    columns: dict[str, list[Any]] = {}
+    for index, row in enumerate(rows):
+        for name, value in row.items():
+            if name not in nested:
+                parts = {name: value}
+            else:
+                parts = {f"{name}_{part}": inner for part, inner in (value or {}).items()}
+            for column, part in parts.items():
+                columns.setdefault(column, [None] * len(rows))[index] = part
+    return columns
 
 
 def _commit() -> str | None:

@@ -20,7 +20,7 @@ HOMES = {
         "coordinator/cluster.py",
         "coordinator/session.py",
     },
-    "matplotlib": {"coordinator/report.py"},
+    "matplotlib": {"coordinator/figures.py"},
     "pyarrow": {"coordinator/rundir.py"},
     "rich": {"coordinator/console.py"},
     "tomlkit": {"coordinator/presets/__init__.py"},

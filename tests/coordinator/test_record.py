@@ -196,6 +196,25 @@ def test_a_ue_that_hears_nothing_has_a_finite_sinr_in_decibels() -> None:
     assert table["rate_bps_hz"][:2].tolist() == [0, 0]
 
 
+# --- links -------------------------------------------------------------------------------------------------
+
+
+def test_there_is_one_row_per_slot_ap_and_neighbour_it_could_ask() -> None:
+    table = filled().links()
+    asked = [(0, ap, neighbour) for ap in range(4) for neighbour in REQUESTED[ap]]
+    linked = [(0, ap, neighbour) for ap in range(4) for neighbour in PARTNERS[ap]]
+    rows = [(slot, ap, neighbour) for slot in range(2) for ap in range(4) for neighbour in NEIGHBOURS[ap]]
+    assert list(zip(table["slot"].tolist(), table["ap"].tolist(), table["neighbour"].tolist(), strict=True)) == rows
+    assert table["asked"].tolist() == [row in asked for row in rows]
+    assert table["linked"].tolist() == [row in linked for row in rows]
+
+
+def test_an_ap_that_did_not_report_has_no_links() -> None:
+    record = filled(aps=range(1, 4))
+    assert set(record.links()["ap"].tolist()) == {1, 2, 3}
+    assert len(Record(config()).links()["slot"]) == 0
+
+
 # --- the summary -------------------------------------------------------------------------------------------
 
 
