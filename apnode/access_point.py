@@ -97,7 +97,7 @@ class AccessPoint(Node):
         self.slot: _Slot | None = None  # the open one
         self.completed = 0  # slots
         self._config = config
-        self._policy = policy
+        self.policy = policy
         self._incarnation = incarnation
         self._inbox = SlotInbox(self._drop)
         self._episode: _Episode | None = None
@@ -182,7 +182,7 @@ class AccessPoint(Node):
         beta, pilot_of = episode.association.beta, episode.association.pilots
         projections = csi.despread(pilots.y)
         observation = self._observe(episode)
-        action = self._policy.act(observation, len(neighbours), pilots.slot) if neighbours else 0
+        action = self.policy.act(observation, len(neighbours), pilots.slot) if neighbours else 0
         chosen = tuple(n for position, n in enumerate(neighbours) if action >> position & 1)
         grant = self._config.cooperation.acceptance == "grant"
         self.slot = _Slot(
@@ -344,7 +344,7 @@ class AccessPoint(Node):
             self._remember(slot, gain, slot.feedback)
             earned = self._reward(slot, gain)
             if slot.episode.neighbours:
-                loss = self._policy.learn(self._transition(slot, earned), slot.index)
+                loss = self.policy.learn(self._transition(slot, earned), slot.index)
         self._report(slot, gain, earned, loss)
         self.slot, self._next = None, slot.index + 1
         self.completed += 1
@@ -389,7 +389,7 @@ class AccessPoint(Node):
             gain=gain,
             reward=earned,
             loss=loss,
-            epsilon=self._policy.epsilon(slot.index),
+            epsilon=self.policy.epsilon(slot.index),
             sent=sent,
             dropped=dropped,
         )

@@ -45,6 +45,9 @@ class Radio(_Section):
     antennas: Count = Field(4, description="L, per AP")
     area_m: Positive = Field(1000.0, description="side of the square [m]")
     wrap_around: bool = Field(True, description="the square is a torus: no borders")
+    ap_seed: Annotated[int, Field(ge=-1, lt=2**63)] = Field(
+        -1, description="of the AP positions, to keep the APs where they are while all else follows seed; -1: seed too"
+    )
     ue_mobility: Literal["redraw", "walk"] = Field(
         "redraw", description="between episodes: UEs are somewhere else; or have walked straight in any direction"
     )

@@ -75,6 +75,23 @@ class DoubleDqn:
             value = _forward(self._target, following).gather(1, best)[:, 0]
         return _tensor(batch.reward) + self._learning.discount * (1 - _tensor(batch.terminal)) * value
 
+    def weights(self) -> list[FloatArray]:
+        """Copies of the online network's weights and biases, layer by layer."""
+        return [p.detach().double().numpy() for p in self._online]
+
+    def load(self, weights: list[FloatArray]) -> None:
+        """Take over weights and biases, as `weights` gave them, in both networks.
+
+        Raises:
+            ValueError: if they are those of another network.
+        """
+        if [w.shape for w in weights] != [tuple(p.shape) for p in self._online]:
+            raise ValueError("weights of a network of other layers")
+        with torch.no_grad():
+            for parameter, array in zip(self._online, weights, strict=True):
+                parameter.copy_(_tensor(array))
+        self.sync_target()
+
     def sync_target(self) -> None:
         """Copy the online weights into the target network."""
         self._target = [p.detach().clone() for p in self._online]

@@ -75,6 +75,32 @@ class Threshold(Fixed):
         return int((shares(row) >= self._share) @ 2 ** np.arange(num_neighbours))
 
 
+class Given(Fixed):
+    """Asks the same neighbours in every slot, whoever chose them."""
+
+    def __init__(self, action: int) -> None:
+        super().__init__(ask=False)
+        self._action = action
+
+    def act(self, observation: FloatArray, num_neighbours: int, slot: int) -> int:
+        return self._action
+
+
+class Trained(Fixed):
+    """An agent that has learned: takes the best action it knows, explores no more and learns no more."""
+
+    def __init__(self, config: Config, weights: list[FloatArray]) -> None:
+        from apnode.ddqn import DoubleDqn
+
+        super().__init__(ask=False)
+        size, num_actions = observation_size(config), 2**config.cooperation.max_neighbours
+        self._network: DoubleDqn = DoubleDqn(size, num_actions, config.learning, seed=0)
+        self._network.load(weights)
+
+    def act(self, observation: FloatArray, num_neighbours: int, slot: int) -> int:
+        return int(self._network.values(observation)[: 2**num_neighbours].argmax())
+
+
 class Ddqn:
     """The AP's own Double DQN: epsilon-greedy over joint actions, one update a slot."""
 

@@ -102,6 +102,19 @@ def stack_cluster(
     return np.concatenate(rows, axis=1), ues
 
 
+def ues_that_matter(config: Config, ues: Sequence[int], beta: FloatArray) -> tuple[int, ...]:
+    """UEs whose channels an AP wants its partners to tell: its own, and with `selective` those it hears best.
+
+    Args:
+        config: gives the precoding.
+        ues: whom the AP serves.
+        beta: (K,) its large-scale fading coefficients [power gain].
+    """
+    heard = config.precoding.told_ues if config.precoding.joint == "selective" else 0
+    strongest = np.argsort(-beta, kind="stable")[:heard]
+    return tuple(sorted({*ues, *strongest.tolist()}))
+
+
 class Precoder:
     """What one AP does with its power over one UE layout, as the config's section `precoding` says."""
 
@@ -116,8 +129,7 @@ class Precoder:
         self._noise = noise / radio.ap_power_w
         self._unknown = float(errors.sum()) + self._noise  # per antenna: what no estimate tells
         self._average = AveragePower()
-        strongest = np.argsort(-beta, kind="stable")[: self._settings.told_ues if self._selects else 0]
-        self.matters = tuple(sorted({*self._ues, *strongest.tolist()}))  # UEs whose channels a partner should tell
+        self.matters = ues_that_matter(config, self._ues, beta)
 
     @property
     def _selects(self) -> bool:

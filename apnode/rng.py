@@ -32,9 +32,10 @@ class Purpose(IntEnum):
 
 def own_config(config: Config, ap: int) -> Config:
     """The config as AP `ap` gets it: nothing of the world can be drawn from its seed, or read from a file it names."""
-    world = config.propagation.model_copy(update={"channel_file": type(config.propagation)().channel_file})
+    propagation = config.propagation.model_copy(update={"channel_file": type(config.propagation)().channel_file})
+    radio = config.radio.model_copy(update={"ap_seed": type(config.radio)().ap_seed})
     seed = integer_seed(config.seed, Purpose.OWN_SEED, ap)
-    return config.model_copy(update={"seed": seed, "propagation": world})
+    return config.model_copy(update={"seed": seed, "radio": radio, "propagation": propagation})
 
 
 def generator(seed: int, purpose: Purpose, *index: int) -> np.random.Generator:

@@ -88,18 +88,28 @@ def _report(options: argparse.Namespace) -> int:
 
 
 def _compare(options: argparse.Namespace) -> int:
-    from coordinator.compare import check_policies, compare
+    from coordinator.compare import check_policies, compare, processors
     from coordinator.console import Console
     from coordinator.report import write_comparison
     from coordinator.rundir import RunDir, new_folder
+    from coordinator.training import train
 
     config = load(options.experiment, options.set, options.seed)
     console = Console(None, quiet=options.quiet or options.json)
-    check_policies(options.policies.split(","))
+    policies = options.policies.split(",")
+    check_policies(policies, config)
     path = new_folder(options.out or _default_out(f"compare-{options.experiment}", config))
     with console:
+        agents = train(config, console.stage("training: slots"))[1] if "ddqn" in policies else None
         rows = compare(
-            config, options.policies.split(","), options.layouts, options.links, options.slots, console.comparing
+            config,
+            policies,
+            options.layouts,
+            options.links,
+            options.slots,
+            agents,
+            console.stage("comparing: layouts"),
+            min(processors(), options.layouts),
         )
     write_comparison(RunDir.create(path, config, ["cfmimo", *sys.argv[1:]], "local").path, rows)
     result = {"run_dir": str(path), "layouts": options.layouts, "rows": rows}
@@ -199,18 +209,25 @@ def _parser() -> argparse.ArgumentParser:
     _experiment(comparison)
     comparison.add_argument(
         "--policies",
-        default="never,random,threshold,always,centralised",
+        default="never,random,threshold,oracle,always,mrt,local-rzf,local-mmse,centralised,p-mmse,full-mmse",
         metavar="A,B,...",
-        help="of never, random, threshold, always, centralised",
+        help="run by the APs: never, random, threshold, oracle (greedy, knows every channel), always, ddqn (the "
+        "config's agents, trained first); without links: mrt, local-rzf, local-mmse; by a central processor: "
+        "centralised (the paper's RZF), p-mmse, full-mmse (default: all but ddqn)",
     )
-    comparison.add_argument("--layouts", type=_count, default=20, help="APs and users anew on each (default: 20)")
-    comparison.add_argument("--slots", type=_count, default=2, help="on each layout (default: 2)")
+    comparison.add_argument(
+        "--layouts",
+        type=_count,
+        default=20,
+        help="APs and users anew on each; with ddqn, whose agents belong to their places, just the users (default: 20)",
+    )
+    comparison.add_argument("--slots", type=_count, default=5, help="that count on each layout (default: 5)")
     comparison.add_argument(
         "--links",
         type=_counts,
         default=[20, 50, 100, 150, 194],
         metavar="N,N,...",
-        help="to tune random and threshold to: links formed, or requests if clusters are directed "
+        help="to tune random, threshold and oracle to: links formed, or requests if clusters are directed "
         "(default: 20,50,100,150,194; numbers out of reach are left out)",
     )
     comparison.add_argument("--out", help="the folder for the results, new or empty")

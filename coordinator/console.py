@@ -7,6 +7,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console as RichConsole
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -74,40 +75,32 @@ class Console:
         else:
             self.say(f"slot {newest + 1} of {self._num_slots}  {figures}")
 
-    def comparing(self, done: int, total: int) -> None:
-        """So many runs of a comparison are done."""
-        if self.due:
-            self._shown = time.monotonic()
+    def stage(self, what: str) -> Callable[[int, int], None]:
+        """A stage of long work: what it returns is told how much of it is done, of how much."""
+
+        def show(done: int, total: int) -> None:
             if self._live:
-                self._bar.update(self._task, description="runs", completed=done, total=total)
-            else:
-                self.say(f"run {done} of {total}")
+                self._bar.update(self._task, description=what, completed=done, total=total, figures="")
+            elif self.due:
+                self._shown = time.monotonic()
+                self.say(f"{what} {done} of {total}")
+
+        return show
 
     def comparison_table(self, result: dict[str, Any]) -> None:
-        """A row per policy and number of links; `gain` is over no cooperation, `over random` in bit/s/Hz."""
-        table = Table(
-            title=f"{result['layouts']} layouts, the same for all rows; ± 95 % interval, paired", title_justify="left"
-        )
-        for name in ("policy", "requests", "formed", "bit/s/Hz", "mean dB", "5 % dB", "Jain"):
-            table.add_column(name, justify="left" if name == "policy" else "right")
-        for name in ("gain dB", "over random", "bytes/slot"):
-            table.add_column(name, justify="right")
-        for row in result["rows"]:
-            aim = f" {row['aimed_at']}" if row["aimed_at"] else ""
-            table.add_row(
-                row["policy"] + aim,
-                *(_number(row["links"][unit], ".1f") for unit in ("requests", "formed")),
-                _number(row["sum_rate_bps_hz"]["mean"], ".1f"),
-                _number(row["sinr_mean_db"]["mean"], ".2f"),
-                _number(row["sinr_p5_db"]["mean"], ".2f"),
-                _number(row["jain"], ".3f"),
-                _with_interval(row["gain_db"]),
-                _with_interval(row["over_random_bps_hz"]) if row["policy"] != "random" else "",
-                _number(row["bytes_per_slot"], ",.0f"),
-            )
-        out = RichConsole(width=None if self._error.is_terminal else 130)
-        out.print(table)
-        out.print(f"tables and figure: {result['run_dir']}", highlight=False, soft_wrap=True)
+        """What each policy brings at a number of links, and what it costs."""
+        out = RichConsole(width=None if self._error.is_terminal else 120)
+        title = f"{result['layouts']} layouts, the same for all rows; ± 95 % interval, paired"
+        for heading, columns in ((title, _BRINGS), ("what it costs", _COSTS)):
+            table = Table(title=heading, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+            table.add_column("policy", no_wrap=True)
+            for name, _ in columns:
+                table.add_column(name, justify="right", no_wrap=True)
+            for row in result["rows"]:
+                aim = f" {row['aimed_at']}" if row["aimed_at"] else ""
+                table.add_row(row["policy"] + aim, *(value(row) for _, value in columns))
+            out.print(table)
+        out.print(f"tables and figure: {result['run_dir']} (open report.html)", highlight=False, soft_wrap=True)
 
     def closing_table(self, summary: dict[str, Any]) -> None:
         """What the run brought and cost, beside the same slots without cooperation."""
@@ -138,10 +131,44 @@ def _number(value: float | None, form: str) -> str:
     return "" if value is None else format(value, form)
 
 
-def _with_interval(interval: dict[str, float] | None) -> str:
+def _mean(interval: dict[str, float] | None, form: str) -> str:
+    return "" if interval is None else format(interval["mean"], form)
+
+
+def _with_interval(interval: dict[str, float] | None, form: str = "+.2f", half: str = ".2f") -> str:
     if interval is None:
         return ""
-    return f"{interval['mean']:+.2f} ± {(interval['high'] - interval['low']) / 2:.2f}"
+    return f"{interval['mean']:{form}} ± {(interval['high'] - interval['low']) / 2:{half}}"
+
+
+_Columns = tuple[tuple[str, Callable[[dict[str, Any]], str]], ...]
+_BRINGS: _Columns = (
+    ("bit/s/Hz", lambda row: _with_interval(row["sum_rate_bps_hz"], ".1f", ".1f")),
+    ("hardening", lambda row: _mean(row["sum_rate_hardening_bps_hz"], ".1f")),
+    ("pre-log", lambda row: _mean(row["sum_rate_net_bps_hz"], ".1f")),
+    ("mean dB", lambda row: _mean(row["sinr_mean_db"], ".2f")),
+    ("5 % dB", lambda row: _mean(row["sinr_p5_db"], ".2f")),
+    ("Jain", lambda row: _number(row["jain"], ".3f")),
+    ("gain dB", lambda row: _with_interval(row["gain_db"])),
+    ("over random", lambda row: "" if row["policy"] == "random" else _with_interval(row["over_random_bps_hz"])),
+    ("gap closed", lambda row: _gap(row)),
+)
+_COSTS: _Columns = (
+    ("requests", lambda row: _number(row["links"]["requests"], ".1f")),
+    ("formed", lambda row: _number(row["links"]["formed"], ".1f")),
+    ("pairs", lambda row: _number(row["links"]["pairs"], ".1f")),
+    ("messages", lambda row: _number(row["messages_per_slot"], ",.0f")),
+    ("bytes/slot", lambda row: _number(row["bytes_per_slot"], ",.0f")),
+    ("bits/block", lambda row: _number(row["fronthaul_bits_per_block"], ",.0f")),
+    ("book count", lambda row: _number(row["fronthaul_scalars_per_block"], ",.0f")),
+    ("peak W", lambda row: _number(row["peak_power_w"], ".1f")),
+    ("bit/s/Hz/link", lambda row: _number(row["gain_per_link_bps_hz"], ".3f")),
+    ("dB/link", lambda row: _number(row["gain_per_link_db"], ".4f")),
+)
+
+
+def _gap(row: dict[str, Any]) -> str:
+    return "" if row["policy"] in {"random", "oracle"} else _with_interval(row["gap_closed"], ".0%", ".0%")
 
 
 def _figures(row: dict[str, Any] | None) -> str:

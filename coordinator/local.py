@@ -9,7 +9,7 @@ from apnode.access_point import AccessPoint
 from apnode.config import Config
 from apnode.messages import Tick
 from apnode.node import CHANNEL, COORDINATOR, Node, Send
-from apnode.policies import make_policy
+from apnode.policies import Policy, make_policy
 from apnode.rng import Purpose, generator, own_config
 from channel_server.server import ChannelServer
 from coordinator.collector import Coordinator
@@ -18,11 +18,23 @@ from coordinator.collector import Coordinator
 class LocalNetwork:
     """Delivers frames between pure nodes, in order of sending or shuffled; when no frame is left, time passes."""
 
-    def __init__(self, config: Config, order_seed: int | None = None) -> None:
+    def __init__(
+        self,
+        config: Config,
+        order_seed: int | None = None,
+        policy_of: Callable[[int, Config], Policy] = make_policy,
+    ) -> None:
+        """Set up all nodes.
+
+        Args:
+            config: the experiment.
+            order_seed: of the order of delivery; None for the order of sending.
+            policy_of: makes an AP's policy, from its number and its config.
+        """
         self.channel = ChannelServer(config)
         self.coordinator = Coordinator(config)
         own = [own_config(config, ap) for ap in range(config.radio.num_aps)]
-        self.aps = [AccessPoint(ap, known, make_policy(ap, known)) for ap, known in enumerate(own)]
+        self.aps = [AccessPoint(ap, known, policy_of(ap, known)) for ap, known in enumerate(own)]
         self._nodes: dict[str, Node] = {node.address: node for node in (self.channel, self.coordinator, *self.aps)}
         self.channel.endpoints[COORDINATOR] = COORDINATOR
         for ap in self.aps:

@@ -2,15 +2,93 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import dataclass
+
 import numpy as np
 
-from apnode.config import Radio
+from apnode.config import Config, Radio
+from apnode.csi import despread, error_variance, estimate
 from apnode.messages import ComplexArray, FloatArray
 from apnode.power import scaled
-from apnode.precoding import mmse, rzf
-from channel_server.topology import BoolArray
+from apnode.precoding import mmse, rzf, ues_that_matter
+from channel_server.fading import channels, received_pilots
+from channel_server.server import radiated_power
+from channel_server.sinr import received, sinr_of
+from channel_server.topology import BoolArray, Layout, transmit_power
 
+REFERENCES = ("centralised", "p-mmse", "full-mmse")
 _UPSILON, _KAPPA = -0.5, 0.5  # exponents of the fractional power allocation, those of the book's running example
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """What there is to know of some slots of one layout."""
+
+    layout: Layout
+    h: ComplexArray  # (B, M, K, L) true channels of all their blocks [sqrt power gain]
+    h_hat: ComplexArray  # (B, M, K, L) estimates of all APs [sqrt power gain]
+    error: FloatArray  # (M, K) variance of their errors [power gain]
+
+
+def sample(config: Config, layout: Layout, slots: Iterable[int]) -> Sample:
+    """Draw the channels of slots, and what the APs make of the pilots in them, as in a run."""
+    radio, noise = config.radio, config.radio.noise_power_w
+    h, h_hat = [], []
+    for slot in slots:
+        h.append(channels(config, layout, slot))
+        projections = despread(received_pilots(config, layout, h[-1], slot))  # (B, M, L, tau_p)
+        of_aps = [
+            estimate(projections[:, ap], beta, layout.pilots, radio.pilot_power_w, noise)
+            for ap, beta in enumerate(layout.beta)
+        ]
+        h_hat.append(np.stack(of_aps, axis=1).swapaxes(2, 3))
+    error = [error_variance(b, layout.pilots, radio.pilot_power_w, radio.pilot_length, noise) for b in layout.beta]
+    return Sample(layout, np.concatenate(h), np.concatenate(h_hat), np.array(error))
+
+
+def reference(name: str, config: Config, observed: Sample) -> tuple[FloatArray, ComplexArray, float]:
+    """A reference over the blocks of a sample.
+
+    Args:
+        name: of REFERENCES.
+        config: the experiment.
+        observed: the sample.
+
+    Returns:
+        (B, K) SINR (9), linear; (B, K) effective gains [sqrt W]; the most that an AP radiates in a block [W].
+    """
+    layout, radio, h_hat = observed.layout, config.radio, observed.h_hat
+    match name:
+        case "centralised":
+            w = centralised_rzf(h_hat, transmit_power(config, layout), config.precoding.rzf_alpha)
+        case "p-mmse":
+            w = p_mmse(h_hat, observed.error, layout.beta, layout.serving, radio)
+        case "full-mmse":
+            w = full_mmse(h_hat, observed.error, layout.beta, radio)
+        case _:
+            raise ValueError(f"no reference {name!r}; there are {', '.join(REFERENCES)}")
+    effective = received(observed.h, w)
+    gain = np.diagonal(effective, axis1=1, axis2=2)
+    return sinr_of(effective, radio.noise_power_w), gain, float(radiated_power(w).max())
+
+
+def fronthaul_scalars(config: Config, layout: Layout, links: FloatArray) -> float:
+    """Complex numbers over the fronthaul in a coherence block, as the cell-free book counts them, of distributed APs.
+
+    Each AP gets the data symbols of the UEs it serves, (tau_c - tau_p) |K_m|, and from each partner L estimates of
+    every UE that matters to either. (A central processor gets and gives tau_c L of each AP instead.)
+
+    Args:
+        config: the experiment.
+        layout: who serves whom.
+        links: (M, M) part of the time in which AP m has the channels of AP n.
+    """
+    radio = config.radio
+    matter = [set(ues_that_matter(config, ues, beta)) for ues, beta in zip(layout.ues_of, layout.beta, strict=True)]
+    told = sum(links[m, n] * len(matter[m] | matter[n]) for m, n in np.argwhere(links > 0))
+    symbols = radio.coherence_symbols - radio.pilot_length
+    return float(symbols * layout.serving.sum() + radio.antennas * told)
 
 
 def centralised_rzf(h_hat: ComplexArray, rho: FloatArray, alpha: float) -> ComplexArray:

@@ -210,3 +210,16 @@ def test_any_number_of_hidden_layers_will_do(hidden: tuple[int, ...]) -> None:
     learner = network(LEARNING.model_copy(update={"hidden": hidden}))
     assert learner.values(np.zeros(SIZE)).shape == (ACTIONS,)
     assert learner.update(batch(11), seed=0) > 0
+
+
+def test_what_one_network_has_learned_another_can_take_over() -> None:
+    learned, fresh = (DoubleDqn(5, 8, Learning(), seed) for seed in (1, 2))
+    state = np.random.default_rng(0).standard_normal(5)
+    assert not np.allclose(fresh.values(state), learned.values(state))
+    fresh.load(learned.weights())
+    np.testing.assert_array_equal(fresh.values(state), learned.values(state))
+
+
+def test_weights_of_another_network_are_refused() -> None:
+    with pytest.raises(ValueError, match="other layers"):
+        DoubleDqn(5, 8, Learning(), 1).load(DoubleDqn(5, 16, Learning(), 1).weights())

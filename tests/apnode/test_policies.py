@@ -6,7 +6,7 @@ import pytest
 from apnode.config import Config, Cooperation, Learning, Run
 from apnode.messages import FloatArray
 from apnode.observation import observation_size, observe
-from apnode.policies import Ddqn, Fixed, Random, epsilon_at, make_policy
+from apnode.policies import Ddqn, Fixed, Given, Random, Trained, epsilon_at, make_policy
 from apnode.replay import Batch, Transition
 from coordinator.presets import load
 
@@ -209,3 +209,14 @@ def test_threshold_asks_exactly_who_causes_a_large_share() -> None:
     assert make_policy(0, of).act(state, 4, slot=0) == 0b0011
     everybody = load("demo", ("cooperation.policy=threshold", "cooperation.request_share=0.0"))
     assert make_policy(0, everybody).act(state, 4, slot=0) == 0b1111
+
+
+def test_a_trained_agent_takes_the_best_action_its_weights_know_and_changes_no_more() -> None:
+    of = config()
+    learner = Ddqn(0, of)
+    agent = Trained(of, learner.network.weights())
+    for seed in range(20):
+        state = observed(seed, of)
+        assert agent.act(state, 2, slot=seed) == learner.network.values(state)[:4].argmax()
+        assert agent.learn(transition(seed, of), slot=seed) == agent.epsilon(slot=seed) == 0
+    assert Given(5).act(observed(0, of), 3, slot=9) == 5

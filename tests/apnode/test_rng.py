@@ -4,7 +4,9 @@ import itertools
 
 import numpy as np
 
-from apnode.rng import Purpose, generator, integer_seed
+from apnode.config import Config, Radio
+from apnode.rng import Purpose, generator, integer_seed, own_config
+from channel_server.geometry import ap_positions
 
 KEYS = [(seed, purpose, *index) for seed in (0, 1) for purpose in Purpose for index in ((), (0,), (1,), (0, 1), (1, 0))]
 
@@ -26,3 +28,10 @@ def test_neighbouring_keys_draw_independently() -> None:
     drawn = np.stack([generator(0, Purpose.FADING, slot).standard_normal(10_000) for slot in range(6)])
     for one, other in itertools.combinations(drawn, 2):
         assert abs(np.corrcoef(one, other)[0, 1]) < 0.05
+
+
+def test_an_ap_cannot_draw_where_the_aps_are() -> None:
+    config = Config(seed=3, radio=Radio(ap_seed=5))
+    own = own_config(config, 0)
+    assert own.radio.ap_seed == -1
+    assert not np.array_equal(ap_positions(own), ap_positions(config))

@@ -7,7 +7,7 @@ import pytest
 
 from apnode.config import Config, Propagation, Radio, Run
 from apnode.messages import FloatArray
-from channel_server.geometry import distances, period, ue_positions
+from channel_server.geometry import ap_positions, distances, period, ue_positions
 from channel_server.propagation import path_gain_db
 from channel_server.topology import Layout, make_layout
 from coordinator.presets import ConfigError, load
@@ -127,3 +127,10 @@ def test_the_speed_of_ues_that_do_not_walk_is_refused(key: str) -> None:
     with pytest.raises(ConfigError, match=f'{key} = 3.0 has no effect with ue_mobility = "redraw"'):
         load("demo", [f"radio.{key}=3.0"])
     assert load("demo", [f"radio.{key}=3.0", "radio.ue_mobility=walk"]).radio.ue_mobility == "walk"
+
+
+def test_aps_with_a_seed_of_their_own_stay_while_all_else_is_drawn_anew() -> None:
+    one, other = (Config(seed=seed, radio=Radio(ap_seed=7)) for seed in (1, 2))
+    np.testing.assert_array_equal(ap_positions(one), ap_positions(other))
+    np.testing.assert_array_equal(ap_positions(one), ap_positions(Config(seed=7)))
+    assert not np.array_equal(ue_positions(one, 0), ue_positions(other, 0))
