@@ -88,11 +88,13 @@ def _report(options: argparse.Namespace) -> int:
 
 
 def _compare(options: argparse.Namespace) -> int:
-    from coordinator.compare import check_policies, compare, processors
+    from coordinator.compare import compare
     from coordinator.console import Console
+    from coordinator.contenders import check_policies
     from coordinator.report import write_comparison
     from coordinator.rundir import RunDir, new_folder
     from coordinator.training import train
+    from coordinator.workers import processors
 
     config = load(options.experiment, options.set, options.seed)
     console = Console(None, quiet=options.quiet or options.json)
@@ -108,8 +110,8 @@ def _compare(options: argparse.Namespace) -> int:
             options.links,
             options.slots,
             agents,
-            console.stage("comparing: layouts"),
-            min(processors(), options.layouts),
+            console.stage("comparing: slots"),
+            processors(),
         )
     write_comparison(RunDir.create(path, config, ["cfmimo", *sys.argv[1:]], "local").path, rows)
     result = {"run_dir": str(path), "layouts": options.layouts, "rows": rows}

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from coordinator.cli import run_command
-from coordinator.compare import LOCAL, NAMES, compare
+from coordinator.compare import compare
+from coordinator.contenders import LOCAL, NAMES
 from coordinator.presets import ConfigError, load
 from coordinator.training import train
 

@@ -1,0 +1,104 @@
+"""Independent tasks, here or in as many processes as there are processors, with progress; same results either way."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, wait
+from typing import Any
+
+_POLL_S = 0.2
+_report: Callable[[int], None] = lambda steps: None  # noqa: E731  # replaced where somebody wants to know
+
+
+def processors() -> int:
+    """How many processes this one may keep busy."""
+    return len(os.sched_getaffinity(0))
+
+
+def advance(steps: int = 1) -> None:
+    """To be called by a task: so many more of its steps are done."""
+    _report(steps)
+
+
+def spread(
+    function: Callable[..., Any],
+    arguments: Sequence[tuple[Any, ...]],
+    workers: int,
+    progress: Callable[[int], None] | None = None,
+) -> list[Any]:
+    """Apply a function of a module to each tuple of arguments.
+
+    Args:
+        function: importable, since other processes have to find it.
+        arguments: of each task.
+        workers: processes; 1 stays in this one.
+        progress: told how many steps the tasks have reported by `advance`, all together.
+
+    Returns:
+        the results, in the order of the arguments.
+    """
+    if workers > 1 and len(arguments) > 1:
+        return _elsewhere(function, arguments, min(workers, len(arguments)), progress)
+    if progress is None:
+        return [function(*these) for these in arguments]
+    with _Reporting(progress):
+        return [function(*these) for these in arguments]
+
+
+class _Reporting:
+    """While this is entered, steps of this process are counted and told."""
+
+    def __init__(self, progress: Callable[[int], None]) -> None:
+        self._progress, self._done = progress, 0
+
+    def __enter__(self) -> None:
+        global _report
+        self._before, _report = _report, self._count
+
+    def __exit__(self, *failure: object) -> None:
+        global _report
+        _report = self._before
+
+    def _count(self, steps: int) -> None:
+        self._done += steps
+        self._progress(self._done)
+
+
+def _elsewhere(
+    function: Callable[..., Any],
+    arguments: Sequence[tuple[Any, ...]],
+    workers: int,
+    progress: Callable[[int], None] | None,
+) -> list[Any]:
+    context = multiprocessing.get_context("spawn")  # a fork would copy the threads' locks, but not the threads
+    counter = context.Value("q", 0)
+    with ProcessPoolExecutor(workers, context, _count_into, (counter,)) as pool:
+        futures = [pool.submit(function, *these) for these in arguments]
+        try:
+            while wait(futures, timeout=_POLL_S).not_done:
+                if progress is not None:
+                    progress(counter.value)
+                if any(future.done() and future.exception() for future in futures):
+                    break
+            return [future.result() for future in futures]
+        except BaseException:
+            for process in multiprocessing.active_children():
+                process.terminate()  # it would otherwise end its task first
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def _count_into(counter: Any) -> None:
+    """Set up a worker process."""
+    import signal
+
+    global _report
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that started this one hears it, and ends this one
+
+    def count(steps: int) -> None:
+        with counter.get_lock():
+            counter.value += steps
+
+    _report = count
