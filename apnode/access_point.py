@@ -181,6 +181,8 @@ class AccessPoint(Node):
         observation = self._observe(episode)
         action = self._policy.act(observation, len(neighbours), pilots.slot) if neighbours else 0
         chosen = tuple(n for position, n in enumerate(neighbours) if action >> position & 1)
+        if self._config.cooperation.cluster == "pairs":
+            chosen = chosen[:1]  # so that whoever agrees has one partner
         grant = self._config.cooperation.acceptance == "grant"
         self.slot = _Slot(
             index=pilots.slot,
@@ -255,7 +257,7 @@ class AccessPoint(Node):
             self._send(ap_address(partner), ChannelBlock(slot.index, self.ap, ues, slot.h_hat[..., list(ues)]))
 
     def _on_block(self, block: ChannelBlock) -> None:
-        """A neighbour says yes. In an ego cluster it needs our channels as well."""
+        """A neighbour says yes. Unless clusters are directed, it needs our channels as well."""
         run, radio = self._config.run, self._config.radio
         refuse_unless(block.h_hat.shape[:2] == (run.blocks_per_slot, radio.antennas), "channel block of a wrong shape")
         refuse_unless(self._known(block.ues), "channel block for unknown UEs")
@@ -263,7 +265,7 @@ class AccessPoint(Node):
         if slot is None or slot.transmitted or block.ap not in slot.episode.neighbours:
             return
         slot.blocks[block.ap] = block
-        if self._config.cooperation.cluster == "ego" and block.ap in slot.chosen:
+        if self._config.cooperation.cluster != "directed" and block.ap in slot.chosen:
             self._share_csi(slot, block.ap, block.ues)
         self._transmit_when_agreed(slot)
 

@@ -176,8 +176,10 @@ class Cooperation(_Section):
     interference_window: Annotated[float, Field(gt=0, le=1)] = Field(
         0.1, description="weight of the newest slot in the average of (7)"
     )
-    cluster: Literal["ego", "directed"] = Field(
-        "ego", description="precode over oneself and the agreed partners; or over oneself and those one asked"
+    cluster: Literal["ego", "directed", "pairs"] = Field(
+        "ego",
+        description="precode over oneself and the agreed partners; or those one asked; or one agreed partner, where "
+        "only the strongest interferer of those chosen is asked",
     )
     acceptance: Literal["mutual", "grant", "all"] = Field(
         "mutual", description="yes to whom one asked too; to all while below max_partners; to all (directed clusters)"
@@ -191,6 +193,8 @@ class Cooperation(_Section):
     def _agreement_is_possible(self) -> Self:
         if (self.cluster == "directed") != (self.acceptance == "all"):
             raise ValueError('cluster "directed" goes with acceptance "all", and only with it')
+        if self.cluster not in {"ego", "directed"} and self.acceptance != "mutual":
+            raise ValueError(f'cluster "{self.cluster}" needs acceptance "mutual": its links are those both ends chose')
         if self.acceptance == "grant" and self.neighbour_sets != "symmetric":
             raise ValueError('acceptance "grant" needs neighbour_sets = "symmetric": an AP must know who may ask it')
         return self

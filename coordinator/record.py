@@ -186,17 +186,17 @@ class Record:
         }
 
     def _links(self, at: int) -> Links:
-        ego = self._config.cooperation.cluster == "ego"
+        directed = self._config.cooperation.cluster == "directed"
         aps = self.reported.shape[1]
         asked, linked = self._matrix(self.requested[at], at), self._matrix(self.linked[at], at)
         candidate = self._matrix(self.neighbours[at] != NOBODY, at)
         both, either = linked & linked.T, linked | linked.T
         upper = np.triu(np.ones((aps, aps), bool), 1)
         return Links(
-            formed=int(((both if ego else either) & upper).sum()),
+            formed=int(((either if directed else both) & upper).sum()),
             union=int(((asked | asked.T) & upper).sum()),
             candidates=int(((candidate | candidate.T) & upper).sum()),
-            disagreements=int(((both != either) & upper).sum()) if ego else 0,
+            disagreements=0 if directed else int(((both != either) & upper).sum()),
         )
 
     def _matrix(self, flags: NDArray[Any], at: int) -> NDArray[Any]:

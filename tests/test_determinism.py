@@ -11,6 +11,7 @@ VARIANTS = {
     "mutual": (),
     "grant": ("cooperation.acceptance=grant", "cooperation.max_partners=2", "reward.scope=neighbourhood"),
     "directed": ("cooperation.cluster=directed", "cooperation.acceptance=all", "cooperation.neighbour_sets=row"),
+    "pairs": ("cooperation.cluster=pairs", "cooperation.policy=always"),
     "neighbourhood": ("reward.scope=neighbourhood", "reward.charge=formed", "reward.interference_sign='-'"),
     "slow fading": ("propagation.block_correlation=0.9", "propagation.angular_spread_deg=15"),
     "walk": ("radio.ue_mobility=walk", "propagation.shadowing_correlation_m=9"),

@@ -54,6 +54,7 @@ VARIANTS = {
     "grant": (*ASKING, "cooperation.acceptance=grant", "cooperation.max_partners=2"),
     "directed": (*ASKING, "cooperation.cluster=directed", "cooperation.acceptance=all"),
     "directed, rows": ("cooperation.cluster=directed", "cooperation.acceptance=all", "cooperation.neighbour_sets=row"),
+    "pairs": ("cooperation.policy=always", "cooperation.cluster=pairs"),
     "neighbourhood": (*ASKING, "reward.scope=neighbourhood"),
     "grant, neighbourhood": (*ASKING, "cooperation.acceptance=grant", "reward.scope=neighbourhood"),
 }
@@ -201,6 +202,13 @@ def test_agreement_is_mutual_unless_clusters_are_directed(run: Watched) -> None:
         if at[1] not in radiated[at[0], partner].partners
     ]
     assert bool(one_way) == (run.config.cooperation.cluster == "directed")
+
+
+def test_in_pairs_an_ap_asks_one_neighbour_and_has_one_partner_at_most(run: Watched) -> None:
+    if run.config.cooperation.cluster == "pairs":
+        for _, report in run.of(ApReport):
+            assert report.requested == report.neighbours[:1]  # the strongest of those chosen: all
+            assert len(report.partners) <= 1
 
 
 def test_requests_and_their_answers_are_all_that_is_said(run: Watched) -> None:

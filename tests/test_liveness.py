@@ -28,6 +28,7 @@ VARIANTS = {
     "mutual, neighbourhood": (*ASKING, "reward.scope=neighbourhood"),
     "grant": (*ASKING, "cooperation.acceptance=grant", "cooperation.max_partners=2"),
     "directed": (*ASKING, *DIRECTED),
+    "pairs": (*ASKING, "cooperation.cluster=pairs"),
 }
 MAX_FRAMES = 3000  # a run here takes a few hundred
 VICTIM = 1

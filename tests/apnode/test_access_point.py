@@ -40,6 +40,7 @@ SMALL = (
 )
 GRANT = ("cooperation.acceptance=grant", "cooperation.max_partners=2")
 DIRECTED = ("cooperation.cluster=directed", "cooperation.acceptance=all")
+PAIRS = ("cooperation.cluster=pairs",)
 NEIGHBOURHOOD = ("reward.scope=neighbourhood",)
 NEIGHBOURS = (2, 1, 3)  # of AP 0, strongest first; AP 4 is none
 UES = (0, 2)  # that AP 0 serves
@@ -407,6 +408,22 @@ def test_a_block_of_a_stranger_is_ignored() -> None:
 def test_a_stranger_cannot_answer_for_a_neighbour() -> None:
     driven = opened(asks=[1])
     assert driven.give(decline(4), decline(3), block(4), block(3)) == []
+
+
+# --- pairs -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("chosen", "asked"), [([1, 2, 3], 2), ([3, 1], 1), ([3], 3)])
+def test_in_pairs_an_ap_asks_the_strongest_interferer_of_those_it_chose(chosen: list[int], asked: int) -> None:
+    out = associated(*PAIRS, asks=chosen).give(pilots())
+    assert kinds(out) == [(f"ap/{asked}", CoopRequest)]
+
+
+def test_in_pairs_an_ap_agrees_with_the_one_it_asked_and_declines_the_others_it_chose() -> None:
+    driven = opened(*PAIRS, asks=[1, 2, 3])
+    assert kinds(driven.give(request(1), request(2))) == [("ap/1", CoopDecline), ("ap/2", ChannelBlock)]
+    assert only(driven.give(block(2)), Transmission).partners == (2,)
+    assert only(driven.give(feedback()), ApReport).requested == (2,)
 
 
 # --- acceptance: all, in directed clusters -----------------------------------------------------------------

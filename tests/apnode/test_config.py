@@ -189,6 +189,7 @@ def test_a_key_that_is_no_setting_is_refused_by_its_name(key: str) -> None:
         (("propagation.d1_m=10",), ("d0_m", "d1_m")),
         (("cooperation.cluster=directed",), ("cluster", "acceptance")),
         (("cooperation.acceptance=all",), ("cluster", "acceptance")),
+        (("cooperation.cluster=pairs", "cooperation.acceptance=grant"), ("cluster", "acceptance")),
         (("cooperation.acceptance=grant", "cooperation.neighbour_sets=row"), ("acceptance", "neighbour_sets")),
         (("learning.replay_capacity=16",), ("replay_capacity",)),
         (("learning.batch_size=1001",), ("replay_capacity", "batch")),
