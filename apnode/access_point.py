@@ -8,13 +8,11 @@ report). What an AP sends in a slot depends on the set of messages it got, not o
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
-
-import numpy as np
 
 from apnode import csi
 from apnode.config import Config
 from apnode.inbox import SlotInbox
+from apnode.knowledge import Episode, Slot
 from apnode.messages import (
     ApReport,
     Association,
@@ -34,56 +32,10 @@ from apnode.messages import (
     Transmission,
 )
 from apnode.node import CHANNEL, COORDINATOR, Node, Send, ap_address, refuse_unless
-from apnode.observation import observe, relative_gain, reported_interference, reward
+from apnode.observation import observe, relative_gain, reward
 from apnode.policies import Policy
 from apnode.precoding import mrt, normalised_blocks, power_split, rzf, stack_cluster
 from apnode.replay import Transition
-
-
-@dataclass
-class _Episode:
-    """What an AP knows of the UE layout it is in."""
-
-    association: Association
-    interference: FloatArray  # (N,) running mean of (7) per neighbour [W]
-    linked: list[bool]  # per neighbour, in the last slot
-    gain: FloatArray  # (N,) running mean of own relative gain while linked, T_m of (10)
-    times_linked: FloatArray  # (N,)
-
-    @classmethod
-    def begin(cls, association: Association) -> _Episode:
-        count = len(association.neighbours)
-        return cls(association, association.interference.copy(), [False] * count, np.zeros(count), np.zeros(count))
-
-    @property
-    def ues(self) -> tuple[int, ...]:
-        return self.association.ues
-
-    @property
-    def neighbours(self) -> tuple[int, ...]:
-        return self.association.neighbours
-
-
-@dataclass
-class _Slot:
-    """What an AP knows of the slot it is in."""
-
-    index: int
-    episode: _Episode
-    h_hat: ComplexArray  # (B, L, K) own estimates
-    observation: FloatArray
-    action: int
-    chosen: tuple[int, ...]  # neighbours asked, strongest interferer first
-    unheard: set[int]  # acceptance grant: neighbours who have neither asked nor passed
-    requests: dict[int, CoopRequest] = field(default_factory=dict)  # by asker
-    granted: set[int] = field(default_factory=set)
-    blocks: dict[int, ChannelBlock] = field(default_factory=dict)  # by sender
-    declined: set[int] = field(default_factory=set)
-    shared: set[int] = field(default_factory=set)  # whom our channel block went to
-    partners: tuple[int, ...] = ()
-    transmitted: bool = False
-    feedback: SlotFeedback | None = None
-    gains: dict[int, float] = field(default_factory=dict)  # partners' reports
 
 
 class AccessPoint(Node):
@@ -92,13 +44,13 @@ class AccessPoint(Node):
     def __init__(self, ap: int, config: Config, policy: Policy, incarnation: int = 0) -> None:
         super().__init__(ap_address(ap), config.run.max_frame_bytes)
         self.ap = ap
-        self.slot: _Slot | None = None  # the open one
+        self.slot: Slot | None = None  # the open one
         self.completed = 0  # slots
         self._config = config
         self._policy = policy
         self._incarnation = incarnation
         self._inbox = SlotInbox(self._drop)
-        self._episode: _Episode | None = None
+        self._episode: Episode | None = None
         self._upcoming: Association | None = None  # of an episode whose first slot has not opened
         self._next: int | None = None if incarnation else 0  # slot to open; a restarted AP takes what comes
         self._over: int | None = None  # the first slot that there is not
@@ -164,7 +116,7 @@ class AccessPoint(Node):
         if pilots is None:
             return
         if self._upcoming is not None and self._upcoming.episode == pilots.episode:
-            self._episode, self._upcoming = _Episode.begin(self._upcoming), None
+            self._episode, self._upcoming = Episode.begin(self._upcoming), None
         if self._episode is None or self._episode.association.episode != pilots.episode:
             return
         waiting = self._inbox.open(pilots.slot)
@@ -173,7 +125,7 @@ class AccessPoint(Node):
             if message is not pilots:
                 self._dispatch(message)
 
-    def _open(self, pilots: PilotBlock, episode: _Episode) -> None:
+    def _open(self, pilots: PilotBlock, episode: Episode) -> None:
         """Sense, decide, and tell the neighbours."""
         radio, neighbours = self._config.radio, episode.neighbours
         beta, pilot_of = episode.association.beta, episode.association.pilots
@@ -184,7 +136,7 @@ class AccessPoint(Node):
         if self._config.cooperation.cluster == "pairs":
             chosen = chosen[:1]  # so that whoever agrees has one partner
         grant = self._config.cooperation.acceptance == "grant"
-        self.slot = _Slot(
+        self.slot = Slot(
             index=pilots.slot,
             episode=episode,
             h_hat=csi.estimate(projections, beta, pilot_of, radio.pilot_power_w, radio.noise_power_w),
@@ -232,7 +184,7 @@ class AccessPoint(Node):
         if slot is not None and not slot.transmitted:
             self._heard_from(slot, message.ap)
 
-    def _heard_from(self, slot: _Slot, neighbour: int) -> None:
+    def _heard_from(self, slot: Slot, neighbour: int) -> None:
         """Acceptance grant: once every neighbour has asked or passed, say yes to the strongest while there is room."""
         if neighbour not in slot.unheard:
             return
@@ -249,7 +201,7 @@ class AccessPoint(Node):
                 self._send(ap_address(asker), CoopDecline(slot.index, self.ap))
         self._transmit_when_agreed(slot)
 
-    def _share_csi(self, slot: _Slot, partner: int, partner_ues: Iterable[int]) -> None:
+    def _share_csi(self, slot: Slot, partner: int, partner_ues: Iterable[int]) -> None:
         """Send the partner our channel estimates for its UEs and ours, once."""
         if partner not in slot.shared:
             slot.shared.add(partner)
@@ -279,12 +231,12 @@ class AccessPoint(Node):
 
     # --- transmission -------------------------------------------------------------------------------------
 
-    def _transmit_when_agreed(self, slot: _Slot) -> None:
+    def _transmit_when_agreed(self, slot: Slot) -> None:
         answered = slot.blocks.keys() | slot.declined
         if not slot.transmitted and not slot.unheard and answered >= {*slot.chosen, *slot.granted}:
             self._transmit(slot)
 
-    def _transmit(self, slot: _Slot) -> None:
+    def _transmit(self, slot: Slot) -> None:
         slot.transmitted = True
         slot.partners = tuple(sorted(slot.blocks.keys() & {*slot.chosen, *slot.granted}))
         ues = slot.episode.ues
@@ -294,7 +246,7 @@ class AccessPoint(Node):
         w, w_alone = (block.swapaxes(-1, -2) for block in (joint, alone))
         self._send(CHANNEL, Transmission(slot.index, self.ap, ues, w, w_alone, slot.partners))
 
-    def _joint_precoder(self, slot: _Slot) -> ComplexArray:
+    def _joint_precoder(self, slot: Slot) -> ComplexArray:
         """(B, L, |K_m|) this AP's rows of the RZF (16) over itself and its partners, for its own UEs."""
         blocks = [slot.blocks[partner] for partner in slot.partners]
         stacked, ues = stack_cluster(slot.h_hat, slot.episode.ues, [(b.ues, b.h_hat) for b in blocks])
@@ -337,17 +289,17 @@ class AccessPoint(Node):
             slot.gains[report.ap] = report.gain
             self._complete_when_reported(slot)
 
-    def _complete_when_reported(self, slot: _Slot) -> None:
+    def _complete_when_reported(self, slot: Slot) -> None:
         awaited = set(slot.partners) if self._config.reward.scope == "neighbourhood" else set()
         if slot.feedback is not None and slot.gains.keys() >= awaited:
             self._complete(slot)
 
-    def _complete(self, slot: _Slot) -> None:
+    def _complete(self, slot: Slot) -> None:
         """Reward, learn and report; then on to the next slot."""
         earned = loss = gain = 0.0
         if slot.feedback is not None:
             gain = relative_gain(slot.feedback)
-            self._remember(slot, gain, slot.feedback)
+            slot.episode.remember(slot.feedback, gain, slot.partners, self._config.cooperation.interference_window)
             earned = self._reward(slot, gain)
             if slot.episode.neighbours:
                 loss = self._policy.learn(self._transition(slot, earned), slot.index)
@@ -357,24 +309,12 @@ class AccessPoint(Node):
         self.done = self._next == self._over
         self._advance()
 
-    def _remember(self, slot: _Slot, gain: float, feedback: SlotFeedback) -> None:
-        """Update the running means that the observation is made of."""
-        episode, weight = slot.episode, self._config.cooperation.interference_window
-        reported = reported_interference(feedback, episode.neighbours)
-        episode.linked = [n in slot.partners for n in episode.neighbours]
-        for position, linked in enumerate(episode.linked):
-            if linked:  # partners are not in the UEs' reports
-                episode.times_linked[position] += 1
-                episode.gain[position] += (gain - episode.gain[position]) / episode.times_linked[position]
-            else:
-                episode.interference[position] += weight * (reported[position] - episode.interference[position])
-
-    def _reward(self, slot: _Slot, gain: float) -> float:
+    def _reward(self, slot: Slot, gain: float) -> float:
         gains = [gain, *(slot.gains[p] for p in slot.partners if p in slot.gains)]
         asked = [position for position, n in enumerate(slot.episode.neighbours) if n in slot.chosen]
         return reward(self._config.reward, gains, slot.episode.interference, asked, len(slot.partners))
 
-    def _transition(self, slot: _Slot, earned: float) -> Transition:
+    def _transition(self, slot: Slot, earned: float) -> Transition:
         return Transition(
             observation=slot.observation,
             action=slot.action,
@@ -384,7 +324,7 @@ class AccessPoint(Node):
             terminal=(slot.index + 1) % self._config.run.slots_per_episode == 0,
         )
 
-    def _report(self, slot: _Slot, gain: float, earned: float, loss: float) -> None:
+    def _report(self, slot: Slot, gain: float, earned: float, loss: float) -> None:
         sent, dropped = self._take_counts()
         report = ApReport(
             slot=slot.index,
@@ -414,7 +354,7 @@ class AccessPoint(Node):
 
     # --- what this AP knows -------------------------------------------------------------------------------
 
-    def _observe(self, episode: _Episode) -> FloatArray:
+    def _observe(self, episode: Episode) -> FloatArray:
         beta = episode.association.beta[list(episode.ues)]
         return observe(self._config, beta, episode.interference, episode.linked, episode.gain)
 
@@ -426,7 +366,7 @@ class AccessPoint(Node):
 
     def _slot_of(
         self, message: CoopRequest | ChannelBlock | CoopDecline | CoopPass | SlotFeedback | GainReport
-    ) -> _Slot | None:
+    ) -> Slot | None:
         """The open slot that a message is for; None if it was parked or dropped instead."""
         if self.slot is None or message.slot != self.slot.index:
             self._inbox.park(message, self._next or 0)

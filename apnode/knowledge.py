@@ -1,0 +1,68 @@
+"""What an AP knows: of the UE layout it is in, and of the slot it is in."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from apnode.messages import Association, ChannelBlock, ComplexArray, CoopRequest, FloatArray, SlotFeedback
+from apnode.observation import reported_interference
+
+
+@dataclass
+class Episode:
+    """What an AP knows of the UE layout it is in."""
+
+    association: Association
+    interference: FloatArray  # (N,) running mean of (7) per neighbour [W]
+    linked: list[bool]  # per neighbour, in the last slot
+    gain: FloatArray  # (N,) running mean of own relative gain while linked, T_m of (10)
+    times_linked: FloatArray  # (N,)
+
+    @classmethod
+    def begin(cls, association: Association) -> Episode:
+        count = len(association.neighbours)
+        return cls(association, association.interference.copy(), [False] * count, np.zeros(count), np.zeros(count))
+
+    @property
+    def ues(self) -> tuple[int, ...]:
+        return self.association.ues
+
+    @property
+    def neighbours(self) -> tuple[int, ...]:
+        return self.association.neighbours
+
+    def remember(self, feedback: SlotFeedback, gain: float, partners: Collection[int], weight: float) -> None:
+        """Update the running means that the observation is made of; `weight` is the newest slot's in that of (7)."""
+        reported = reported_interference(feedback, self.neighbours)
+        self.linked = [n in partners for n in self.neighbours]
+        for position, linked in enumerate(self.linked):
+            if linked:  # partners are not in the UEs' reports
+                self.times_linked[position] += 1
+                self.gain[position] += (gain - self.gain[position]) / self.times_linked[position]
+            else:
+                self.interference[position] += weight * (reported[position] - self.interference[position])
+
+
+@dataclass
+class Slot:
+    """What an AP knows of the slot it is in."""
+
+    index: int
+    episode: Episode
+    h_hat: ComplexArray  # (B, L, K) own estimates
+    observation: FloatArray
+    action: int
+    chosen: tuple[int, ...]  # neighbours asked, strongest interferer first
+    unheard: set[int]  # acceptance grant: neighbours who have neither asked nor passed
+    requests: dict[int, CoopRequest] = field(default_factory=dict)  # by asker
+    granted: set[int] = field(default_factory=set)
+    blocks: dict[int, ChannelBlock] = field(default_factory=dict)  # by sender
+    declined: set[int] = field(default_factory=set)
+    shared: set[int] = field(default_factory=set)  # whom our channel block went to
+    partners: tuple[int, ...] = ()
+    transmitted: bool = False
+    feedback: SlotFeedback | None = None
+    gains: dict[int, float] = field(default_factory=dict)  # partners' reports
