@@ -7,16 +7,19 @@ report). What an AP sends in a slot depends on the set of messages it got, not o
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 
 from apnode import csi
 from apnode.config import Config
+from apnode.formation import Formation, Out
 from apnode.inbox import SlotInbox
 from apnode.knowledge import Episode, Slot
 from apnode.messages import (
     ApReport,
     Association,
     ChannelBlock,
+    ClusterBlock,
     ComplexArray,
     CoopDecline,
     CoopPass,
@@ -25,6 +28,7 @@ from apnode.messages import (
     FloatArray,
     GainReport,
     Hello,
+    LinkState,
     PilotBlock,
     RunOver,
     SlotFeedback,
@@ -36,6 +40,8 @@ from apnode.observation import observe, relative_gain, reward
 from apnode.policies import Policy
 from apnode.precoding import mrt, normalised_blocks, power_split, rzf, stack_cluster
 from apnode.replay import Transition
+
+_OfSlot = CoopRequest | ChannelBlock | CoopDecline | CoopPass | LinkState | ClusterBlock | SlotFeedback | GainReport
 
 
 class AccessPoint(Node):
@@ -61,6 +67,8 @@ class AccessPoint(Node):
             CoopPass: self._on_pass,
             ChannelBlock: self._on_block,
             CoopDecline: self._on_decline,
+            LinkState: self._on_link_state,
+            ClusterBlock: self._on_cluster_block,
             Deadline: self._on_deadline,
             SlotFeedback: self._on_feedback,
             GainReport: self._on_gain,
@@ -144,6 +152,7 @@ class AccessPoint(Node):
             action=action,
             chosen=chosen,
             unheard=set(neighbours) if grant else set(),
+            formation=self._new_formation(pilots.slot),
         )
         for neighbour in neighbours:
             if neighbour in chosen:
@@ -210,9 +219,7 @@ class AccessPoint(Node):
 
     def _on_block(self, block: ChannelBlock) -> None:
         """A neighbour says yes. Unless clusters are directed, it needs our channels as well."""
-        run, radio = self._config.run, self._config.radio
-        refuse_unless(block.h_hat.shape[:2] == (run.blocks_per_slot, radio.antennas), "channel block of a wrong shape")
-        refuse_unless(self._known(block.ues), "channel block for unknown UEs")
+        self._refuse_unless_estimates(block)
         slot = self._slot_of(block)
         if slot is None or slot.transmitted or block.ap not in slot.episode.neighbours:
             return
@@ -229,16 +236,59 @@ class AccessPoint(Node):
             self._heard_from(slot, decline.ap)
             self._transmit_when_agreed(slot)
 
+    # --- clusters beyond one's own partners ---------------------------------------------------------------
+
+    def _new_formation(self, slot: int) -> Formation | None:
+        return Formation(self.ap, slot, self._config) if self._config.cooperation.is_transitive else None
+
+    def _on_link_state(self, state: LinkState) -> None:
+        """A partner tells what it has learnt of the links."""
+        num_aps = self._config.radio.num_aps
+        refuse_unless(max(0, *state.known, *state.links[:, 1].tolist()) < num_aps, "an AP that there is not")
+        refuse_unless(self._known(state.serves[:, 1].tolist()), "service to UEs that there are not")
+        refuse_unless(state.round <= num_aps, "more rounds than there are APs")
+        most = max(Counter(state.links[:, 0].tolist()).values(), default=0)
+        refuse_unless(most <= self._config.cooperation.max_neighbours, "an AP with too many partners")
+        slot = self._forming(state)
+        if slot is not None and slot.formation is not None:
+            self._go_on_forming(slot, slot.formation.on_state(state))
+
+    def _on_cluster_block(self, block: ClusterBlock) -> None:
+        """A member's channels, from a partner."""
+        self._refuse_unless_estimates(block)
+        refuse_unless(self._is_peer(block.owner), "channels of an AP that there is not")
+        slot = self._forming(block)
+        if slot is not None and slot.formation is not None:
+            self._go_on_forming(slot, slot.formation.on_block(block))
+
+    def _forming(self, message: LinkState | ClusterBlock) -> Slot | None:
+        """The open slot, if that is what a neighbour's message is for and there is a cluster to find in it yet."""
+        refuse_unless(self._config.cooperation.is_transitive, "clusters do not reach beyond an AP's partners")
+        refuse_unless(self._is_peer(message.ap), "sent by no other AP")
+        slot = self._slot_of(message)
+        return slot if slot and not slot.transmitted and message.ap in slot.episode.neighbours else None
+
+    def _go_on_forming(self, slot: Slot, out: Out) -> None:
+        for partner, message in out:
+            self._send(ap_address(partner), message)
+        if slot.formation is not None and slot.formation.complete:
+            self._transmit(slot)
+
     # --- transmission -------------------------------------------------------------------------------------
 
     def _transmit_when_agreed(self, slot: Slot) -> None:
         answered = slot.blocks.keys() | slot.declined
-        if not slot.transmitted and not slot.unheard and answered >= {*slot.chosen, *slot.granted}:
+        if slot.transmitted or slot.unheard or not answered >= {*slot.chosen, *slot.granted}:
+            return
+        if slot.formation is None or not slot.agreed:
             self._transmit(slot)
+        elif not slot.formation.begun:
+            own = slot.episode.entry(self.ap, slot.agreed)
+            self._go_on_forming(slot, slot.formation.begin(own, slot.h_hat, slot.agreed))
 
     def _transmit(self, slot: Slot) -> None:
         slot.transmitted = True
-        slot.partners = tuple(sorted(slot.blocks.keys() & {*slot.chosen, *slot.granted}))
+        slot.partners = tuple(slot.cluster)
         ues = slot.episode.ues
         rho = power_split(slot.episode.association.beta[list(ues)], self._config.radio)
         alone = normalised_blocks(mrt(slot.h_hat[..., list(ues)]), rho)
@@ -248,7 +298,7 @@ class AccessPoint(Node):
 
     def _joint_precoder(self, slot: Slot) -> ComplexArray:
         """(B, L, |K_m|) this AP's rows of the RZF (16) over itself and its partners, for its own UEs."""
-        blocks = [slot.blocks[partner] for partner in slot.partners]
+        blocks = slot.cluster.values()
         stacked, ues = stack_cluster(slot.h_hat, slot.episode.ues, [(b.ues, b.h_hat) for b in blocks])
         w = rzf(stacked, self._config.cooperation.rzf_alpha)
         return w[:, : self._config.radio.antennas, [ues.index(ue) for ue in slot.episode.ues]]
@@ -279,7 +329,7 @@ class AccessPoint(Node):
         slot.feedback = feedback
         slot.transmitted = True  # the slot closed without us, if we had not
         if self._config.reward.scope == "neighbourhood":
-            for partner in sorted(slot.shared):  # who precodes with our channels waits for it
+            for partner in sorted(slot.readers):  # who precodes with our channels waits for it
                 self._send(ap_address(partner), GainReport(slot.index, self.ap, relative_gain(feedback)))
         self._complete_when_reported(slot)
 
@@ -290,7 +340,7 @@ class AccessPoint(Node):
             self._complete_when_reported(slot)
 
     def _complete_when_reported(self, slot: Slot) -> None:
-        awaited = set(slot.partners) if self._config.reward.scope == "neighbourhood" else set()
+        awaited = slot.linked_partners if self._config.reward.scope == "neighbourhood" else set()
         if slot.feedback is not None and slot.gains.keys() >= awaited:
             self._complete(slot)
 
@@ -312,7 +362,7 @@ class AccessPoint(Node):
     def _reward(self, slot: Slot, gain: float) -> float:
         gains = [gain, *(slot.gains[p] for p in slot.partners if p in slot.gains)]
         asked = [position for position, n in enumerate(slot.episode.neighbours) if n in slot.chosen]
-        return reward(self._config.reward, gains, slot.episode.interference, asked, len(slot.partners))
+        return reward(self._config.reward, gains, slot.episode.interference, asked, len(slot.linked_partners))
 
     def _transition(self, slot: Slot, earned: float) -> Transition:
         return Transition(
@@ -338,6 +388,7 @@ class AccessPoint(Node):
             epsilon=self._policy.epsilon(slot.index),
             sent=sent,
             dropped=dropped,
+            cluster_size=slot.formation.size if slot.formation else 1 + len(slot.partners),
         )
         self._send(COORDINATOR, report)
 
@@ -364,9 +415,12 @@ class AccessPoint(Node):
     def _known(self, ues: Iterable[int]) -> bool:
         return all(ue < self._config.radio.num_ues for ue in ues)
 
-    def _slot_of(
-        self, message: CoopRequest | ChannelBlock | CoopDecline | CoopPass | SlotFeedback | GainReport
-    ) -> Slot | None:
+    def _refuse_unless_estimates(self, block: ChannelBlock | ClusterBlock) -> None:
+        shape = (self._config.run.blocks_per_slot, self._config.radio.antennas)
+        refuse_unless(block.h_hat.shape[:2] == shape, "channel block of a wrong shape")
+        refuse_unless(self._known(block.ues), "channel block for unknown UEs")
+
+    def _slot_of(self, message: _OfSlot) -> Slot | None:
         """The open slot that a message is for; None if it was parked or dropped instead."""
         if self.slot is None or message.slot != self.slot.index:
             self._inbox.park(message, self._next or 0)

@@ -3,11 +3,12 @@
 from itertools import combinations
 from random import Random
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from apnode.clusters import Entry, adjacency, closed, layers, link_weights, partition, tree
 
+LAW = settings(derandomize=True, deadline=None, max_examples=100)
 Weights = dict[tuple[int, int], float]
 Links = tuple[list[int], Weights]
 
@@ -28,6 +29,7 @@ def reached(root: int, aps: list[int], weights: Weights) -> set[int]:
 # --- partition ---------------------------------------------------------------------------------------------
 
 
+@LAW
 @given(networks(), st.integers(1, 13))
 def test_clusters_are_disjoint_and_cover_everybody_within_the_cap(network: Links, cap: int) -> None:
     aps, weights = network
@@ -37,6 +39,7 @@ def test_clusters_are_disjoint_and_cover_everybody_within_the_cap(network: Links
     assert all(ap in cluster for ap, cluster in partition(aps, weights, cap).items())
 
 
+@LAW
 @given(networks(), st.integers(1, 13), st.randoms())
 def test_everybody_finds_the_same_clusters(network: Links, cap: int, order: Random) -> None:
     """In whatever order one has learnt of the APs and links."""
@@ -46,6 +49,7 @@ def test_everybody_finds_the_same_clusters(network: Links, cap: int, order: Rand
     assert partition(aps[::-1], dict(shuffled), cap) == partition(aps, weights, cap)
 
 
+@LAW
 @given(networks(), st.integers(1, 13))
 def test_links_inside_a_cluster_connect_it(network: Links, cap: int) -> None:
     aps, weights = network
@@ -53,6 +57,7 @@ def test_links_inside_a_cluster_connect_it(network: Links, cap: int) -> None:
         assert reached(min(cluster), sorted(cluster), weights) == cluster
 
 
+@LAW
 @given(networks(), st.integers(2, 13))
 def test_the_heaviest_link_is_inside_a_cluster(network: Links, cap: int) -> None:
     aps, weights = network
@@ -61,6 +66,7 @@ def test_the_heaviest_link_is_inside_a_cluster(network: Links, cap: int) -> None
         assert other in partition(aps, weights, cap)[one]
 
 
+@LAW
 @given(networks(), st.integers(1, 13))
 def test_no_link_joins_two_clusters_that_could_be_one(network: Links, cap: int) -> None:
     aps, weights = network
@@ -69,12 +75,14 @@ def test_no_link_joins_two_clusters_that_could_be_one(network: Links, cap: int) 
         assert cluster[one] is cluster[other] or len(cluster[one]) + len(cluster[other]) > cap
 
 
+@LAW
 @given(networks())
 def test_without_a_cap_clusters_are_the_connected_components(network: Links) -> None:
     aps, weights = network
     assert partition(aps, weights, len(aps)) == {ap: reached(ap, aps, weights) for ap in aps}
 
 
+@LAW
 @given(networks())
 def test_a_cap_of_two_is_greedy_matching(network: Links) -> None:
     aps, weights = network
@@ -93,6 +101,7 @@ def test_a_chain_is_cut_where_it_is_weakest() -> None:
 # --- trees -------------------------------------------------------------------------------------------------
 
 
+@LAW
 @given(networks())
 def test_a_tree_reaches_everybody_once_over_links_by_a_shortest_way(network: Links) -> None:
     aps, weights = network
