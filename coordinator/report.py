@@ -199,6 +199,7 @@ def _page(summary: dict[str, Any], config: str, drawings: dict[str, str]) -> str
         for kind, count in summary["traffic"].items()
         if count["messages"]
     )
+    notes = "".join(f"<p>{html.escape(note)}</p>" for note in summary["cluster_notes"])
     figures = "".join(
         f"<figure>{drawing}<figcaption>{_CAPTIONS[name]}</figcaption></figure>" for name, drawing in drawings.items()
     )
@@ -216,6 +217,7 @@ figcaption {{ color: #555 }} pre {{ background: #f6f6f6; padding: 1rem; overflow
 processes.<br>Digest <code>{summary["digest"]}</code></p>
 <table><tr><th>mean over slots</th><th>cooperation</th><th>no cooperation</th><th>last tenth</th>
 <th>its no coop.</th></tr>{body}</table>
+{notes}
 {figures}
 <h2>Messages</h2>
 <table><tr><th>type</th><th>sent</th><th>bytes</th></tr>{traffic}</table>
