@@ -7,19 +7,20 @@ report). What an AP sends in a slot depends on the set of messages it got, not o
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field
-
-import numpy as np
+from functools import partial
 
 from apnode import csi
 from apnode.config import Config
+from apnode.formation import Formation, Out
 from apnode.inbox import SlotInbox
+from apnode.knowledge import Episode, Slot
 from apnode.messages import (
     ApReport,
     Association,
     ChannelBlock,
-    ComplexArray,
+    ClusterBlock,
     CoopDecline,
     CoopPass,
     CoopRequest,
@@ -27,6 +28,7 @@ from apnode.messages import (
     FloatArray,
     GainReport,
     Hello,
+    LinkState,
     PilotBlock,
     RunOver,
     SlotFeedback,
@@ -34,58 +36,12 @@ from apnode.messages import (
     Transmission,
 )
 from apnode.node import CHANNEL, COORDINATOR, Node, Send, ap_address, refuse_unless
-from apnode.observation import observe, relative_gain, reported_interference, reward
+from apnode.observation import observe, relative_gain, reward
 from apnode.policies import Policy
 from apnode.precoding import Precoder
 from apnode.replay import Transition
 
-
-@dataclass
-class _Episode:
-    """What an AP knows of the UE layout it is in."""
-
-    association: Association
-    precoder: Precoder
-    interference: FloatArray  # (N,) running mean of (7) per neighbour [W]
-    linked: list[bool]  # per neighbour, in the last slot
-    gain: FloatArray  # (N,) running mean of own relative gain while linked, T_m of (10)
-    times_linked: FloatArray  # (N,)
-
-    @classmethod
-    def begin(cls, association: Association, precoder: Precoder) -> _Episode:
-        count = len(association.neighbours)
-        reported = association.interference.copy()
-        return cls(association, precoder, reported, [False] * count, np.zeros(count), np.zeros(count))
-
-    @property
-    def ues(self) -> tuple[int, ...]:
-        return self.association.ues
-
-    @property
-    def neighbours(self) -> tuple[int, ...]:
-        return self.association.neighbours
-
-
-@dataclass
-class _Slot:
-    """What an AP knows of the slot it is in."""
-
-    index: int
-    episode: _Episode
-    h_hat: ComplexArray  # (B, L, K) own estimates
-    observation: FloatArray
-    action: int
-    chosen: tuple[int, ...]  # neighbours asked, strongest interferer first
-    unheard: set[int]  # acceptance grant: neighbours who have neither asked nor passed
-    requests: dict[int, CoopRequest] = field(default_factory=dict)  # by asker
-    granted: set[int] = field(default_factory=set)
-    blocks: dict[int, ChannelBlock] = field(default_factory=dict)  # by sender
-    declined: set[int] = field(default_factory=set)
-    shared: set[int] = field(default_factory=set)  # whom our channel block went to
-    partners: tuple[int, ...] = ()
-    transmitted: bool = False
-    feedback: SlotFeedback | None = None
-    gains: dict[int, float] = field(default_factory=dict)  # partners' reports
+_OfSlot = CoopRequest | ChannelBlock | CoopDecline | CoopPass | LinkState | ClusterBlock | SlotFeedback | GainReport
 
 
 class AccessPoint(Node):
@@ -94,13 +50,13 @@ class AccessPoint(Node):
     def __init__(self, ap: int, config: Config, policy: Policy, incarnation: int = 0) -> None:
         super().__init__(ap_address(ap), config.run.max_frame_bytes)
         self.ap = ap
-        self.slot: _Slot | None = None  # the open one
+        self.slot: Slot | None = None  # the open one
         self.completed = 0  # slots
         self._config = config
         self.policy = policy
         self._incarnation = incarnation
         self._inbox = SlotInbox(self._drop)
-        self._episode: _Episode | None = None
+        self._episode: Episode | None = None
         self._upcoming: Association | None = None  # of an episode whose first slot has not opened
         self._next: int | None = None if incarnation else 0  # slot to open; a restarted AP takes what comes
         self._over: int | None = None  # the first slot that there is not
@@ -111,6 +67,8 @@ class AccessPoint(Node):
             CoopPass: self._on_pass,
             ChannelBlock: self._on_block,
             CoopDecline: self._on_decline,
+            LinkState: self._on_link_state,
+            ClusterBlock: self._on_cluster_block,
             Deadline: self._on_deadline,
             SlotFeedback: self._on_feedback,
             GainReport: self._on_gain,
@@ -167,7 +125,7 @@ class AccessPoint(Node):
             return
         if self._upcoming is not None and self._upcoming.episode == pilots.episode:
             precoder = Precoder(self.ap, self._config, self._upcoming)
-            self._episode, self._upcoming = _Episode.begin(self._upcoming, precoder), None
+            self._episode, self._upcoming = Episode.begin(self._upcoming, precoder), None
         if self._episode is None or self._episode.association.episode != pilots.episode:
             return
         waiting = self._inbox.open(pilots.slot)
@@ -176,7 +134,7 @@ class AccessPoint(Node):
             if message is not pilots:
                 self._dispatch(message)
 
-    def _open(self, pilots: PilotBlock, episode: _Episode) -> None:
+    def _open(self, pilots: PilotBlock, episode: Episode) -> None:
         """Sense, decide, and tell the neighbours."""
         radio, neighbours = self._config.radio, episode.neighbours
         beta, pilot_of = episode.association.beta, episode.association.pilots
@@ -184,8 +142,10 @@ class AccessPoint(Node):
         observation = self._observe(episode)
         action = self.policy.act(observation, len(neighbours), pilots.slot) if neighbours else 0
         chosen = tuple(n for position, n in enumerate(neighbours) if action >> position & 1)
+        if self._config.cooperation.cluster == "pairs":
+            chosen = chosen[:1]  # so that whoever agrees has one partner
         grant = self._config.cooperation.acceptance == "grant"
-        self.slot = _Slot(
+        self.slot = Slot(
             index=pilots.slot,
             episode=episode,
             h_hat=csi.estimate(projections, beta, pilot_of, radio.pilot_power_w, radio.noise_power_w),
@@ -193,6 +153,7 @@ class AccessPoint(Node):
             action=action,
             chosen=chosen,
             unheard=set(neighbours) if grant else set(),
+            formation=self._new_formation(pilots.slot),
         )
         for neighbour in neighbours:
             if neighbour in chosen:
@@ -233,7 +194,7 @@ class AccessPoint(Node):
         if slot is not None and not slot.transmitted:
             self._heard_from(slot, message.ap)
 
-    def _heard_from(self, slot: _Slot, neighbour: int) -> None:
+    def _heard_from(self, slot: Slot, neighbour: int) -> None:
         """Acceptance grant: once every neighbour has asked or passed, say yes to the strongest while there is room."""
         if neighbour not in slot.unheard:
             return
@@ -250,24 +211,24 @@ class AccessPoint(Node):
                 self._send(ap_address(asker), CoopDecline(slot.index, self.ap))
         self._transmit_when_agreed(slot)
 
-    def _share_csi(self, slot: _Slot, partner: int, partner_ues: Iterable[int]) -> None:
+    def _share_csi(self, slot: Slot, partner: int, partner_ues: Iterable[int]) -> None:
         """Send the partner our channel estimates for the UEs that matter to it or to us, once."""
         if partner not in slot.shared:
             slot.shared.add(partner)
-            self._send(ap_address(partner), slot.episode.precoder.block(slot.index, partner_ues, slot.h_hat))
+            self._send(ap_address(partner), self._block(slot, partner_ues))
+
+    def _block(self, slot: Slot, ues: Iterable[int]) -> ChannelBlock:
+        """Our channel estimates for some UEs, and those that matter to us."""
+        return slot.episode.precoder.block(slot.index, ues, slot.h_hat)
 
     def _on_block(self, block: ChannelBlock) -> None:
-        """A neighbour says yes. In an ego cluster it needs our channels as well."""
-        run, radio = self._config.run, self._config.radio
-        refuse_unless(block.h_hat.shape[:2] == (run.blocks_per_slot, radio.antennas), "channel block of a wrong shape")
-        told = run.blocks_per_slot if self._config.precoding.joint == "selective" else 0
-        refuse_unless(len(block.untold) == told, "covariance of a wrong number of blocks")
-        refuse_unless(self._known(block.ues), "channel block for unknown UEs")
+        """A neighbour says yes. Unless clusters are directed, it needs our channels as well."""
+        self._refuse_unless_estimates(block)
         slot = self._slot_of(block)
         if slot is None or slot.transmitted or block.ap not in slot.episode.neighbours:
             return
         slot.blocks[block.ap] = block
-        if self._config.cooperation.cluster == "ego" and block.ap in slot.chosen:
+        if self._config.cooperation.cluster != "directed" and block.ap in slot.chosen:
             self._share_csi(slot, block.ap, block.ues)
         self._transmit_when_agreed(slot)
 
@@ -279,19 +240,62 @@ class AccessPoint(Node):
             self._heard_from(slot, decline.ap)
             self._transmit_when_agreed(slot)
 
-    # --- transmission -------------------------------------------------------------------------------------
+    # --- clusters beyond one's own partners ---------------------------------------------------------------
 
-    def _transmit_when_agreed(self, slot: _Slot) -> None:
-        answered = slot.blocks.keys() | slot.declined
-        if not slot.transmitted and not slot.unheard and answered >= {*slot.chosen, *slot.granted}:
+    def _new_formation(self, slot: int) -> Formation | None:
+        return Formation(self.ap, slot, self._config) if self._config.cooperation.is_transitive else None
+
+    def _on_link_state(self, state: LinkState) -> None:
+        """A partner tells what it has learnt of the links."""
+        num_aps = self._config.radio.num_aps
+        refuse_unless(max(0, *state.known, *state.links[:, 1].tolist()) < num_aps, "an AP that there is not")
+        refuse_unless(self._known(state.serves[:, 1].tolist()), "service to UEs that there are not")
+        refuse_unless(state.round <= num_aps, "more rounds than there are APs")
+        most = max(Counter(state.links[:, 0].tolist()).values(), default=0)
+        refuse_unless(most <= self._config.cooperation.max_neighbours, "an AP with too many partners")
+        slot = self._forming(state)
+        if slot is not None and slot.formation is not None:
+            self._go_on_forming(slot, slot.formation.on_state(state))
+
+    def _on_cluster_block(self, block: ClusterBlock) -> None:
+        """A member's channels, from a partner."""
+        self._refuse_unless_estimates(block)
+        refuse_unless(self._is_peer(block.owner), "channels of an AP that there is not")
+        slot = self._forming(block)
+        if slot is not None and slot.formation is not None:
+            self._go_on_forming(slot, slot.formation.on_block(block))
+
+    def _forming(self, message: LinkState | ClusterBlock) -> Slot | None:
+        """The open slot, if that is what a neighbour's message is for and there is a cluster to find in it yet."""
+        refuse_unless(self._config.cooperation.is_transitive, "clusters do not reach beyond an AP's partners")
+        refuse_unless(self._is_peer(message.ap), "sent by no other AP")
+        slot = self._slot_of(message)
+        return slot if slot and not slot.transmitted and message.ap in slot.episode.neighbours else None
+
+    def _go_on_forming(self, slot: Slot, out: Out) -> None:
+        for partner, message in out:
+            self._send(ap_address(partner), message)
+        if slot.formation is not None and slot.formation.complete:
             self._transmit(slot)
 
-    def _transmit(self, slot: _Slot) -> None:
+    # --- transmission -------------------------------------------------------------------------------------
+
+    def _transmit_when_agreed(self, slot: Slot) -> None:
+        answered = slot.blocks.keys() | slot.declined
+        if slot.transmitted or slot.unheard or not answered >= {*slot.chosen, *slot.granted}:
+            return
+        if slot.formation is None or not slot.agreed:
+            self._transmit(slot)
+        elif not slot.formation.begun:
+            own = slot.episode.entry(self.ap, slot.agreed)
+            self._go_on_forming(slot, slot.formation.begin(own, partial(self._block, slot), slot.agreed))
+
+    def _transmit(self, slot: Slot) -> None:
         slot.transmitted = True
-        slot.partners = tuple(sorted(slot.blocks.keys() & {*slot.chosen, *slot.granted}))
+        slot.partners = tuple(slot.cluster)
         precoder = slot.episode.precoder
         alone = precoder.alone(slot.h_hat)
-        joint = precoder.joint(slot.h_hat, alone, [slot.blocks[partner] for partner in slot.partners])
+        joint = precoder.joint(slot.h_hat, alone, slot.cluster)
         w, w_alone = (block.swapaxes(-1, -2) for block in (joint, alone))
         self._send(CHANNEL, Transmission(slot.index, self.ap, slot.episode.ues, w, w_alone, slot.partners))
 
@@ -321,7 +325,7 @@ class AccessPoint(Node):
         slot.feedback = feedback
         slot.transmitted = True  # the slot closed without us, if we had not
         if self._config.reward.scope == "neighbourhood":
-            for partner in sorted(slot.shared):  # who precodes with our channels waits for it
+            for partner in sorted(slot.readers):  # who precodes with our channels waits for it
                 self._send(ap_address(partner), GainReport(slot.index, self.ap, relative_gain(feedback)))
         self._complete_when_reported(slot)
 
@@ -331,17 +335,17 @@ class AccessPoint(Node):
             slot.gains[report.ap] = report.gain
             self._complete_when_reported(slot)
 
-    def _complete_when_reported(self, slot: _Slot) -> None:
-        awaited = set(slot.partners) if self._config.reward.scope == "neighbourhood" else set()
+    def _complete_when_reported(self, slot: Slot) -> None:
+        awaited = slot.linked_partners if self._config.reward.scope == "neighbourhood" else set()
         if slot.feedback is not None and slot.gains.keys() >= awaited:
             self._complete(slot)
 
-    def _complete(self, slot: _Slot) -> None:
+    def _complete(self, slot: Slot) -> None:
         """Reward, learn and report; then on to the next slot."""
         earned = loss = gain = 0.0
         if slot.feedback is not None:
             gain = relative_gain(slot.feedback)
-            self._remember(slot, gain, slot.feedback)
+            slot.episode.remember(slot.feedback, gain, slot.partners, self._config.cooperation.interference_window)
             earned = self._reward(slot, gain)
             if slot.episode.neighbours:
                 loss = self.policy.learn(self._transition(slot, earned), slot.index)
@@ -351,24 +355,12 @@ class AccessPoint(Node):
         self.done = self._next == self._over
         self._advance()
 
-    def _remember(self, slot: _Slot, gain: float, feedback: SlotFeedback) -> None:
-        """Update the running means that the observation is made of."""
-        episode, weight = slot.episode, self._config.cooperation.interference_window
-        reported = reported_interference(feedback, episode.neighbours)
-        episode.linked = [n in slot.partners for n in episode.neighbours]
-        for position, linked in enumerate(episode.linked):
-            if linked:  # partners are not in the UEs' reports
-                episode.times_linked[position] += 1
-                episode.gain[position] += (gain - episode.gain[position]) / episode.times_linked[position]
-            else:
-                episode.interference[position] += weight * (reported[position] - episode.interference[position])
-
-    def _reward(self, slot: _Slot, gain: float) -> float:
+    def _reward(self, slot: Slot, gain: float) -> float:
         gains = [gain, *(slot.gains[p] for p in slot.partners if p in slot.gains)]
         asked = [position for position, n in enumerate(slot.episode.neighbours) if n in slot.chosen]
-        return reward(self._config.reward, gains, slot.episode.interference, asked, len(slot.partners))
+        return reward(self._config.reward, gains, slot.episode.interference, asked, len(slot.linked_partners))
 
-    def _transition(self, slot: _Slot, earned: float) -> Transition:
+    def _transition(self, slot: Slot, earned: float) -> Transition:
         return Transition(
             observation=slot.observation,
             action=slot.action,
@@ -378,7 +370,7 @@ class AccessPoint(Node):
             terminal=(slot.index + 1) % self._config.run.slots_per_episode == 0,
         )
 
-    def _report(self, slot: _Slot, gain: float, earned: float, loss: float) -> None:
+    def _report(self, slot: Slot, gain: float, earned: float, loss: float) -> None:
         sent, dropped = self._take_counts()
         report = ApReport(
             slot=slot.index,
@@ -392,6 +384,7 @@ class AccessPoint(Node):
             epsilon=self.policy.epsilon(slot.index),
             sent=sent,
             dropped=dropped,
+            cluster_size=slot.formation.size if slot.formation else 1 + len(slot.partners),
         )
         self._send(COORDINATOR, report)
 
@@ -408,7 +401,7 @@ class AccessPoint(Node):
 
     # --- what this AP knows -------------------------------------------------------------------------------
 
-    def _observe(self, episode: _Episode) -> FloatArray:
+    def _observe(self, episode: Episode) -> FloatArray:
         beta = episode.association.beta[list(episode.ues)]
         return observe(self._config, beta, episode.interference, episode.linked, episode.gain)
 
@@ -418,9 +411,14 @@ class AccessPoint(Node):
     def _known(self, ues: Iterable[int]) -> bool:
         return all(ue < self._config.radio.num_ues for ue in ues)
 
-    def _slot_of(
-        self, message: CoopRequest | ChannelBlock | CoopDecline | CoopPass | SlotFeedback | GainReport
-    ) -> _Slot | None:
+    def _refuse_unless_estimates(self, block: ChannelBlock | ClusterBlock) -> None:
+        shape = (self._config.run.blocks_per_slot, self._config.radio.antennas)
+        refuse_unless(block.h_hat.shape[:2] == shape, "channel block of a wrong shape")
+        told = shape[0] if self._config.precoding.joint == "selective" else 0
+        refuse_unless(len(block.untold) == told, "covariance of a wrong number of blocks")
+        refuse_unless(self._known(block.ues), "channel block for unknown UEs")
+
+    def _slot_of(self, message: _OfSlot) -> Slot | None:
         """The open slot that a message is for; None if it was parked or dropped instead."""
         if self.slot is None or message.slot != self.slot.index:
             self._inbox.park(message, self._next or 0)

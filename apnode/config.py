@@ -78,6 +78,11 @@ class Radio(_Section):
         """How far a walking UE goes between two episodes [m]."""
         return self.ue_speed_m_s * self.episode_s
 
+    @property
+    def max_services(self) -> int:
+        """Pairs of an AP and a UE that it serves, at most."""
+        return self.num_ues * min(self.max_serving_aps, self.num_aps)
+
     @model_validator(mode="after")
     def _only_walkers_have_a_speed(self) -> Self:
         for key in ("ue_speed_m_s", "episode_s"):
@@ -184,8 +189,14 @@ class Cooperation(_Section):
     interference_window: Annotated[float, Field(gt=0, le=1)] = Field(
         0.1, description="weight of the newest slot in the average of (7)"
     )
-    cluster: Literal["ego", "directed"] = Field(
-        "ego", description="precode over oneself and the agreed partners; or over oneself and those one asked"
+    cluster: Literal["ego", "directed", "pairs", "capped", "components"] = Field(
+        "ego",
+        description="over whom to precode: oneself and the agreed partners; oneself and those one asked; oneself and "
+        "one partner (only the strongest chosen is asked); disjoint clusters, along the heaviest agreed links up to "
+        "max_cluster_aps; connected components of the agreed links, as the paper reads literally",
+    )
+    max_cluster_aps: Annotated[int, Field(ge=2, le=2**16)] = Field(
+        5, description="capped: APs in a cluster, at most; components: larger ones are refused, their APs precode alone"
     )
     acceptance: Literal["mutual", "grant", "all"] = Field(
         "mutual", description="yes to whom one asked too; to all while below max_partners; to all (directed clusters)"
@@ -194,10 +205,17 @@ class Cooperation(_Section):
         4, description="acceptance grant: no more grants beyond so many"
     )
 
+    @property
+    def is_transitive(self) -> bool:
+        """Whether clusters reach beyond an AP's own partners."""
+        return self.cluster in {"capped", "components"}
+
     @model_validator(mode="after")
     def _agreement_is_possible(self) -> Self:
         if (self.cluster == "directed") != (self.acceptance == "all"):
             raise ValueError('cluster "directed" goes with acceptance "all", and only with it')
+        if self.cluster not in {"ego", "directed"} and self.acceptance != "mutual":
+            raise ValueError(f'cluster "{self.cluster}" needs acceptance "mutual": its links are those both ends chose')
         if self.acceptance == "grant" and self.neighbour_sets == "row":
             raise ValueError('acceptance "grant" needs reciprocal neighbour_sets: an AP must know who may ask it')
         return self
@@ -324,4 +342,13 @@ class Config(_Section):
         slot_report = 4 * 8 * blocks * radio.num_ues + 10 * radio.num_aps
         feedback = (16 + 10 * self.cooperation.reported_interferers) * radio.num_ues
         association = 12 * radio.num_ues + 70 * min(64 + self.cooperation.max_neighbours, radio.num_aps)
-        return max(pilots, precoders, block, slot_report, feedback, association) + 4 * radio.num_ues + 1024
+        most = max(pilots, precoders, block, slot_report, feedback, association, self._largest_link_state_bytes)
+        partners = 2 * min(self.cooperation.max_cluster_aps, radio.num_aps)
+        return most + 4 * radio.num_ues + partners + 1024
+
+    @property
+    def _largest_link_state_bytes(self) -> int:
+        """Of a message that tells the whole graph of links at once."""
+        per_ap = 2 + 12 * self.cooperation.max_neighbours
+        whole = per_ap * self.radio.num_aps + 4 * self.radio.max_services
+        return whole if self.cooperation.is_transitive else 0

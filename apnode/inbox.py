@@ -10,7 +10,8 @@ from apnode.messages import Message
 _SLOTS_AHEAD = 4
 _MESSAGES_PER_SLOT = 1024
 _NO_AP = -1  # sent by the channel server, which has no number; always let in
-_Key = tuple[type[Message], int]  # kind, sender
+_PARTS = ("owner", "round")  # where one sender may send several of a kind in a slot: what they are of
+_Key = tuple[type[Message], int, int]  # kind, sender, which of the sender's
 
 
 class SlotInbox:
@@ -46,7 +47,7 @@ class SlotInbox:
         return waiting
 
     def first_time(self, message: Message) -> bool:
-        """Whether this is the open slot's first message of its kind from its sender."""
+        """Whether this is the open slot's first message of its kind from its sender, of an owner or round if any."""
         if _key(message) in self._seen:
             self._drop("duplicate")
             return False
@@ -55,4 +56,5 @@ class SlotInbox:
 
 
 def _key(message: Message) -> _Key:
-    return type(message), getattr(message, "ap", _NO_AP)
+    part = next((getattr(message, name) for name in _PARTS if hasattr(message, name)), 0)
+    return type(message), getattr(message, "ap", _NO_AP), part

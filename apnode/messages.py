@@ -202,9 +202,13 @@ class ChannelBlock(Message):
 
     def __post_init__(self) -> None:
         Message.__post_init__(self)
-        expect(self.h_hat.shape[2] == len(self.ues) == len(self.rho), "one column of h_hat and one power per UE")
-        expect(bool((self.rho >= 0).all()), "powers must not be negative")
-        expect(self.untold.shape[1:] == 2 * self.h_hat.shape[1:2], "the covariance must be L x L")
+        _expect_estimates(self)
+
+
+def _expect_estimates(block: ChannelBlock | ClusterBlock) -> None:
+    expect(block.h_hat.shape[2] == len(block.ues) == len(block.rho), "one column of h_hat and one power per UE")
+    expect(bool((block.rho >= 0).all()), "powers must not be negative")
+    expect(block.untold.shape[1:] == 2 * block.h_hat.shape[1:2], "the covariance must be L x L")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -221,6 +225,47 @@ class CoopPass(Message):
 
     slot: Slot
     ap: Id
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LinkState(Message):
+    """AP -> partners, where clusters reach beyond them. What I learnt of the graph of agreed links in the last round.
+
+    An entry for each AP of `known`: whom it serves, its partners, and what its UEs report of their interference.
+    """
+
+    slot: Slot
+    ap: Id
+    round: Counter  # 1: my own entry; r: what came in round r - 1
+    known: Ids
+    links: Annotated[IntArray, Array("<u2", 2)]  # (links, 2) AP of `known`, its partner
+    interference: Annotated[FloatArray, Array("<f8", 1)]  # (links,) from the partner at the AP's UEs [W]
+    serves: Annotated[IntArray, Array("<u2", 2)]  # (served, 2) AP of `known`, UE
+
+    def __post_init__(self) -> None:
+        Message.__post_init__(self)
+        expect(self.round >= 1, "rounds are counted from 1")
+        expect(self.links.shape[1] == self.serves.shape[1] == 2, "links and serves are pairs")
+        expect(len(self.links) == len(self.interference), "one interference per link")
+        named = {*self.links[:, 0].tolist(), *self.serves[:, 0].tolist()}
+        expect(named <= set(self.known), "links and serves must be of known APs")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ClusterBlock(Message):
+    """AP -> AP, within a cluster of more than two. The owner's channel estimates for all UEs of the cluster."""
+
+    slot: Slot
+    ap: Id  # who passes it on, the owner first
+    owner: Id
+    ues: Ids  # this and what follows as in the owner's ChannelBlock
+    h_hat: Annotated[ComplexArray, Array("<c8", 3)]
+    rho: Annotated[FloatArray, Array("<f8", 1)]
+    untold: Annotated[ComplexArray, Array("<c8", 3)]
+
+    def __post_init__(self) -> None:
+        Message.__post_init__(self)
+        _expect_estimates(self)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -298,6 +343,7 @@ class ApReport(Message):
     epsilon: Real
     sent: Annotated[IntArray, Array("<u4", 2)]  # (2, kinds) messages and bytes sent since my last report, by tag
     dropped: Annotated[IntArray, Array("<u4", 1)]  # (reasons,) frames dropped since my last report
+    cluster_size: Counter  # APs in the cluster I was in, or that was refused for its size; 1 alone
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -322,7 +368,15 @@ class Tick(Message):
     """A node's own runtime -> node, never on the wire: time has passed and nothing came."""
 
 
-FRONTHAUL = (CoopRequest, ChannelBlock, CoopDecline, CoopPass, GainReport)  # AP -> AP: the price of cooperation
+FRONTHAUL = (  # AP -> AP: the price of cooperation
+    CoopRequest,
+    ChannelBlock,
+    CoopDecline,
+    CoopPass,
+    LinkState,
+    ClusterBlock,
+    GainReport,
+)
 KINDS: tuple[type[Message], ...] = (  # position = tag on the wire; append only
     Hello,
     Association,
@@ -338,5 +392,7 @@ KINDS: tuple[type[Message], ...] = (  # position = tag on the wire; append only
     RunOver,
     ApReport,
     SlotReport,
+    LinkState,
+    ClusterBlock,
 )
 TAGS = {kind: tag for tag, kind in enumerate(KINDS)}

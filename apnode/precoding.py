@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
 from apnode.config import Config
 from apnode.csi import error_variance
-from apnode.messages import Association, ChannelBlock, ComplexArray, FloatArray
+from apnode.messages import Association, ChannelBlock, ClusterBlock, ComplexArray, FloatArray
 from apnode.power import AveragePower, power_split, scaled
+
+Block = ChannelBlock | ClusterBlock  # what an AP told of its channels
 
 
 def mrt(h_hat: ComplexArray) -> ComplexArray:
@@ -149,58 +151,58 @@ class Precoder:
                 w = rzf(own, self._settings.rzf_alpha)
             case "mmse":
                 w = mmse(h_hat, own, np.asarray(self._unknown * np.eye(self._antennas), complex))
-        return self._at_power(w, self._ues, [])
+        return self._at_power(w, self._ues, {})
 
-    def joint(self, h_hat: ComplexArray, alone: ComplexArray, partners: Sequence[ChannelBlock]) -> ComplexArray:
+    def joint(self, h_hat: ComplexArray, alone: ComplexArray, partners: Mapping[int, Block]) -> ComplexArray:
         """(B, L, |K_m|) precoders together with partners [sqrt W].
 
         Args:
             h_hat: (B, L, K) own estimates [sqrt power gain].
             alone: what `alone` gave in this slot; stands where there is nothing to do together.
-            partners: their channel blocks, in AP order.
+            partners: their channel blocks by AP, in AP order.
         """
         if not partners or not self._ues:
             return alone
         if not self._selects:
-            stacked, ues = stack_cluster(h_hat, self._ues, [(b.ues, b.h_hat) for b in partners])
+            stacked, ues = stack_cluster(h_hat, self._ues, [(b.ues, b.h_hat) for b in partners.values()])
             w = rzf(stacked, self._settings.rzf_alpha)[..., [ues.index(ue) for ue in self._ues]]
             return self._at_power(w, self._ues, partners)
         w = alone.copy()
         for group, ues in self._common(partners).items():
-            together = self._selective(h_hat, ues, [b for b in partners if b.ap in group])
+            together = self._selective(h_hat, ues, {ap: partners[ap] for ap in group})
             w[..., [self._ues.index(ue) for ue in ues]] = together
         return w
 
-    def _common(self, partners: Sequence[ChannelBlock]) -> dict[tuple[int, ...], list[int]]:
+    def _common(self, partners: Mapping[int, Block]) -> dict[tuple[int, ...], list[int]]:
         """Own UEs by the partners that serve them as well."""
         groups: dict[tuple[int, ...], list[int]] = {}
         for ue in self._ues:
-            group = tuple(b.ap for b in partners if _spent_on(b, ue) > 0)
+            group = tuple(ap for ap, block in partners.items() if _spent_on(block, ue) > 0)
             if group:
                 groups.setdefault(group, []).append(ue)
         return groups
 
-    def _selective(self, h_hat: ComplexArray, ues: Sequence[int], group: Sequence[ChannelBlock]) -> ComplexArray:
+    def _selective(self, h_hat: ComplexArray, ues: Sequence[int], group: Mapping[int, Block]) -> ComplexArray:
         """(B, L, len(ues)) joint MMSE precoders for UEs that all of a group serve [sqrt W]."""
-        stacked, _ = stack_cluster(h_hat, range(h_hat.shape[-1]), [(b.ues, b.h_hat) for b in group])
+        stacked, _ = stack_cluster(h_hat, range(h_hat.shape[-1]), [(b.ues, b.h_hat) for b in group.values()])
         size, antennas = stacked.shape[1], self._antennas
         covariance = np.zeros((len(h_hat), size, size), complex)
         covariance[:, range(antennas), range(antennas)] = self._unknown
-        for index, block in enumerate(group, start=1):
+        for index, block in enumerate(group.values(), start=1):
             rows = slice(index * antennas, (index + 1) * antennas)
             covariance[:, rows, rows] = positive(block.untold, self._noise)
         return self._at_power(mmse(stacked, stacked[..., list(ues)], covariance), ues, group)
 
-    def _at_power(self, w: ComplexArray, ues: Sequence[int], group: Sequence[ChannelBlock]) -> ComplexArray:
+    def _at_power(self, w: ComplexArray, ues: Sequence[int], group: Mapping[int, Block]) -> ComplexArray:
         """(B, L, n) own rows of the (B, C L, n) precoders of oneself and a group, by the power rule [sqrt W]."""
         own = w[:, : self._antennas]
         if self._settings.power == "paper":
-            power, members = _power(own, self._antennas), group[:0]
+            power, members = _power(own, self._antennas), []
         else:
-            power, members = _power(w, self._antennas), group
+            power, members = _power(w, self._antennas), list(group.values())
         rho = np.array([self._rho[list(ues)], *([_spent_on(b, ue) for ue in ues] for b in members)])
         if self._settings.power == "average":
-            power = self._average.add(ues, tuple(b.ap for b in group), power)
+            power = self._average.add(ues, tuple(group), power)
         return scaled(own, rho, power)
 
     def block(self, slot: int, asked: Iterable[int], h_hat: ComplexArray) -> ChannelBlock:
@@ -217,7 +219,7 @@ class Precoder:
         return ChannelBlock(slot, self._ap, tuple(told), h_hat[..., told], self._rho[told], untold)
 
 
-def _spent_on(block: ChannelBlock, ue: int) -> float:
+def _spent_on(block: Block, ue: int) -> float:
     """What a partner spends on a UE, as far as it told [W]."""
     return float(block.rho[block.ues.index(ue)]) if ue in block.ues else 0.0
 

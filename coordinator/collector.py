@@ -56,6 +56,7 @@ class Coordinator(Node):
         refuse_unless(report.slot < self._config.num_slots and report.ap in known, "no such AP or slot")
         refuse_unless(len(report.neighbours) <= self._config.cooperation.max_neighbours, "too many neighbours")
         refuse_unless(all(n in known for n in report.neighbours), "a neighbour that there is not")
+        refuse_unless(report.cluster_size <= len(known), "a cluster of more APs than there are")
         _refuse_unless_counts(report)
         if self.record.reported[report.slot, report.ap]:
             self._drop("duplicate")

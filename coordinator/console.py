@@ -114,6 +114,8 @@ class Console:
             table.add_row(escape(label), *(form.format(value(column)) for column in columns))
         out = RichConsole(width=None if self._error.is_terminal else 100)
         out.print(table)
+        for note in summary["cluster_notes"]:
+            out.print(note, highlight=False)
         if summary["ap_processes"]:
             pids = ", ".join(str(process["pid"]) for process in summary["processes"])
             out.print(f"{summary['ap_processes']} AP actors in as many processes: {pids}", highlight=False)

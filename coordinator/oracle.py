@@ -120,7 +120,7 @@ class _Network:
         """What UEs would receive of the streams of each end."""
         changed = []
         for ap, other in self._ends(link):
-            partners = [self._block(ap, partner) for partner in sorted((*self._partners[ap], other))]
+            partners = {partner: self._block(ap, partner) for partner in sorted((*self._partners[ap], other))}
             w = self._precoders[ap].joint(self._h_hat[:, ap], self._alone[ap], partners)
             changed.append((ap, self._received(ap, w)))
         return changed

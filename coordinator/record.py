@@ -42,6 +42,7 @@ class Record:
         self.neighbours = np.full((slots, aps, cap), NOBODY, np.uint16)
         self.requested = np.zeros((slots, aps, cap), bool)  # of those neighbours
         self.linked = np.zeros((slots, aps, cap), bool)
+        self.cluster_size = np.zeros((slots, aps), np.int64)  # 1 alone; that of a refused cluster is its own
         self.floats = np.zeros((slots, aps, 4))  # gain, reward, loss, epsilon
         self.fronthaul = np.zeros((slots, aps, 2), np.int64)  # messages, bytes from AP to AP
         self.dropped = np.zeros((slots, aps), np.int64)
@@ -66,6 +67,7 @@ class Record:
         self.neighbours[at][:known] = report.neighbours
         self.requested[at][:known] = [n in report.requested for n in report.neighbours]
         self.linked[at][:known] = [n in report.partners for n in report.neighbours]
+        self.cluster_size[at] = report.cluster_size
         self.floats[at] = report.gain, report.reward, report.loss, report.epsilon
         self.fronthaul[at] = report.sent[:, _FRONTHAUL_TAGS].sum(axis=1)
         self.dropped[at] = report.dropped.sum()
@@ -98,6 +100,8 @@ class Record:
             "union_asked": np.array([link.union for link in links]),
             "union_candidates": np.array([link.candidates for link in links]),
             "disagreements": np.array([link.disagreements for link in links]),
+            "largest_cluster": self.cluster_size[index].max(axis=1),
+            "clusters_refused": self._clusters_refused(self.cluster_size[index]),
             "messages": self.fronthaul[index, :, 0].sum(axis=1),
             "bytes": self.fronthaul[index, :, 1].sum(axis=1),
             "aps_silent": self.silent[index].sum(axis=1),
@@ -115,6 +119,7 @@ class Record:
             "neighbours": (self.neighbours != NOBODY).sum(axis=2).ravel(),
             "requests": self.requested.sum(axis=2).ravel(),
             "partners": self.linked.sum(axis=2).ravel(),
+            "cluster_size": self.cluster_size.ravel(),
         }
         for index, name in enumerate(("gain", "reward", "loss", "epsilon")):
             columns[name] = self.floats[..., index].ravel()
@@ -176,7 +181,37 @@ class Record:
                 for tag, kind in enumerate(KINDS)
             },
             "rows": {state: int((status == state).sum()) for state in ("ok", "stale", "down")},
+            "largest_cluster": int(self.cluster_size.max()),
+            "clusters_refused": int(self._clusters_refused(self.cluster_size).sum()),
+            "cluster_notes": self.cluster_notes(),
         }
+
+    def cluster_notes(self) -> list[str]:
+        """What a person should know of the clusters that formed, where that is not plain from the config."""
+        cooperation, largest = self._config.cooperation, int(self.cluster_size.max())
+        refused = self._clusters_refused(self.cluster_size)
+        if not cooperation.is_transitive:
+            return []
+        if not refused.any():
+            return [f"{cooperation.cluster}: the largest cluster had {largest} APs."]
+        slot = self.cluster_size.max(axis=1).argmax()
+        return [
+            f"{cooperation.cluster}: a cluster of {largest} APs in slot {slot} exceeds cooperation.max_cluster_aps = "
+            f"{cooperation.max_cluster_aps}; its APs precoded alone ({refused.sum()} such clusters in "
+            f"{np.count_nonzero(refused)} of {self.closed.sum()} slots). Links percolate: use ego or capped clusters, "
+            "or fewer links."
+        ]
+
+    def _clusters_refused(self, size: NDArray[np.int64]) -> NDArray[np.int64]:
+        """(slots,) clusters whose APs precoded alone, as they were too large; one of s APs is reported s times.
+
+        Args:
+            size: (slots, M) of the cluster that each AP reported.
+        """
+        cooperation = self._config.cooperation
+        too_large = (size > cooperation.max_cluster_aps) & (cooperation.cluster == "components")
+        clusters = np.where(too_large, 1 / np.maximum(size, 1), 0).sum(axis=1)
+        return np.asarray(np.ceil(clusters - 1e-9), np.int64)  # rounded up where a report is missing
 
     def _means(self, index: NDArray[np.intp]) -> dict[str, Any]:
         """Of the slots of `index`, with `no_cooperation` in the same slots."""
@@ -218,17 +253,20 @@ class Record:
         return np.array([hardening_sinr(gain[of].reshape(-1, ues), sinr[of].reshape(-1, ues)) for of in episodes])
 
     def _links(self, at: int) -> Links:
-        ego = self._config.cooperation.cluster == "ego"
+        """Counted between neighbours. A cluster that reaches beyond partners has only the links agreed within it."""
         aps = self.reported.shape[1]
         asked, linked = self._matrix(self.requested[at], at), self._matrix(self.linked[at], at)
         candidate = self._matrix(self.neighbours[at] != NOBODY, at)
-        both, either = linked & linked.T, linked | linked.T
+        both, either, eligible = linked & linked.T, linked | linked.T, candidate & candidate.T
         upper = np.triu(np.ones((aps, aps), bool), 1)
+        cooperation = self._config.cooperation
+        directed = cooperation.cluster == "directed"
+        agreed = both & asked & asked.T if cooperation.is_transitive else both
         return Links(
-            formed=int(((both if ego else either) & upper).sum()),
+            formed=int(((either if directed else agreed) & upper).sum()),
             union=int(((asked | asked.T) & upper).sum()),
             candidates=int(((candidate | candidate.T) & upper).sum()),
-            disagreements=int(((both != either) & upper).sum()) if ego else 0,
+            disagreements=0 if directed else int(((both != either) & eligible & upper).sum()),
         )
 
     def _matrix(self, flags: NDArray[Any], at: int) -> NDArray[Any]:

@@ -53,7 +53,7 @@ def write_report(path: Path, slots: Sequence[int] | None = None) -> Path:
         "run",
         f"<p>{summary['slots']} slots, {summary['slots_per_second']:.1f} slots/s, "
         f"{summary['ap_processes'] or 'no separate'} AP processes.<br/>Digest <code>{summary['digest']}</code></p>\n"
-        f"{_means(summary)}\n{over_slots}\n<h2>Maps</h2>\n{maps}\n<h2>Messages</h2>\n{_traffic(summary)}",
+        f"{_means(summary)}\n{_notes(summary)}\n{over_slots}\n<h2>Maps</h2>\n{maps}\n<h2>Messages</h2>\n{_traffic(summary)}",
     )
 
 
@@ -141,6 +141,10 @@ def _means(summary: dict[str, Any]) -> str:
         ("mean over slots", "cooperation", "no cooperation", "last tenth", "its no coop."),
         [(label, *(f"{value:,.2f}" for value in values)) for label, values in rows],
     )
+
+
+def _notes(summary: dict[str, Any]) -> str:
+    return "".join(f"<p>{html.escape(note)}</p>" for note in summary["cluster_notes"])
 
 
 def _traffic(summary: dict[str, Any]) -> str:

@@ -21,12 +21,14 @@ from apnode.messages import (
     ApReport,
     Association,
     ChannelBlock,
+    ClusterBlock,
     CoopDecline,
     CoopPass,
     CoopRequest,
     Deadline,
     GainReport,
     Hello,
+    LinkState,
     Message,
     PilotBlock,
     RunOver,
@@ -54,6 +56,10 @@ VARIANTS = {
     "grant": (*ASKING, "cooperation.acceptance=grant", "cooperation.max_partners=2"),
     "directed": (*ASKING, "cooperation.cluster=directed", "cooperation.acceptance=all"),
     "directed, rows": ("cooperation.cluster=directed", "cooperation.acceptance=all", "cooperation.neighbour_sets=row"),
+    "pairs": ("cooperation.policy=always", "cooperation.cluster=pairs"),
+    "capped": (*ASKING, "cooperation.cluster=capped", "cooperation.max_cluster_aps=3"),
+    "capped, neighbourhood": (*ASKING, "cooperation.cluster=capped", "reward.scope=neighbourhood"),
+    "components": (*ASKING, "cooperation.cluster=components", "cooperation.max_cluster_aps=7"),
     "neighbourhood": (*ASKING, "reward.scope=neighbourhood"),
     "selective": (*ASKING, "precoding.alone=mmse", "precoding.joint=selective", "precoding.power=average"),
     "grant, neighbourhood": (*ASKING, "cooperation.acceptance=grant", "reward.scope=neighbourhood"),
@@ -147,9 +153,10 @@ def test_feedback_is_about_an_aps_own_ues(run: Watched) -> None:
         np.testing.assert_array_equal(feedback.interferers == NOBODY, feedback.interference == 0)
 
 
-def test_between_aps_only_channel_blocks_carry_arrays(run: Watched) -> None:
+def test_between_aps_only_channel_blocks_and_link_states_carry_arrays(run: Watched) -> None:
+    with_arrays = (Association, PilotBlock, SlotFeedback, ChannelBlock, LinkState, ClusterBlock)
     for to, message, _ in run.frames:
-        if to.startswith("ap/") and type(message) not in (Association, PilotBlock, SlotFeedback, ChannelBlock):
+        if to.startswith("ap/") and type(message) not in with_arrays:
             assert not [v for v in content(message).values() if not isinstance(v, (int, float, tuple))]
             assert not isinstance(message, (Hello, Transmission, ApReport, SlotReport))
 
@@ -158,17 +165,26 @@ def content(message: Message) -> dict[str, Any]:
     return {name: getattr(message, name) for name in type(message).__slots__}
 
 
-def test_a_channel_block_is_the_senders_own_estimate(run: Watched) -> None:
-    heard, radio = run.by(PilotBlock), run.config.radio
+def own_estimates(run: Watched) -> dict[tuple[int, int], Any]:
+    """(slot, AP) -> what it can estimate from its pilots."""
     told = {(association.episode, index(to)): association for to, association in run.of(Association)}
-    blocks = run.of(ChannelBlock)
+    radio, estimates = run.config.radio, {}
+    for (slot, ap), pilots in run.by(PilotBlock).items():
+        known = told[slot // 4, ap]
+        y = csi.despread(pilots.y)
+        estimates[slot, ap] = csi.estimate(y, known.beta, known.pilots, radio.pilot_power_w, radio.noise_power_w)
+    return estimates
+
+
+def test_a_channel_block_is_the_senders_own_estimate_and_a_cluster_block_the_owners(run: Watched) -> None:
+    estimates = own_estimates(run)
+    blocks = run.of(ChannelBlock) + run.of(ClusterBlock)
     assert blocks
     for to, block in blocks:
-        assert block.ap != index(to)
-        known = told[block.slot // 4, block.ap]
-        y = csi.despread(heard[block.slot, block.ap].y)
-        h_hat = csi.estimate(y, known.beta, known.pilots, radio.pilot_power_w, radio.noise_power_w)
-        np.testing.assert_array_equal(block.h_hat, h_hat[..., list(block.ues)].astype("<c8"))
+        owner = getattr(block, "owner", block.ap)
+        assert index(to) not in {owner, block.ap}
+        expected = estimates[block.slot, owner][..., list(block.ues)].astype("<c8")
+        np.testing.assert_array_equal(block.h_hat, expected)
 
 
 def test_a_channel_block_is_about_the_ues_of_the_two_and_goes_to_one_who_asked_or_was_asked(run: Watched) -> None:
@@ -185,10 +201,48 @@ def test_a_channel_block_is_about_the_ues_of_the_two_and_goes_to_one_who_asked_o
         seen.add((block.slot, block.ap, to))
 
 
+def agreed_links(run: Watched) -> set[tuple[int, int, int]]:
+    """(slot, AP, partner), both ways round: pairs of whom each asked the other."""
+    asked = {(m.slot, m.ap, index(to)) for to, m in run.of(CoopRequest)}
+    return {(slot, ap, partner) for slot, ap, partner in asked if (slot, partner, ap) in asked}
+
+
+def test_of_links_and_clusters_an_ap_hears_from_its_agreed_partners_only(run: Watched) -> None:
+    said = run.of(LinkState) + run.of(ClusterBlock)
+    assert {(m.slot, m.ap, index(to)) for to, m in said} <= agreed_links(run)
+    assert bool(run.of(LinkState)) == run.config.cooperation.is_transitive
+
+
+def test_a_cluster_block_is_for_members_once_each_and_about_the_clusters_ues(run: Watched) -> None:
+    radiated = run.by(Transmission)
+    cluster = {at: {at[1], *sent.partners} for at, sent in radiated.items()}
+    for to, block in run.of(ClusterBlock):
+        assert {block.owner, block.ap, index(to)} <= cluster[block.slot, index(to)]
+        ues = run.layout(block.slot).ues_of
+        assert set(block.ues) == {ue for member in cluster[block.slot, index(to)] for ue in ues[member]}
+    came = [(block.slot, block.owner, index(to)) for to, block in run.of(ClusterBlock)]
+    expected = {(slot, owner, ap) for (slot, ap), known in cluster.items() if len(known) > 2 for owner in known - {ap}}
+    assert sorted(came) == (sorted(expected) if run.config.cooperation.is_transitive else [])
+    assert bool(came) == run.config.cooperation.is_transitive
+
+
+def test_what_is_said_of_an_ap_is_what_it_could_say_itself(run: Watched) -> None:
+    """An entry: whom it serves, whom it has agreed with. All of it comes from the component, nothing from beyond."""
+    links = agreed_links(run)
+    for _, state in run.of(LinkState):
+        assert state.round > 1 or state.known == (state.ap,)
+        for ap in state.known:
+            partners = {partner for slot, one, partner in links if (slot, one) == (state.slot, ap)}
+            assert partners == set(state.links[state.links[:, 0] == ap, 1].tolist())
+            assert partners
+            ues = state.serves[state.serves[:, 0] == ap, 1].tolist()
+            assert tuple(ues) == run.layout(state.slot).ues_of[ap]
+
+
 def test_an_ap_precodes_with_those_only_whose_blocks_it_got(run: Watched) -> None:
     got = defaultdict(set)
-    for to, block in run.of(ChannelBlock):
-        got[block.slot, index(to)].add(block.ap)
+    for to, block in run.of(ChannelBlock) + run.of(ClusterBlock):
+        got[block.slot, index(to)].add(getattr(block, "owner", block.ap))
     radiated = run.by(Transmission)
     assert len(radiated) == 8 * 11
     assert any(sent.partners for sent in radiated.values())
@@ -207,6 +261,13 @@ def test_agreement_is_mutual_unless_clusters_are_directed(run: Watched) -> None:
     assert bool(one_way) == (run.config.cooperation.cluster == "directed")
 
 
+def test_in_pairs_an_ap_asks_one_neighbour_and_has_one_partner_at_most(run: Watched) -> None:
+    if run.config.cooperation.cluster == "pairs":
+        for _, report in run.of(ApReport):
+            assert report.requested == report.neighbours[:1]  # the strongest of those chosen: all
+            assert len(report.partners) <= 1
+
+
 def test_requests_and_their_answers_are_all_that_is_said(run: Watched) -> None:
     """Every request is answered exactly once by a block or a decline, and every neighbour not asked is told so."""
     requests = [(m.slot, m.ap, index(to)) for to, m in run.of(CoopRequest)]
@@ -221,10 +282,16 @@ def test_requests_and_their_answers_are_all_that_is_said(run: Watched) -> None:
     assert len(run.of(CoopPass)) == (neighbours - len(requests) if grant else 0)
 
 
-def test_gains_are_reported_to_partners_and_in_a_neighbourhood_only(run: Watched) -> None:
+def test_gains_are_reported_to_partners_with_a_link_and_in_a_neighbourhood_only(run: Watched) -> None:
     told = {(m.slot, m.ap, index(to)): m.gain for to, m in run.of(GainReport)}
     reports = run.by(ApReport)
-    expected = {(*at, partner): report.gain for at, report in reports.items() for partner in report.partners}
+    linked = agreed_links(run) if run.config.cooperation.is_transitive else None
+    expected = {
+        (*at, partner): report.gain
+        for at, report in reports.items()
+        for partner in report.partners
+        if linked is None or (*at, partner) in linked
+    }
     assert told == (expected if run.config.reward.scope == "neighbourhood" else {})
 
 

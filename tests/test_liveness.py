@@ -28,6 +28,9 @@ VARIANTS = {
     "mutual, neighbourhood": (*ASKING, "reward.scope=neighbourhood"),
     "grant": (*ASKING, "cooperation.acceptance=grant", "cooperation.max_partners=2"),
     "directed": (*ASKING, *DIRECTED),
+    "pairs": (*ASKING, "cooperation.cluster=pairs"),
+    "capped": (*ASKING, "cooperation.cluster=capped", "cooperation.max_cluster_aps=3"),
+    "components": (*ASKING, "cooperation.cluster=components"),
 }
 MAX_FRAMES = 3000  # a run here takes a few hundred
 VICTIM = 1
@@ -37,6 +40,14 @@ MORE_VARIANTS = {
     "mutual, rows": (*ASKING, "cooperation.neighbour_sets=row"),
     "grant, neighbourhood": (*ASKING, "cooperation.acceptance=grant", "reward.scope=neighbourhood"),
     "directed, rows": (*ASKING, *DIRECTED, "cooperation.neighbour_sets=row"),
+    "capped, neighbourhood": (
+        *ASKING,
+        "cooperation.cluster=capped",
+        "cooperation.max_cluster_aps=3",
+        "reward.scope=neighbourhood",
+    ),
+    "components, neighbourhood": (*ASKING, "cooperation.cluster=components", "reward.scope=neighbourhood"),
+    "components, refused": (*ASKING, "cooperation.cluster=components", "cooperation.max_cluster_aps=2"),
     "directed, neighbourhood": (*ASKING, *DIRECTED, "reward.scope=neighbourhood"),
 }
 
@@ -124,10 +135,12 @@ def test_this_network_is_the_local_one_when_nothing_goes_wrong() -> None:
 LOSABLE = [kind for kind in KINDS if kind not in (Hello, RunOver)]
 
 
-@pytest.fixture(scope="module", params=["mutual, neighbourhood", "grant", "directed"])
+@pytest.fixture(
+    scope="module", params=["mutual, neighbourhood", "grant", "directed", "capped, neighbourhood", "components"]
+)
 def losses(request: pytest.FixtureRequest) -> dict[int, tuple[type[Message], Unreliable]]:
     """One run for each frame that can be lost: its number, its kind, and how the run without it went."""
-    config = load("demo", VARIANTS[request.param])
+    config = load("demo", MORE_VARIANTS[request.param])
     kinds = {number: type(decode(send.frame)) for number, send in enumerate(Unreliable(config).run().frames)}
     return {number: (kind, losing(config, number)) for number, kind in kinds.items() if kind in LOSABLE}
 

@@ -18,6 +18,10 @@ CLUSTERS = (
     {"acceptance": "grant", "max_partners": 2},
     {"cluster": "directed", "acceptance": "all", "neighbour_sets": "row"},
     {"neighbour_sets": "common-ue", "max_neighbours": 8},
+    {"cluster": "pairs"},
+    {"cluster": "capped", "max_cluster_aps": 3},
+    {"cluster": "components", "max_cluster_aps": 6},
+    {"cluster": "components", "max_cluster_aps": 2},
 )
 
 

@@ -9,10 +9,13 @@ import numpy as np
 import pytest
 
 from apnode.access_point import AccessPoint
+from apnode.clusters import Entry
+from apnode.formation import link_state
 from apnode.messages import (
     ApReport,
     Association,
     ChannelBlock,
+    ClusterBlock,
     CoopDecline,
     CoopPass,
     CoopRequest,
@@ -20,6 +23,7 @@ from apnode.messages import (
     FloatArray,
     GainReport,
     Hello,
+    LinkState,
     Message,
     PilotBlock,
     RunOver,
@@ -41,6 +45,9 @@ SMALL = (
 )
 GRANT = ("cooperation.acceptance=grant", "cooperation.max_partners=2")
 DIRECTED = ("cooperation.cluster=directed", "cooperation.acceptance=all")
+CAPPED = ("cooperation.cluster=capped", "cooperation.max_cluster_aps=3")
+COMPONENTS = ("cooperation.cluster=components", "cooperation.max_cluster_aps=3")
+PAIRS = ("cooperation.cluster=pairs",)
 NEIGHBOURHOOD = ("reward.scope=neighbourhood",)
 NEIGHBOURS = (2, 1, 3)  # of AP 0, strongest first; AP 4 is none
 UES = (0, 2)  # that AP 0 serves
@@ -132,6 +139,19 @@ def decline(sender: int, slot: int = 0) -> CoopDecline:
 
 def pass_(sender: int, slot: int = 0) -> CoopPass:
     return CoopPass(slot, sender)
+
+
+def entry(ap: int, *partners: int, ues: tuple[int, ...] = (1,), power: float = 1e-10) -> Entry:
+    return Entry(ap, ues, dict.fromkeys(partners, power))
+
+
+def state(sender: int, number: int, *entries: Entry, slot: int = 0) -> LinkState:
+    return link_state(slot, sender, number, entries)
+
+
+def cluster_block(sender: int, owner: int, ues: tuple[int, ...] = (0, 1, 2), slot: int = 0) -> ClusterBlock:
+    told = block(owner, slot, ues)
+    return ClusterBlock(slot, sender, owner, ues, told.h_hat, told.rho, told.untold)
 
 
 def feedback(slot: int = 0, rate: Sequence[float] = (2.0, 1.0), alone: Sequence[float] = (1.0, 1.0)) -> SlotFeedback:
@@ -409,6 +429,201 @@ def test_a_block_of_a_stranger_is_ignored() -> None:
 def test_a_stranger_cannot_answer_for_a_neighbour() -> None:
     driven = opened(asks=[1])
     assert driven.give(decline(4), decline(3), block(4), block(3)) == []
+
+
+# --- pairs -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("chosen", "asked"), [([1, 2, 3], 2), ([3, 1], 1), ([3], 3)])
+def test_in_pairs_an_ap_asks_the_strongest_interferer_of_those_it_chose(chosen: list[int], asked: int) -> None:
+    out = associated(*PAIRS, asks=chosen).give(pilots())
+    assert kinds(out) == [(f"ap/{asked}", CoopRequest)]
+
+
+def test_in_pairs_an_ap_agrees_with_the_one_it_asked_and_declines_the_others_it_chose() -> None:
+    driven = opened(*PAIRS, asks=[1, 2, 3])
+    assert kinds(driven.give(request(1), request(2))) == [("ap/1", CoopDecline), ("ap/2", ChannelBlock)]
+    assert only(driven.give(block(2)), Transmission).partners == (2,)
+    assert only(driven.give(feedback()), ApReport).requested == (2,)
+
+
+# --- clusters that reach beyond one's own partners ----------------------------------------------------------
+
+CHAIN = [  # 0-1-4, where 4 is no neighbour of 0
+    state(1, 1, entry(1, 0, 4)),
+    state(1, 2, entry(0, 1, ues=UES), entry(4, 1)),
+    cluster_block(1, 1),
+    cluster_block(1, 4),
+]
+
+
+@pytest.mark.parametrize("overrides", [CAPPED, COMPONENTS], ids=["capped", "components"])
+def test_an_ap_that_knows_its_links_tells_its_partners_and_goes_on_waiting(overrides: tuple[str, ...]) -> None:
+    driven = opened(*overrides, asks=[1, 2])
+    assert kinds(driven.give(block(1))) == [("ap/1", ChannelBlock)]
+    ((to, said),) = driven.give(decline(2))
+    assert to == "ap/1"
+    assert isinstance(said, LinkState)
+    assert (said.slot, said.ap, said.round, said.known) == (0, 0, 1, (0,))
+    assert said.links.tolist() == [[0, 1]]
+    assert said.interference.tolist() == [2e-10]
+    assert said.serves.tolist() == [[0, 0], [0, 2]]
+
+
+@pytest.mark.parametrize("overrides", [CAPPED, COMPONENTS], ids=["capped", "components"])
+def test_an_ap_without_a_link_transmits_at_once(overrides: tuple[str, ...]) -> None:
+    assert only(opened(*overrides, asks=[1]).give(decline(1)), Transmission).partners == ()
+    assert kinds(associated(*overrides).give(pilots())) == [(CHANNEL, Transmission)]
+
+
+def test_a_cluster_of_two_is_found_with_one_message_and_precodes_like_an_ego_cluster() -> None:
+    driven, ego = opened(*CAPPED, asks=[1]), opened(asks=[1])
+    driven.give(block(1))
+    out = driven.give(state(1, 1, entry(1, 0)))
+    assert kinds(out) == [(CHANNEL, Transmission)]
+    sent, alike = only(out, Transmission), only(ego.give(block(1)), Transmission)
+    assert sent.partners == (1,)
+    np.testing.assert_array_equal(sent.w, alike.w)
+
+
+@pytest.mark.parametrize("overrides", [CAPPED, COMPONENTS], ids=["capped", "components"])
+def test_members_whom_an_ap_cannot_reach_itself_are_found_and_precoded_with(overrides: tuple[str, ...]) -> None:
+    driven = opened(*overrides, asks=[1])
+    driven.give(block(1))
+    ((to, second),) = driven.give(CHAIN[0])
+    assert (to, type(second)) == ("ap/1", LinkState)
+    assert isinstance(second, LinkState)
+    assert (second.round, second.known) == (2, (1,))
+    ((to, own),) = driven.give(CHAIN[1])
+    assert (to, type(own)) == ("ap/1", ClusterBlock)
+    assert isinstance(own, ClusterBlock)
+    assert (own.ap, own.owner, own.ues) == (0, 0, (0, 1, 2))
+    assert driven.give(CHAIN[2]) == []
+    assert only(driven.give(CHAIN[3]), Transmission).partners == (1, 4)
+    assert only(driven.give(feedback()), ApReport).cluster_size == 3
+
+
+def test_an_ap_between_two_members_passes_blocks_on() -> None:
+    driven = opened(*COMPONENTS, asks=[1, 2])
+    driven.give(block(1), block(2))
+    out = driven.give(state(1, 1, entry(1, 0)), state(2, 1, entry(2, 0)))
+    assert kinds(out) == [(f"ap/{ap}", kind) for kind in (LinkState, ClusterBlock) for ap in (1, 2)]
+    ((to, passed),) = driven.give(cluster_block(1, 1))
+    assert to == "ap/2"
+    assert isinstance(passed, ClusterBlock)
+    assert (passed.ap, passed.owner) == (0, 1)
+    np.testing.assert_array_equal(passed.h_hat, cluster_block(1, 1).h_hat)
+    out = driven.give(cluster_block(2, 2))
+    assert kinds(out) == [("ap/1", ClusterBlock), (CHANNEL, Transmission)]
+
+
+def test_forming_a_cluster_does_not_depend_on_the_order_of_arrival() -> None:
+    """AP 1 is in the first round, and AP 2 knows everything, before AP 0 knows whom it has for a partner."""
+    messages = [block(1), request(1), decline(2), state(1, 1, entry(1, 0, 4)), request(3)]
+    outcomes = each_order(lambda: opened(*COMPONENTS, asks=[1, 2]), messages)
+    assert len(set(outcomes)) == 1
+    assert len(outcomes[0]) == 4  # a block, two rounds, a decline
+
+    def started() -> Driven:
+        driven = opened(*COMPONENTS, asks=[1])
+        driven.give(block(1), CHAIN[0])
+        return driven
+
+    outcomes = each_order(started, CHAIN[1:])
+    assert len(set(outcomes)) == 1
+    assert [to for to, _ in outcomes[0]] == ["ap/1", CHANNEL]
+
+
+def test_a_component_above_the_limit_is_refused_and_told_of() -> None:
+    driven = opened("cooperation.cluster=components", "cooperation.max_cluster_aps=2", asks=[1])
+    driven.give(block(1), CHAIN[0])
+    sent = only(driven.give(CHAIN[1]), Transmission)
+    assert sent.partners == ()
+    np.testing.assert_array_equal(sent.w, sent.w_alone)
+    assert only(driven.give(feedback()), ApReport).cluster_size == 3
+
+
+def test_a_capped_cluster_takes_the_heaviest_link_as_both_ends_see_it() -> None:
+    """0 suffers more from 2 than from 1; 1 suffers so much from 0 that theirs is the heavier link all the same."""
+    driven = opened("cooperation.cluster=capped", "cooperation.max_cluster_aps=2", asks=[1, 2])
+    driven.give(block(1), block(2))
+    out = driven.give(state(1, 1, entry(1, 0, power=9e-10)), state(2, 1, entry(2, 0)))
+    assert kinds(out) == [("ap/1", LinkState), ("ap/2", LinkState), (CHANNEL, Transmission)]
+    assert only(out, Transmission).partners == (1,)
+    assert only(driven.give(feedback()), ApReport).cluster_size == 2
+
+
+@pytest.mark.parametrize("heard", range(4))
+def test_at_the_deadline_an_ap_whose_cluster_is_incomplete_transmits_alone(heard: int) -> None:
+    driven = opened(*COMPONENTS, asks=[1])
+    driven.give(block(1), *CHAIN[:heard])
+    sent = only(driven.give(Deadline(0)), Transmission)
+    assert sent.partners == ()
+    np.testing.assert_array_equal(sent.w, sent.w_alone)
+    assert driven.give(*CHAIN[heard:]) == []
+    assert kinds(driven.give(feedback())) == [(COORDINATOR, ApReport)]
+
+
+def test_gains_are_told_to_and_awaited_from_members_with_a_link() -> None:
+    driven = opened(*COMPONENTS, *NEIGHBOURHOOD, asks=[1])
+    driven.give(request(1), block(1), *CHAIN)
+    assert kinds(driven.give(feedback())) == [("ap/1", GainReport)]
+    assert kinds(driven.give(GainReport(0, 1, 0.25))) == [(COORDINATOR, ApReport)]
+
+
+def test_a_partner_in_another_cluster_is_told_no_gain_and_not_waited_for() -> None:
+    overrides = ("cooperation.cluster=capped", "cooperation.max_cluster_aps=2")
+    driven = opened(*overrides, *NEIGHBOURHOOD, asks=[1, 2])
+    driven.give(block(1), block(2), state(1, 1, entry(1, 0, power=9e-10)), state(2, 1, entry(2, 0)))
+    assert kinds(driven.give(feedback())) == [("ap/1", GainReport)]
+    assert kinds(driven.give(GainReport(0, 1, 0.25))) == [(COORDINATOR, ApReport)]
+
+
+def test_links_formed_are_charged_not_members() -> None:
+    costly = ("reward.charge=formed", "reward.link_cost=0.5", "reward.gain_weight=0", "reward.interference_weight=0")
+    driven = opened(*COMPONENTS, *costly, asks=[1])
+    driven.give(block(1), *CHAIN)
+    assert only(driven.give(feedback()), ApReport).reward == -0.5
+
+
+def test_a_stranger_is_not_heard_about_clusters() -> None:
+    driven = opened(*COMPONENTS, asks=[1])
+    driven.give(block(1))
+    assert driven.give(state(4, 1, entry(4, 0)), state(3, 1, entry(3, 0)), cluster_block(4, 4)) == []
+    assert only(driven.give(state(1, 1, entry(1, 0))), Transmission).partners == (1,)
+
+
+CLUSTER_MISFITS = {
+    "an entry of an AP that there is not": state(1, 1, entry(5, 0)),
+    "a partner that there is not": state(1, 1, entry(1, 5)),
+    "a UE that there is not": state(1, 1, entry(1, 0, ues=(3,))),
+    "an entry with too many partners": state(1, 1, entry(1, 0, 2, 3, 4)),
+    "a round beyond all APs": state(1, 6, entry(1, 0)),
+    "a round that there cannot be yet": state(1, 3, entry(1, 0)),
+    "a link state of itself": state(0, 1, entry(0, 1)),
+    "a link state of an AP that there is not": state(5, 1, entry(1, 0)),
+    "a block of a wrong shape": ClusterBlock(0, 1, 1, (0,), np.zeros((1, 4, 1)), [0.0], np.zeros((0, 4, 4))),
+    "a block for a UE that there is not": cluster_block(1, 1, (0, 3)),
+    "a block of itself": cluster_block(1, 0),
+    "a block owned by an AP that there is not": cluster_block(1, 5),
+    "a block passed on by itself": cluster_block(0, 1),
+}
+
+
+@pytest.mark.parametrize("name", CLUSTER_MISFITS)
+def test_a_message_about_clusters_that_does_not_fit_is_counted_and_changes_nothing(name: str) -> None:
+    driven = opened(*COMPONENTS, "cooperation.max_neighbours=3", asks=[1])
+    driven.give(block(1))
+    assert driven.give(CLUSTER_MISFITS[name]) == []
+    assert driven.dropped == {"malformed": 1}
+    assert only(driven.give(*CHAIN), Transmission).partners == (1, 4)
+
+
+@pytest.mark.parametrize("message", [CHAIN[0], CHAIN[2]])
+def test_where_clusters_are_an_aps_partners_nobody_is_heard_about_them(message: Message) -> None:
+    driven = opened(asks=[1])
+    assert driven.give(message) == []
+    assert driven.dropped == {"malformed": 1}
 
 
 # --- acceptance: all, in directed clusters -----------------------------------------------------------------

@@ -14,7 +14,9 @@ from apnode.messages import (
     ApReport,
     Association,
     ChannelBlock,
+    ClusterBlock,
     CoopRequest,
+    LinkState,
     Message,
     PilotBlock,
     SlotFeedback,
@@ -105,7 +107,7 @@ def test_what_is_not_a_finite_number_is_refused_by_the_keys_name(key: str, value
     assert key in refusal(f"{key}={value}")
 
 
-@pytest.mark.parametrize("key", [key for key in NUMBERS if key != "reward.gain_weight"])
+@pytest.mark.parametrize("key", [key for key in NUMBERS if key not in {"reward.gain_weight", "radio.ap_seed"}])
 def test_a_negative_number_is_refused_by_the_keys_name_and_shown(key: str) -> None:
     sentence = refusal(f"{key}=-1")
     assert key in sentence
@@ -131,6 +133,7 @@ def test_a_negative_number_is_refused_by_the_keys_name_and_shown(key: str) -> No
         "propagation.d0_m",
         "cooperation.max_neighbours",
         "cooperation.max_partners",
+        "cooperation.max_cluster_aps",
         "cooperation.reported_interferers",
         "cooperation.interference_window",
         "precoding.rzf_alpha",
@@ -189,6 +192,9 @@ def test_a_key_that_is_no_setting_is_refused_by_its_name(key: str) -> None:
         (("propagation.d1_m=10",), ("d0_m", "d1_m")),
         (("cooperation.cluster=directed",), ("cluster", "acceptance")),
         (("cooperation.acceptance=all",), ("cluster", "acceptance")),
+        (("cooperation.cluster=pairs", "cooperation.acceptance=grant"), ("cluster", "acceptance")),
+        (("cooperation.cluster=capped", "cooperation.acceptance=grant"), ("cluster", "acceptance")),
+        (("cooperation.cluster=components", "cooperation.acceptance=all"), ("cluster", "acceptance")),
         (("cooperation.acceptance=grant", "cooperation.neighbour_sets=row"), ("acceptance", "neighbour_sets")),
         (("cooperation.max_neighbours=9",), ("ddqn", "max_neighbours", "2^9")),
         (("learning.replay_capacity=16",), ("replay_capacity",)),
@@ -256,6 +262,7 @@ def test_noise_grows_with_bandwidth_and_noise_figure() -> None:
 def largest_messages(config: Config) -> list[Message]:
     """The messages whose size grows with the config, as long as they can be: one AP serves all UEs."""
     blocks, radio, cooperation = config.run.blocks_per_slot, config.radio, config.cooperation
+    partners = tuple(range(min(cooperation.max_cluster_aps, radio.num_aps)))
     ues, aps = tuple(range(radio.num_ues)), tuple(range(radio.num_aps))
     others = tuple(range(60_000, 60_000 + cooperation.max_neighbours))
     per_ue = np.ones(radio.num_ues)
@@ -263,21 +270,17 @@ def largest_messages(config: Config) -> list[Message]:
     interferers = np.ones((radio.num_ues, min(cooperation.reported_interferers, radio.num_aps)), int)
     far, sent = 2**40, np.full((2, len(KINDS)), 2**32 - 1)
     endpoints = ("x" * MAX_TEXT,) * len(others)
+    shape = (blocks, radio.antennas)
+    estimates = np.ones((*shape, radio.num_ues), complex), per_ue, np.ones((*shape, radio.antennas), complex)
     return [
         Association(far, ues, per_ue, np.zeros(len(ues), int), others, endpoints, np.ones(len(others))),
         PilotBlock(far, far, np.ones((blocks, radio.antennas, radio.pilot_length), complex)),
         CoopRequest(far, 0, ues),
-        ChannelBlock(
-            far,
-            0,
-            ues,
-            np.ones((blocks, radio.antennas, radio.num_ues), complex),
-            per_ue,
-            np.ones((blocks, radio.antennas, radio.antennas), complex),
-        ),
-        Transmission(far, 0, ues, w, w, others),
+        ChannelBlock(far, 0, ues, *estimates),
+        ClusterBlock(far, 0, 0, ues, *estimates),
+        Transmission(far, 0, ues, w, w, partners),
         SlotFeedback(far, per_ue, per_ue, interferers, interferers.astype(float)),
-        ApReport(far, 0, others, others, others, 0.1, 0.1, 0.1, 0.1, sent, np.full(16, 2**32 - 1)),
+        ApReport(far, 0, others, others, partners, 0.1, 0.1, 0.1, 0.1, sent, np.full(16, 2**32 - 1), 65534),
         SlotReport(
             far,
             far,
@@ -306,10 +309,31 @@ def test_no_frame_is_longer_than_the_config_foresees(radio: Radio, reported: int
     config = Config(
         radio=radio,
         run=Run(max_frame_bytes=2**24),
-        cooperation=Cooperation(max_neighbours=8, reported_interferers=reported),
+        cooperation=Cooperation(max_neighbours=8, reported_interferers=reported, max_cluster_aps=2000),
     )
     for message in largest_messages(config):
         assert len(encode(message, 2**24)) <= config.largest_frame_bytes
+
+
+@pytest.mark.parametrize(
+    "radio",
+    [
+        Radio(num_aps=1, num_ues=1, antennas=1, pilot_length=1),
+        Radio(num_aps=2000, num_ues=2, antennas=1),
+        Radio(num_aps=3, num_ues=3000, antennas=1, max_serving_aps=3),
+    ],
+)
+def test_the_whole_graph_of_links_fits_a_frame_where_it_is_told(radio: Radio) -> None:
+    """Every AP has all the partners that it may have, and every UE all the APs that may serve it."""
+    aps, ues = np.arange(radio.num_aps), np.arange(radio.num_ues)
+    links = np.stack([np.repeat(aps, 8), np.zeros(8 * len(aps), int)], axis=1)
+    served = min(radio.max_serving_aps, radio.num_aps)
+    serves = np.stack([np.tile(aps[:served], len(ues)), np.repeat(ues, served)], axis=1)
+    state = LinkState(2**40, 0, 2**40, tuple(aps.tolist()), links, np.ones(len(links)), serves)
+    for cluster in ("capped", "components"):
+        cooperation = Cooperation(max_neighbours=8, reported_interferers=1, cluster=cluster)
+        config = Config(radio=radio, run=Run(max_frame_bytes=2**24, blocks_per_slot=1), cooperation=cooperation)
+        assert len(encode(state, 2**24)) <= config.largest_frame_bytes
 
 
 def test_a_config_whose_frames_would_be_refused_is_refused_itself() -> None:

@@ -1,9 +1,10 @@
 """Early, late, twice: what waits, what is dropped, and under which word it is counted."""
 
+import numpy as np
 import pytest
 
 from apnode.inbox import SlotInbox
-from apnode.messages import CoopDecline, CoopPass, CoopRequest, Deadline, Message
+from apnode.messages import ClusterBlock, CoopDecline, CoopPass, CoopRequest, Deadline, LinkState, Message
 
 
 @pytest.fixture
@@ -108,3 +109,24 @@ def test_a_new_slot_has_first_times_again(inbox: SlotInbox, drops: list[str]) ->
     inbox.open(6)
     assert inbox.first_time(CoopDecline(6, 1))
     assert not drops
+
+
+NO_LINKS = np.zeros((0, 2), int), [], np.zeros((0, 2), int)
+
+
+def test_rounds_and_owners_are_told_apart_early_and_in_time(inbox: SlotInbox, drops: list[str]) -> None:
+    """One sender passes on the blocks of several owners, and says something in every round."""
+    blocks = [
+        ClusterBlock(5, ap, owner, (), np.zeros((1, 2, 0)), [], np.zeros((0, 2, 2)))
+        for ap in (1, 2)
+        for owner in (1, 2, 3)
+    ]
+    states = [LinkState(5, 1, number, (1,), *NO_LINKS) for number in (1, 2, 3)]
+    for message in (*blocks, *states, *blocks, *states):
+        inbox.park(message, upcoming=5)
+    assert drops == ["duplicate"] * 9
+    waiting = inbox.open(5)
+    assert waiting == [*blocks, *states]
+    assert all(inbox.first_time(message) for message in waiting)
+    assert not any(inbox.first_time(message) for message in waiting)
+    assert drops == ["duplicate"] * 18

@@ -174,7 +174,7 @@ def test_without_partners_an_ap_precodes_alone(alone: str) -> None:
     h_hat = estimates(30)
     w = one.alone(h_hat)
     assert w.shape == (BLOCKS, ANTENNAS, 2)
-    assert one.joint(h_hat, w, []) is w
+    assert one.joint(h_hat, w, {}) is w
 
 
 def test_local_mmse_is_the_formula_over_all_ues() -> None:
@@ -191,7 +191,7 @@ def test_selective_precodes_jointly_for_common_ues_and_alone_for_the_others() ->
     one, other = precoder(0, (1, 4), **SELECTIVE), precoder(1, (1, 2), **SELECTIVE)
     h_hat, theirs = estimates(32), estimates(33)
     alone = one.alone(h_hat)
-    joint = one.joint(h_hat, alone, [other.block(0, one.matters, theirs)])
+    joint = one.joint(h_hat, alone, {1: other.block(0, one.matters, theirs)})
     np.testing.assert_array_equal(joint[..., 1], alone[..., 1])  # UE 4 is not the other's
     assert np.abs(joint[..., 0] - alone[..., 0]).max() > 1e-3
 
@@ -200,7 +200,7 @@ def test_a_partner_without_a_common_ue_changes_nothing() -> None:
     one, other = precoder(0, (1, 4), **SELECTIVE), precoder(1, (0, 2), **SELECTIVE)
     h_hat = estimates(34)
     alone = one.alone(h_hat)
-    np.testing.assert_array_equal(one.joint(h_hat, alone, [other.block(0, one.matters, estimates(35))]), alone)
+    np.testing.assert_array_equal(one.joint(h_hat, alone, {1: other.block(0, one.matters, estimates(35))}), alone)
 
 
 @pytest.mark.parametrize("power", ["peak", "average"])
@@ -209,8 +209,8 @@ def test_two_aps_that_tell_each_other_everything_transmit_one_precoder_with_its_
     aps = [precoder(ap, (1,), **SELECTIVE, power=power) for ap in range(2)]
     h_hat = [estimates(36), estimates(37)]
     blocks = [ap.block(0, (), h) for ap, h in zip(aps, h_hat, strict=True)]
-    rows = [aps[0].joint(h_hat[0], aps[0].alone(h_hat[0]), [blocks[1]])]
-    rows += [aps[1].joint(h_hat[1], aps[1].alone(h_hat[1]), [blocks[0]])]
+    rows = [aps[0].joint(h_hat[0], aps[0].alone(h_hat[0]), {1: blocks[1]})]
+    rows += [aps[1].joint(h_hat[1], aps[1].alone(h_hat[1]), {0: blocks[0]})]
     stacked = np.concatenate(h_hat, axis=1)
     unknown = aps[0].block(0, (), h_hat[0]).untold[0, 0, 0].real
     ideal = mmse(stacked, stacked[..., [1]], unknown * np.eye(2 * ANTENNAS))
@@ -244,7 +244,7 @@ def test_a_hostile_covariance_breaks_nothing() -> None:
     alone = one.alone(h_hat)
     for untold in (-1e17 * np.ones((BLOCKS, 4, 4)), np.zeros((BLOCKS, 4, 4)), 1j * np.ones((BLOCKS, 4, 4))):
         lie = ChannelBlock(0, 1, block.ues, block.h_hat, block.rho, untold)
-        w = one.joint(h_hat, alone, [lie])
+        w = one.joint(h_hat, alone, {1: lie})
         assert np.isfinite(w).all()
         assert (np.abs(w) ** 2).sum(axis=(1, 2)).max() <= 1
 

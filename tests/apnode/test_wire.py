@@ -20,12 +20,14 @@ from apnode.messages import (
     Array,
     Association,
     ChannelBlock,
+    ClusterBlock,
     CoopDecline,
     CoopPass,
     CoopRequest,
     Deadline,
     GainReport,
     Hello,
+    LinkState,
     Message,
     MessageError,
     PilotBlock,
@@ -60,7 +62,7 @@ EXAMPLES: dict[type[Message], Message] = {
         GainReport(41, 7, -0.125),
         Deadline(41),
         RunOver(0),
-        ApReport(41, 7, (1, 3, 5), (3, 5), (3,), 0.5, 0.25, 1e-3, 0.8, COUNTS, range(8)),
+        ApReport(41, 7, (1, 3, 5), (3, 5), (3,), 0.5, 0.25, 1e-3, 0.8, COUNTS, range(8), 2),
         SlotReport(
             slot=41,
             episode=2,
@@ -74,6 +76,8 @@ EXAMPLES: dict[type[Message], Message] = {
             sent=COUNTS,
             dropped=np.arange(8),
         ),
+        LinkState(41, 7, 2, (3, 9), [[3, 7], [3, 9], [9, 3]], [1e-10, 0.0, 3e-11], [[3, 0], [3, 5]]),
+        ClusterBlock(41, 7, 3, (0, 2, 5), gaussian(2, 4, 3), [0.5, 0.0, 0.25], gaussian(2, 4, 4)),
     )
 }
 BY_KIND = [pytest.param(kind, id=kind.__name__) for kind in KINDS]
@@ -164,6 +168,8 @@ def test_a_message_is_frozen(kind: type[Message]) -> None:
         ChannelBlock(0, 0, (), np.zeros((4, 2, 0)), [], np.zeros((0, 2, 2))),
         Transmission(0, 0, (), np.zeros((4, 0, 2)), np.zeros((4, 0, 2)), ()),
         SlotFeedback(0, [], [], np.zeros((0, 8), np.uint16), np.zeros((0, 8))),
+        LinkState(0, 0, 1, (), np.zeros((0, 2), int), [], np.zeros((0, 2), int)),
+        ClusterBlock(0, 0, 0, (), np.zeros((4, 2, 0)), [], np.zeros((0, 2, 2))),
     ],
     ids=lambda message: type(message).__name__,
 )
@@ -377,6 +383,15 @@ FITTING: dict[str, tuple[Callable[..., Message], tuple[Any, ...]]] = {
     "a baseline of another shape": (Transmission, (0, 0, (1,), np.zeros((2, 1, 4)), np.zeros((2, 1, 3)), ())),
     "rates for different UEs": (SlotFeedback, (0, [1.0], [1.0, 1.0], np.zeros((1, 0)), np.zeros((1, 0)))),
     "fewer powers than interferers": (SlotFeedback, (0, [1.0], [1.0], np.zeros((1, 2)), np.zeros((1, 1)))),
+    "a block of a cluster with more columns than UEs": (
+        ClusterBlock,
+        (0, 0, 1, (1,), np.zeros((2, 4, 2)), [0.0], np.zeros((0, 4, 4))),
+    ),
+    "a round before the first": (LinkState, (0, 0, 0, (1,), [[1, 2]], [1.0], [[1, 0]])),
+    "links of three ends": (LinkState, (0, 0, 1, (1,), [[1, 2, 3]], [1.0], [[1, 0]])),
+    "links without a weight": (LinkState, (0, 0, 1, (1,), [[1, 2], [1, 3]], [1.0], [[1, 0]])),
+    "links of an AP without an entry": (LinkState, (0, 0, 1, (1,), [[2, 1]], [1.0], [[1, 0]])),
+    "service of an AP without an entry": (LinkState, (0, 0, 1, (1,), [[1, 2]], [1.0], [[2, 0]])),
     "fewer reports than UEs": (SlotFeedback, (0, [1.0, 1.0], [1.0, 1.0], np.zeros((1, 2)), np.zeros((1, 2)))),
 }
 

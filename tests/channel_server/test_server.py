@@ -377,7 +377,7 @@ def test_a_transmission_that_does_not_fit_is_counted_and_not_radiated(name: str)
         (Transmission(0, 4, (), np.zeros((2, 0, 4)), np.zeros((2, 0, 4)), ()), "malformed"),
         (CoopDecline(0, 1), "unexpected"),
         (RunOver(0), "unexpected"),
-        (ApReport(0, 0, (), (), (), 0.0, 0.0, 0.0, 0.0, np.zeros((2, len(KINDS)), int), []), "unexpected"),
+        (ApReport(0, 0, (), (), (), 0.0, 0.0, 0.0, 0.0, np.zeros((2, len(KINDS)), int), [], 1), "unexpected"),
     ],
     ids=lambda value: value if isinstance(value, str) else type(value).__name__,
 )

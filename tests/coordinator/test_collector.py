@@ -29,6 +29,7 @@ def slot_report(slot: int = 0, **changed: Any) -> SlotReport:
 def ap_report(slot: int = 0, ap: int = 0, **changed: Any) -> ApReport:
     fields = {"slot": slot, "ap": ap, "neighbours": (1 - ap,) if ap < 2 else (), "requested": (), "partners": ()}
     fields |= {"gain": 0.0, "reward": 0.0, "loss": 0.0, "epsilon": 0.0, "sent": SENT, "dropped": np.zeros(8, int)}
+    fields |= {"cluster_size": 1}
     return ApReport(**{**fields, **changed})
 
 
@@ -99,6 +100,7 @@ MISFITS: dict[str, Message] = {
     "a report of an AP that there is not": ap_report(0, 2),
     "a report of too many neighbours": ap_report(neighbours=tuple(range(1, 10))),
     "a report of a neighbour that there is not": ap_report(neighbours=(7,)),
+    "a report of a cluster of more APs than there are": ap_report(cluster_size=3),
     "a report with counts of a kind too few": ap_report(sent=SENT[:, :-1]),
     "a report with counts of no kind": ap_report(sent=SENT[:, :0]),
     "a report with one row of counts": ap_report(sent=SENT[:1]),

@@ -64,6 +64,7 @@ def ap_report(slot: int, ap: int, **changed: Any) -> ApReport:
         "epsilon": 0.8 - 0.1 * slot,
         "sent": sent(CoopRequest=(ap, 20 * ap), ChannelBlock=(1, 300), PilotBlock=(7, 7)),
         "dropped": np.array([0, 0, 0, 0, 0, ap, 1, 0]),
+        "cluster_size": 1 + (len(PARTNERS[ap]) if slot == 0 else 0),
     }
     return ApReport(**{**fields, **changed})
 
@@ -125,6 +126,70 @@ def test_links_of_directed_clusters_need_one_end() -> None:
     assert table["formed"].tolist() == [2, 0]
     assert table["disagreements"].tolist() == [0, 0]
     assert table["union_asked"].tolist() == [3, 0]
+
+
+CLUSTERS = (  # 0-1 and 1-2 have agreed; 0 and 2 are neighbours as well, and 3 believes what nobody else does
+    {"neighbours": (1, 2), "requested": (1,), "partners": (1, 2), "cluster_size": 3},
+    {"neighbours": (0, 2), "requested": (0, 2), "partners": (0, 2), "cluster_size": 3},
+    {"neighbours": (0, 1, 3), "requested": (1,), "partners": (0, 1), "cluster_size": 3},
+    {"neighbours": (2, 0), "requested": (2,), "partners": (2,), "cluster_size": 2},
+)
+
+
+def clustered(*overrides: str, sizes: tuple[int, ...] = (3, 3, 3, 2)) -> Record:
+    record = Record(config(*overrides))
+    for slot in range(2):
+        record.add_slot(slot_report(slot))
+    for ap, fields in enumerate(CLUSTERS):
+        record.add_ap(ap_report(0, ap, **{**fields, "cluster_size": sizes[ap]}))
+        record.add_ap(ap_report(1, ap))
+    return record
+
+
+def test_links_of_a_cluster_that_reaches_further_are_those_agreed_within_it() -> None:
+    table = clustered("cooperation.cluster=capped").slots()
+    assert table["formed"].tolist() == [2, 0]
+    assert table["disagreements"].tolist() == [1, 0]
+
+
+def test_one_who_knows_a_partner_as_no_neighbour_does_not_disagree() -> None:
+    """Neighbour sets need not be reciprocal: 2 is a neighbour of 3, but 3 is none of 0."""
+    record = Record(config("cooperation.cluster=components"))
+    record.add_slot(slot_report(0))
+    for ap, neighbours in enumerate(((1,), (0, 2), (1, 0), ())):
+        partners = tuple(other for other in range(3) if other != ap) if ap < 3 else ()
+        record.add_ap(ap_report(0, ap, neighbours=neighbours, requested=(), partners=partners))
+    assert record.slots()["disagreements"][0] == 0
+
+
+def test_the_largest_cluster_is_told_whatever_became_of_it() -> None:
+    record = clustered("cooperation.cluster=capped")
+    assert record.slots()["largest_cluster"].tolist() == [3, 1]
+    assert record.aps()["cluster_size"].tolist() == [3, 3, 3, 2, 1, 1, 1, 1]
+    summary = record.summary()
+    assert (summary["largest_cluster"], summary["clusters_refused"]) == (3, 0)
+    assert summary["cluster_notes"] == ["capped: the largest cluster had 3 APs."]
+
+
+def test_refused_components_are_counted_and_a_sentence_says_so() -> None:
+    record = clustered("cooperation.cluster=components", "cooperation.max_cluster_aps=2", sizes=(3, 3, 3, 1))
+    assert record.slots()["clusters_refused"].tolist() == [1, 0]
+    summary = record.summary()
+    assert (summary["largest_cluster"], summary["clusters_refused"]) == (3, 1)
+    (note,) = summary["cluster_notes"]
+    for text in ("components: a cluster of 3 APs in slot 0", "max_cluster_aps = 2", "1 of 2 slots", "fewer links"):
+        assert text in note
+
+
+@pytest.mark.parametrize(("sizes", "refused"), [((4, 4, 4, 4), 1), ((4, 4, 1, 4), 1), ((3, 3, 3, 3), 2), ((2,) * 4, 0)])
+def test_a_refused_cluster_counts_once_even_if_a_report_is_missing(sizes: tuple[int, ...], refused: int) -> None:
+    record = clustered("cooperation.cluster=components", "cooperation.max_cluster_aps=2", sizes=sizes)
+    assert record.summary()["clusters_refused"] == refused
+
+
+@pytest.mark.parametrize("overrides", [(), DIRECTED, ("cooperation.cluster=pairs",)])
+def test_clusters_of_an_ap_and_its_partners_need_no_note(overrides: tuple[str, ...]) -> None:
+    assert clustered(*overrides).summary()["cluster_notes"] == []
 
 
 def test_the_price_of_a_slot_counts_only_what_aps_tell_each_other() -> None:

@@ -61,6 +61,7 @@ VARIANTS = {
     "zeromq": ("run.episodes=3",),
     "ray calls": ("run.episodes=3", "run.transport=ray"),
     "asked by strangers": ("run.episodes=3", *ROWS),
+    "capped": ("run.episodes=3", "cooperation.policy=always", "cooperation.cluster=capped"),
     "directed": ("run.episodes=3", *ROWS, "cooperation.cluster=directed", "cooperation.acceptance=all"),
 }
 

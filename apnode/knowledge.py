@@ -1,0 +1,111 @@
+"""What an AP knows: of the UE layout it is in, and of the slot it is in."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from apnode.clusters import Entry
+from apnode.formation import Formation
+from apnode.messages import (
+    Association,
+    ChannelBlock,
+    ClusterBlock,
+    ComplexArray,
+    CoopRequest,
+    FloatArray,
+    SlotFeedback,
+)
+from apnode.observation import reported_interference
+from apnode.precoding import Precoder
+
+
+@dataclass
+class Episode:
+    """What an AP knows of the UE layout it is in."""
+
+    association: Association
+    precoder: Precoder
+    interference: FloatArray  # (N,) running mean of (7) per neighbour [W]
+    linked: list[bool]  # per neighbour, in the last slot
+    gain: FloatArray  # (N,) running mean of own relative gain while linked, T_m of (10)
+    times_linked: FloatArray  # (N,)
+
+    @classmethod
+    def begin(cls, association: Association, precoder: Precoder) -> Episode:
+        count = len(association.neighbours)
+        reported = association.interference.copy()
+        return cls(association, precoder, reported, [False] * count, np.zeros(count), np.zeros(count))
+
+    @property
+    def ues(self) -> tuple[int, ...]:
+        return self.association.ues
+
+    @property
+    def neighbours(self) -> tuple[int, ...]:
+        return self.association.neighbours
+
+    def entry(self, ap: int, partners: Collection[int]) -> Entry:
+        """What this AP, `ap`, tells the others of itself when clusters form."""
+        power = dict(zip(self.neighbours, self.interference.tolist(), strict=True))
+        return Entry(ap, self.ues, {partner: power[partner] for partner in partners})
+
+    def remember(self, feedback: SlotFeedback, gain: float, partners: Collection[int], weight: float) -> None:
+        """Update the running means that the observation is made of; `weight` is the newest slot's in that of (7)."""
+        reported = reported_interference(feedback, self.neighbours)
+        self.linked = [n in partners for n in self.neighbours]
+        for position, linked in enumerate(self.linked):
+            if linked:  # partners are not in the UEs' reports
+                self.times_linked[position] += 1
+                self.gain[position] += (gain - self.gain[position]) / self.times_linked[position]
+            else:
+                self.interference[position] += weight * (reported[position] - self.interference[position])
+
+
+@dataclass
+class Slot:
+    """What an AP knows of the slot it is in."""
+
+    index: int
+    episode: Episode
+    h_hat: ComplexArray  # (B, L, K) own estimates
+    observation: FloatArray
+    action: int
+    chosen: tuple[int, ...]  # neighbours asked, strongest interferer first
+    unheard: set[int]  # acceptance grant: neighbours who have neither asked nor passed
+    formation: Formation | None  # where clusters reach beyond one's own partners
+    requests: dict[int, CoopRequest] = field(default_factory=dict)  # by asker
+    granted: set[int] = field(default_factory=set)
+    blocks: dict[int, ChannelBlock] = field(default_factory=dict)  # by sender
+    declined: set[int] = field(default_factory=set)
+    shared: set[int] = field(default_factory=set)  # whom our channel block went to
+    partners: tuple[int, ...] = ()
+    transmitted: bool = False
+    feedback: SlotFeedback | None = None
+    gains: dict[int, float] = field(default_factory=dict)  # partners' reports
+
+    @property
+    def agreed(self) -> dict[int, ChannelBlock]:
+        """The blocks of those who said yes, in the order of their ids."""
+        return {ap: self.blocks[ap] for ap in sorted(self.blocks.keys() & {*self.chosen, *self.granted})}
+
+    @property
+    def cluster(self) -> Mapping[int, ChannelBlock | ClusterBlock]:
+        """The blocks to precode with, by their owners, in the order of their ids."""
+        if self.formation is None:
+            return self.agreed
+        return dict(sorted(self.formation.blocks.items())) if self.formation.complete else {}
+
+    @property
+    def linked_partners(self) -> set[int]:
+        """Partners with a link to this AP, not just to another one of the cluster."""
+        return self.blocks.keys() & set(self.partners)
+
+    @property
+    def readers(self) -> set[int]:
+        """Those with a link to this AP who may precode with its channels, as far as it knows."""
+        if self.formation is None or self.formation.members is None:
+            return self.shared
+        return self.shared & self.formation.members

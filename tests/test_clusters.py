@@ -1,0 +1,115 @@
+"""Whole runs of clusters that reach beyond an AP's partners: joint precoding, percolation, and what a person reads."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from apnode.config import Config
+from apnode.messages import ApReport, ComplexArray, Transmission
+from apnode.node import Send
+from apnode.power import scaled
+from apnode.precoding import rzf
+from apnode.wire import decode
+from coordinator.cli import run_command
+from coordinator.local import LocalNetwork
+from coordinator.presets import load
+from coordinator.snapshot import snapshot
+
+ONE_SLOT = ("run.episodes=1", "run.slots_per_episode=1")
+DENSE = (*ONE_SLOT, "cooperation.policy=always", "cooperation.neighbour_sets=symmetric")
+
+
+@dataclass
+class Run:
+    """One slot, who was in what cluster, and what everybody radiated."""
+
+    config: Config
+    reports: dict[int, ApReport] = field(default_factory=dict)
+    radiated: dict[int, Transmission] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.network = LocalNetwork(self.config)
+        self.network.run(self.watch)
+        self.record = self.network.coordinator.record
+
+    def watch(self, send: Send) -> None:
+        message = decode(send.frame, self.config.run.max_frame_bytes)
+        if isinstance(message, ApReport):
+            self.reports[message.ap] = message
+        if isinstance(message, Transmission):
+            self.radiated[message.ap] = message
+
+
+# --- percolation -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def percolated() -> Run:
+    return Run(load("paper", (*DENSE, "cooperation.cluster=components", "cooperation.max_cluster_aps=20")))
+
+
+def test_when_everybody_asks_everybody_links_percolate_to_one_giant_cluster(percolated: Run) -> None:
+    size = int(percolated.record.summary()["largest_cluster"])
+    assert size > 60
+    assert sorted({report.cluster_size for report in percolated.reports.values()}) == [1, size]
+    (note,) = percolated.record.cluster_notes()
+    assert note.startswith(f"components: a cluster of {size} APs in slot 0 exceeds cooperation.max_cluster_aps = 20; ")
+
+
+def test_whose_cluster_is_refused_precodes_alone(percolated: Run) -> None:
+    assert percolated.record.summary()["clusters_refused"] == 1
+    for sent in percolated.radiated.values():
+        assert sent.partners == ()
+        np.testing.assert_array_equal(sent.w, sent.w_alone)
+    np.testing.assert_array_equal(percolated.record.sinr, percolated.record.sinr_alone)
+
+
+def test_capped_clusters_of_the_same_links_keep_to_the_cap_and_gain(percolated: Run) -> None:
+    run = Run(load("paper", (*DENSE, "cooperation.cluster=capped")))
+    sizes = [report.cluster_size for report in run.reports.values()]
+    assert max(sizes) == 5
+    for ap, sent in run.radiated.items():
+        assert len(sent.partners) == run.reports[ap].cluster_size - 1
+        for partner in sent.partners:
+            cluster = {ap, *sent.partners}
+            assert {partner, *run.radiated[partner].partners} == cluster
+    table = run.record.slots()
+    assert table["sum_rate_bps_hz"][0] > table["sum_rate_alone_bps_hz"][0]
+    assert 0 < table["formed"][0] < table["requests"][0] / 2  # all are agreed, but not all within a cluster
+    assert table["disagreements"][0] == 0
+
+
+def test_a_person_reads_the_size_of_a_refused_cluster(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    settings = (*DENSE, "cooperation.cluster=components")
+    assert run_command(["run", "demo", "--runtime", "local", "--quiet", "--out", "r", "--set", *settings]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "components: a cluster of 19 APs in slot 0 exceeds cooperation.max_cluster_aps = 5" in shown
+    assert "Links percolate: use ego or capped clusters, or fewer links." in shown
+    assert "a cluster of 19 APs" in (tmp_path / "r/report.html").read_text()
+
+
+# --- what a cluster radiates -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["capped", "components"])
+def test_a_cluster_radiates_the_joint_precoder_of_all_its_channels(kind: str) -> None:
+    """Every member has made its own rows of the same RZF over all members' antennas and UEs."""
+    config = load("demo", (*DENSE, f"cooperation.cluster={kind}", "cooperation.max_cluster_aps=19"))
+    taken = snapshot(config, 0)
+    h_hat: ComplexArray = taken["h_hat"].swapaxes(2, 3)  # (B, M, L, K)
+    clusters = {frozenset({ap, *np.flatnonzero(row)}) for ap, row in enumerate(taken["links"])}
+    assert max(map(len, clusters)) == 19
+    for cluster in clusters - {cluster for cluster in clusters if len(cluster) == 1}:
+        members = sorted(cluster)
+        ues = np.flatnonzero(taken["serving"][members].any(axis=0))
+        stacked = np.concatenate([h_hat[:, ap][..., ues] for ap in members], axis=1)
+        joint = rzf(stacked, config.precoding.rzf_alpha)
+        for position, ap in enumerate(members):
+            rows = joint[:, 4 * position : 4 * position + 4]
+            expected = scaled(rows, taken["rho"][ap, ues][None], (np.abs(rows) ** 2).sum(axis=1)[:, None])
+            np.testing.assert_allclose(taken["w"][:, ap, ues].swapaxes(1, 2), expected, atol=2e-5)
