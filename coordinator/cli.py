@@ -21,6 +21,7 @@ examples:
   cfmimo run demo --set radio.num_aps=36 cooperation.policy=random --seed 7
   cfmimo config paper > my.toml                  a commented config to edit, then: cfmimo run my.toml
   cfmimo compare paper --layouts 20              policies at equal numbers of links, with intervals
+  cfmimo reproduce --quick                       what the seed paper says, beside what comes out
   cfmimo snapshot paper --seed 1 --out x.npz     one slot, every array, for checking elsewhere
 """
 
@@ -88,7 +89,7 @@ def _report(options: argparse.Namespace) -> int:
 
 
 def _compare(options: argparse.Namespace) -> int:
-    from coordinator.compare import compare
+    from coordinator.compare import compare, notes_of
     from coordinator.console import Console
     from coordinator.contenders import check_policies
     from coordinator.report import write_comparison
@@ -113,12 +114,38 @@ def _compare(options: argparse.Namespace) -> int:
             console.stage("comparing: slots"),
             processors(),
         )
-    write_comparison(RunDir.create(path, config, ["cfmimo", *sys.argv[1:]], "local").path, rows)
-    result = {"run_dir": str(path), "layouts": options.layouts, "rows": rows}
+    notes = notes_of(config, rows)
+    write_comparison(RunDir.create(path, config, ["cfmimo", *sys.argv[1:]], "local").path, rows, notes)
+    result = {"run_dir": str(path), "layouts": options.layouts, "rows": rows, "notes": notes}
     if options.json:
         _print_json(result)
     else:
         console.comparison_table(result)
+    return 0
+
+
+def _reproduce(options: argparse.Namespace) -> int:
+    from coordinator.console import Console
+    from coordinator.report import write_reproduction
+    from coordinator.reproduce import FULL, QUICK, expected_minutes, figures_of, reproduce
+    from coordinator.rundir import started_folder
+    from coordinator.workers import processors
+
+    plan, workers = QUICK if options.quick else FULL, processors()
+    path = started_folder(options.out or f"runs/reproduce{'-quick' * options.quick}-seed{options.seed}", "parts")
+    console = Console(None, quiet=options.quiet or options.json)
+    with console:
+        minutes = expected_minutes(plan, path / "parts", workers)
+        console.say(f"about {minutes:.0f} minutes on {workers} processors; if interrupted, the same command goes on")
+        progress = console.stage("training and evaluating: slots")
+        rows, parts = reproduce(plan, options.seed, path / "parts", workers, progress)
+    how = f"cfmimo reproduce{' --quick' * options.quick} --seed {options.seed}: {plan}"
+    write_reproduction(path, rows, figures_of(parts), how)
+    result = {"run_dir": str(path), "rows": rows}
+    if options.json:
+        _print_json(result)
+    else:
+        console.reproduction_table(result)
     return 0
 
 
@@ -236,6 +263,22 @@ def _parser() -> argparse.ArgumentParser:
     comparison.add_argument("--quiet", action="store_true", help="no progress bar")
     _json(comparison)
 
+    reproduction = _command(
+        commands,
+        "reproduce",
+        _reproduce,
+        "the seed paper's figures 3 to 7, and a table of what it says and what comes out",
+    )
+    reproduction.add_argument(
+        "--quick", action="store_true", help="a small version: one short training of each reading"
+    )
+    reproduction.add_argument("--seed", type=_seed, default=0, help="of the first training (default: 0)")
+    reproduction.add_argument(
+        "--out", help="the folder for the results; parts that are finished there are not done again"
+    )
+    reproduction.add_argument("--quiet", action="store_true", help="no progress bar")
+    _json(reproduction)
+
     snapshot = _command(commands, "snapshot", _snapshot, "write every array of one slot, for checking elsewhere")
     _experiment(snapshot)
     snapshot.add_argument("--slot", type=int, default=0, help="which one (default: 0)")
@@ -273,6 +316,13 @@ def _count(text: str) -> int:
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError(f"{text} should be 1 or more")
+    return number
+
+
+def _seed(text: str) -> int:
+    number = int(text)
+    if not 0 <= number < 2**62:
+        raise argparse.ArgumentTypeError(f"{text} should lie in 0..2^62")
     return number
 
 

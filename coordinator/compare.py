@@ -17,6 +17,7 @@ from coordinator.training import Weights
 from coordinator.workers import spread
 
 _RESAMPLES = 2000  # of the bootstrap
+_OTHERS = ("random", "oracle")  # beside whom others are judged
 Results = list[tuple[Contender, dict[str, FloatArray]]]  # by quantity, a value per layout
 
 
@@ -123,7 +124,8 @@ def rows_of(config: Config, results: Results) -> list[dict[str, Any]]:
             **_row(config, result, never),
             "policy": contender.policy,
             "aimed_at": contender.aimed_at,
-            **_beside(result, at.get(("random", contender.aimed_at)), at.get(("oracle", contender.aimed_at))),
+            "setting": contender.setting(config),
+            **(_beside(result, *(at.get((o, contender.aimed_at)) for o in _OTHERS)) if contender.aimed_at else {}),
         }
         for contender, result in results
     ]
@@ -136,6 +138,7 @@ def _row(config: Config, result: dict[str, FloatArray], never: dict[str, FloatAr
     return {
         "policy": "",
         "aimed_at": None,
+        "setting": None,
         "links": {unit: _none_if_nan(result[unit].mean()) for unit in ("requests", "formed", "pairs")},
         "sum_rate_bps_hz": interval(result["sum_rate"]),
         "sum_rate_hardening_bps_hz": interval(result["hardening"]),
@@ -154,6 +157,8 @@ def _row(config: Config, result: dict[str, FloatArray], never: dict[str, FloatAr
         "bytes_per_slot": _none_if_nan(result["bytes"].mean()),
         "fronthaul_bits_per_block": _none_if_nan(result["bytes"].mean() * per_block),
         "fronthaul_scalars_per_block": _none_if_nan(result["scalars"].mean()),
+        "largest_cluster": _none_if_nan(result["largest_cluster"].max()),
+        "clusters_refused": _none_if_nan(result["clusters_refused"].mean()),
         "peak_power_w": float(result["peak_w"].max()),
     }
 
@@ -183,6 +188,18 @@ def interval(values: FloatArray, of: FloatArray | None = None) -> dict[str, floa
         means, mean = means / of[draws].mean(axis=1), mean / of.mean()
     low, high = np.percentile(means, [2.5, 97.5])
     return {"mean": float(mean), "low": float(low), "high": float(high)} if np.isfinite(mean) else None
+
+
+def notes_of(config: Config, rows: Sequence[dict[str, Any]]) -> list[str]:
+    """What a person should know of rows whose clusters were too large, in a sentence each."""
+    limit, kind = config.cooperation.max_cluster_aps, config.cooperation.cluster
+    return [
+        f"{row['policy']} {row['aimed_at'] or ''}: {kind} of up to {row['largest_cluster']:.0f} APs exceed "
+        f"cooperation.max_cluster_aps = {limit} ({row['clusters_refused']:.1f} in a slot); their APs precoded alone. "
+        "Links percolate: use ego or capped clusters, or fewer links."
+        for row in rows
+        if row["clusters_refused"]
+    ]
 
 
 def _none_if_nan(value: float) -> float | None:

@@ -97,10 +97,35 @@ class Console:
             for name, _ in columns:
                 table.add_column(name, justify="right", no_wrap=True)
             for row in result["rows"]:
-                aim = f" {row['aimed_at']}" if row["aimed_at"] else ""
-                table.add_row(row["policy"] + aim, *(value(row) for _, value in columns))
+                table.add_row(_name(row), *(value(row) for _, value in columns))
             out.print(table)
+        for note in result["notes"]:
+            out.print(note, highlight=False)
         out.print(f"tables and figure: {result['run_dir']} (open report.html)", highlight=False, soft_wrap=True)
+
+    def reproduction_table(self, result: dict[str, Any]) -> None:
+        """What the paper says beside what came out here, and what that means."""
+        out = RichConsole(width=None if self._error.is_terminal else 130)
+        table = Table(title="± 95 % interval over layouts", title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+        for name, justify in (("quantity", "left"), ("paper", "right"), ("ours", "right"), ("difference", "right")):
+            table.add_column(name, justify=justify, no_wrap=justify == "right")  # type: ignore[arg-type]
+        table.add_column("verdict", overflow="fold")
+        heading = None
+        for row in result["rows"]:
+            reading = row["reading"].split(";")[0]
+            if reading != heading:
+                table.add_section()
+                table.add_row(f"[italic]{escape(reading)}[/]")
+                heading = reading
+            table.add_row(
+                escape(row["quantity"]),
+                _number(row["paper"], "g"),
+                _with_interval(row["ours"], ".3g", ".2g"),
+                _number(row["difference"], "+.3g"),
+                row["verdict"],
+            )
+        out.print(table)
+        out.print(f"figures and page: {result['run_dir']} (open report.html)", highlight=False, soft_wrap=True)
 
     def closing_table(self, summary: dict[str, Any]) -> None:
         """What the run brought and cost, beside the same slots without cooperation."""
@@ -127,6 +152,13 @@ class Console:
             out.print(f"{troubles}: this digest depends on timing", highlight=False)
         rate = f"{summary['slots_per_second']:.1f} slots/s"
         out.print(f"{rate}; run directory: {summary['run_dir']} (open report.html)", highlight=False, soft_wrap=True)
+
+
+def _name(row: dict[str, Any]) -> str:
+    """A policy and what it is tuned to: a number of links, or a rate of requests."""
+    if row["aimed_at"]:
+        return f"{row['policy']} {row['aimed_at']}"
+    return f"{row['policy']} {row['setting']:.1%}" if row["policy"] == "random" else str(row["policy"])
 
 
 def _number(value: float | None, form: str) -> str:

@@ -34,6 +34,12 @@ class Contender:
     aimed_at: int | None = None  # links
     settings: dict[str, dict[str, Any]] = field(default_factory=dict)  # by section of the config
 
+    def setting(self, config: Config) -> float | None:
+        """What it is tuned by: the rate or the share at which an AP asks."""
+        cooperation = self.config(config).cooperation
+        by = {"random": cooperation.request_rate, "threshold": cooperation.request_share}
+        return by.get(self.policy)
+
     def config(self, config: Config) -> Config:
         """The experiment with this policy."""
         settings = {"cooperation": {"policy": "never"}, **self.settings}  # oracle and agents bring their own
@@ -72,6 +78,8 @@ def contenders(configs: Sequence[Config], policies: Iterable[str], links: Iterab
         elif policy not in _TUNABLE:
             yield Contender(policy, None, {"cooperation": {"policy": policy}})
         else:
+            if policy == "random":
+                yield Contender(policy, None, {"cooperation": {"policy": policy}})  # at the rate of the config
             for aim in (aim for aim in links if aim <= in_reach):
                 yield Contender(policy, aim, {"cooperation": _tuned(policy, aim, candidates, configs[0])})
 

@@ -212,3 +212,67 @@ def pareto(rows: list[dict[str, Any]]) -> Figure:
     left.set_ylabel("sum rate [bit/s/Hz]")
     figure.legend(loc="outside upper center", ncols=6)
     return figure
+
+
+# --- of the seed paper ------------------------------------------------------------------------------------
+
+
+@styled
+def cooperation_rate(curves: dict[str, dict[str, FloatArray]], paper_start: FloatArray, paper_end: float) -> Figure:
+    """Request and union rate over the training, one panel a reading; mean over trainings, band from least to most.
+
+    Args:
+        curves: by reading, then by rate, (trainings, episodes).
+        paper_start: (2,) what the paper shows in its first phase.
+        paper_end: and at the end.
+    """
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    panels = figure.subplots(1, len(curves), sharey=True, squeeze=False)[0]
+    for axes, (reading, rates) in zip(panels, curves.items(), strict=True):
+        for (name, values), colour in zip(rates.items(), (BLUE, ORANGE), strict=True):
+            episodes = np.arange(values.shape[1])
+            axes.plot(episodes, values.mean(axis=0), color=colour, label=name if axes is panels[0] else None)
+            axes.fill_between(episodes, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.2, linewidth=0)
+        last = values.shape[1] - 1
+        axes.errorbar(0, paper_start.mean(), np.ptp(paper_start) / 2, color="black", capsize=4, marker="_")
+        axes.plot(last, paper_end, "kx", label="paper" if axes is panels[0] else None, clip_on=False, zorder=5)
+        axes.set_title(reading)
+        axes.set_xlabel("episode of the training")
+    panels[0].set_ylabel("part of the possible links")
+    panels[0].set_ylim(0, 1)
+    figure.legend(loc="outside upper center", ncols=3)
+    return figure
+
+
+@styled
+def beside_the_paper(
+    label: str, ours: dict[str, dict[str, dict[str, float] | None]], paper: dict[str, float], from_zero: bool
+) -> Figure:
+    """What each policy reached, with its 95 % interval, and what the paper says.
+
+    Args:
+        label: of the values, with unit.
+        ours: by reading, then by policy, {mean, low, high}; None where there is none.
+        paper: by policy.
+        from_zero: whether the axis begins there.
+    """
+    figure = Figure(figsize=(7, 3.6), layout="constrained")
+    axes = figure.subplots()
+    names = list(dict.fromkeys(name for of_one in ours.values() for name in of_one))
+    for number, ((reading, of_one), colour) in enumerate(zip(ours.items(), (BLUE, ORANGE), strict=False)):
+        found = [(names.index(name), value) for name, value in of_one.items() if value is not None]
+        mean, low, high = (np.array([value[part] for _, value in found]) for part in ("mean", "low", "high"))
+        at = np.array([position for position, _ in found]) + 0.16 * (number - 0.5) * 2
+        marker = "os"[number]
+        axes.errorbar(
+            at, mean, (mean - low, high - mean), color=colour, marker=marker, linestyle="", capsize=3, label=reading
+        )
+    known = [(names.index(name), value) for name, value in paper.items()]
+    axes.plot(*np.array(known).T, "kx", markersize=8, markeredgewidth=2, label="paper")
+    axes.set_xticks(range(len(names)), names)
+    axes.set_ylabel(label)
+    if from_zero:
+        axes.set_ylim(bottom=0)
+    axes.grid(visible=False, axis="x")
+    figure.legend(loc="outside upper center", ncols=3)
+    return figure

@@ -21,6 +21,7 @@ from coordinator.training import Weights
 from coordinator.workers import advance
 
 Measured = dict[str, float]
+_COUNTED = ("requests", "formed", "pairs", "messages", "bytes", "largest_cluster", "clusters_refused")
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ def _measured_run(
     table = {name: float(column.mean()) for name, column in record.slots(index).items()}
     return {
         **_figures(record.sinr[index], record.gain[index]),
-        **{unit: table[unit] for unit in ("requests", "formed", "pairs", "messages", "bytes")},
+        **{unit: table[unit] for unit in _COUNTED},
         "scalars": fronthaul_scalars(config, layout, _links(record, counted)),
         "peak_w": float(record.power[index, :, 1].max()),
     }
@@ -87,7 +88,7 @@ def _links(record: Record, counted: range) -> FloatArray:
 
 
 def _measured_reference(config: Config, observed: Sample, name: str) -> Measured:
-    nothing = dict.fromkeys(("requests", "formed", "pairs", "messages", "bytes"), np.nan)
+    nothing = dict.fromkeys(_COUNTED, np.nan)
     ratio, gain, peak = reference(name, config, observed)
     radio = config.radio
     scalars = radio.num_aps * radio.antennas * radio.coherence_symbols  # all that antennas hear and send

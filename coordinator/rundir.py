@@ -40,6 +40,22 @@ def new_folder(out: str) -> Path:
     return path
 
 
+def started_folder(out: str, inner: str) -> Path:
+    """The folder of long work that may have been started before, with its inner folder, which tells it from others.
+
+    Raises:
+        RunDirError: if it holds other files, or cannot be made.
+    """
+    path = Path(out)
+    if not (path / inner).is_dir():
+        path = new_folder(out)
+    try:
+        (path / inner).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunDirError(f"cannot write to {path}: {error}") from None
+    return path
+
+
 class RunDir:
     """One run's folder."""
 
