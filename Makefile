@@ -23,9 +23,10 @@ test: $(STAMP)  ## lint, types, tests
 	$(BIN)/mypy
 	$(BIN)/python -m pytest
 
-bench: $(STAMP)  ## slots/s and messages/s, local against Ray; ms per slot of the physics as networks grow
+bench: $(STAMP)  ## slots/s and messages/s, local against Ray; cost of the physics and of compare as networks grow
 	$(BIN)/python benchmarks/throughput.py
 	$(BIN)/python benchmarks/physics.py
+	$(BIN)/python benchmarks/comparison.py
 
 clean:  ## remove the virtual environment and caches, not the runs
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info

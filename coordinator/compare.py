@@ -71,7 +71,7 @@ def measured(
 ) -> Results:
     """What `compare` makes rows of, layout by layout; `never` comes first, whether asked for or not."""
     check_policies(policies, config)
-    drops = [_drop(config, config.seed + 1 + index, slots, agents is not None) for index in range(layouts)]
+    drops = [drop_of(config, config.seed + 1 + index, slots, agents is not None) for index in range(layouts)]
     entered, results = [Contender("never")], []
     if agents is not None:
         learned = Contender("ddqn", None, {"cooperation": {"policy": "ddqn"}})
@@ -97,7 +97,8 @@ def _measured(
     return list(zip(entered, arrays, strict=True))
 
 
-def _drop(config: Config, seed: int, slots: int, same_aps: bool) -> Drop:
+def drop_of(config: Config, seed: int, slots: int, same_aps: bool) -> Drop:
+    """A layout of an experiment, as `compare` measures on it: of a seed, with the experiment's own APs or others."""
     warm_up = slots if config.precoding.power == "average" else 0
     run = config.run.model_copy(update={"episodes": 1, "slots_per_episode": warm_up + slots})
     radio, reward = config.radio, config.reward.model_copy(update={"scope": "own"})  # who learns nothing tells no gain
