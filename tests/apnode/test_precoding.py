@@ -1,5 +1,7 @@
 """Laws of precoders: nulls, limits, invariances; and what one AP makes of what it and its partners know."""
 
+import math
+
 import numpy as np
 import pytest
 
@@ -261,3 +263,29 @@ def test_the_average_rule_hardens_and_the_others_do_not() -> None:
         return float(np.std(np.abs(gain)) / np.mean(np.abs(gain)))
 
     assert spread("average") < 0.2 * spread("peak")
+
+
+def received_alone(power: str) -> tuple[ComplexArray, float, float]:
+    """Gain of UE 1 from an AP that serves it by MRT at 1 W, over many blocks; gamma and c of its channel."""
+    blocks, ue, radio = 40_000, 1, Radio(num_ues=NUM_UES)
+    error = error_variance(BETA, np.arange(NUM_UES), radio.pilot_power_w, radio.pilot_length, radio.noise_power_w)
+    gamma = BETA - error
+    h_hat = gaussian(50, blocks, ANTENNAS, NUM_UES) * np.sqrt(gamma)
+    h = h_hat + gaussian(51, blocks, ANTENNAS, NUM_UES) * np.sqrt(error)
+    w = precoder(0, (ue,), power=power).alone(h_hat)
+    return np.einsum("bl,bl->b", h[..., ue].conj(), w[..., 0]), float(gamma[ue]), float(error[ue])
+
+
+def test_mrt_has_the_expected_gain_of_the_book() -> None:
+    """At a power met in every block: E|h^H w|^2 = L gamma + c, E h^H w = sqrt(gamma) Gamma(L + 1/2) / Gamma(L)."""
+    gain, gamma, error = received_alone("peak")
+    assert np.mean(np.abs(gain) ** 2) == pytest.approx(ANTENNAS * gamma + error, rel=0.02)
+    mean = np.sqrt(gamma) * math.gamma(ANTENNAS + 0.5) / math.gamma(ANTENNAS)
+    assert np.mean(gain) == pytest.approx(mean, rel=0.02)
+
+
+def test_mrt_at_an_average_power_has_the_gain_of_its_hardening_bound() -> None:
+    """w = h_hat / sqrt(L gamma): (E h^H w)^2 = L gamma, and the whole power is L gamma + beta."""
+    gain, gamma, error = received_alone("average")
+    assert np.abs(np.mean(gain)) ** 2 == pytest.approx(ANTENNAS * gamma, rel=0.02)
+    assert np.mean(np.abs(gain) ** 2) == pytest.approx(ANTENNAS * gamma + gamma + error, rel=0.02)
