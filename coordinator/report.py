@@ -82,24 +82,26 @@ def write_reproduction(path: Path, rows: list[dict[str, Any]], drawn: dict[str, 
     pictures = [_drawing(path, "fig3-cooperation", rates, _CAPTIONS["fig3-cooperation"])]
     for name in (name for name in drawn if name != "rates"):
         pictures.append(_drawing(path, name, figures.beside_the_paper(*drawn[name]), _CAPTIONS[name]))
-    cells = [
-        (
+    body = f"<p>{html.escape(commands)}</p>\n{_verdicts(rows)}\n{_paragraphs(CANNOT_BE)}\n{beside(pictures)}"
+    (path / "report.html").write_text(page("cfmimo: the seed paper, reproduced", body), encoding="utf-8")
+
+
+def _verdicts(rows: list[dict[str, Any]]) -> str:
+    """A table for each reading of the paper."""
+    of: dict[str, list[tuple[str, ...]]] = {}
+    for row in rows:
+        heading, _, remark = row["reading"].partition("; ")
+        found = row["ours"]
+        cells = (
             row["quantity"],
             "" if row["paper"] is None else f"{row['paper']:g}",
-            f"{row['ours']['mean']:.3g} ({row['ours']['low']:.3g} to {row['ours']['high']:.3g})",
+            f"{found['mean']:.3g} ({found['low']:.3g} to {found['high']:.3g})",
             "" if row["difference"] is None else f"{row['difference']:+.3g}",
-            row["verdict"],
-            row["reading"],
+            row["verdict"] + (f" ({remark})" if remark else ""),
         )
-        for row in rows
-    ]
-    body = (
-        f"<p>{html.escape(commands)}</p>\n"
-        + table(("quantity", "paper", "ours (95 % interval)", "difference", "verdict", "reading"), cells)
-        + _paragraphs(CANNOT_BE)
-        + beside(pictures)
-    )
-    (path / "report.html").write_text(page("cfmimo: the seed paper, reproduced", body), encoding="utf-8")
+        of.setdefault(heading, []).append(cells)
+    header = ("quantity", "paper", "ours (95 % interval)", "difference", "verdict")
+    return "\n".join(f"<h2>{html.escape(name)}</h2>{table(header, cells, ('verdict',))}" for name, cells in of.items())
 
 
 CANNOT_BE = (
