@@ -91,7 +91,7 @@ def _report(options: argparse.Namespace) -> int:
 def _compare(options: argparse.Namespace) -> int:
     from coordinator.compare import compare, notes_of
     from coordinator.console import Console
-    from coordinator.contenders import check_policies
+    from coordinator.contenders import check_policies, default_policies
     from coordinator.report import write_comparison
     from coordinator.rundir import RunDir, new_folder
     from coordinator.training import train
@@ -99,7 +99,7 @@ def _compare(options: argparse.Namespace) -> int:
 
     config = load(options.experiment, options.set, options.seed)
     console = Console(None, quiet=options.quiet or options.json)
-    policies = options.policies.split(",")
+    policies = options.policies.split(",") if options.policies else default_policies(config)
     check_policies(policies, config)
     path = new_folder(options.out or _default_out(f"compare-{options.experiment}", config))
     with console:
@@ -238,7 +238,6 @@ def _parser() -> argparse.ArgumentParser:
     _experiment(comparison)
     comparison.add_argument(
         "--policies",
-        default="never,random,threshold,oracle,always,mrt,local-rzf,local-mmse,centralised,p-mmse,full-mmse",
         metavar="A,B,...",
         help="run by the APs: never, random, threshold, oracle (greedy, knows every channel), always, ddqn (the "
         "config's agents, trained first); without links: mrt, local-rzf, local-mmse; by a central processor: "

@@ -47,6 +47,16 @@ class Contender:
         return config.model_copy(update=sections)
 
 
+def default_policies(config: Config) -> list[str]:
+    """All that can be compared without training."""
+    names = [name for name in NAMES if name != "ddqn"]
+    try:
+        check_oracle(config)
+    except ConfigError:
+        names.remove("oracle")
+    return names
+
+
 def check_policies(policies: Iterable[str], config: Config) -> None:
     """Refuse a policy that cannot be compared.
 
@@ -66,9 +76,11 @@ def contenders(configs: Sequence[Config], policies: Iterable[str], links: Iterab
     Args:
         configs: an experiment per layout.
         policies: of NAMES.
-        links: numbers to tune to, on average over the layouts; those out of reach are left out.
+        links: numbers to tune to, on average over the layouts; those out of reach are left out, in clusters `pairs` all.
     """
-    candidates = [_shares_at_ends(config) for config in configs] if set(policies) & set(_TUNABLE) else []
+    pairs = configs[0].cooperation.cluster == "pairs"  # more requests do not make more of them
+    tunable = set(policies) & set(_TUNABLE) and not pairs
+    candidates = [_shares_at_ends(config) for config in configs] if tunable else []
     in_reach = np.mean([_expected_links("random", 1.0, ends, configs[0]) for ends in candidates]) if candidates else 0
     for policy in policies:
         if policy in LOCAL:
@@ -78,8 +90,8 @@ def contenders(configs: Sequence[Config], policies: Iterable[str], links: Iterab
         elif policy not in _TUNABLE:
             yield Contender(policy, None, {"cooperation": {"policy": policy}})
         else:
-            if policy == "random":
-                yield Contender(policy, None, {"cooperation": {"policy": policy}})  # at the rate of the config
+            if policy == "random" or pairs:
+                yield Contender(policy, None, {"cooperation": {"policy": policy}})  # as often as the config says
             for aim in (aim for aim in links if aim <= in_reach):
                 yield Contender(policy, aim, {"cooperation": _tuned(policy, aim, candidates, configs[0])})
 
