@@ -76,7 +76,7 @@ def contenders(configs: Sequence[Config], policies: Iterable[str], links: Iterab
     Args:
         configs: an experiment per layout.
         policies: of NAMES.
-        links: numbers to tune to, on average over the layouts; those out of reach are left out, in clusters `pairs` all.
+        links: numbers to tune to, on average over the layouts; those out of reach, for `pairs` all, are left out.
     """
     pairs = configs[0].cooperation.cluster == "pairs"  # more requests do not make more of them
     tunable = set(policies) & set(_TUNABLE) and not pairs
