@@ -7,6 +7,7 @@ annotation that also tells `wire` how to encode it. Ids are 16 bits; arrays are 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from functools import lru_cache
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import numpy as np
@@ -51,7 +52,10 @@ class Message:
 
     def __post_init__(self) -> None:
         for name, spec in specs(type(self)).items():
-            object.__setattr__(self, name, _checked(name, spec, getattr(self, name)))
+            given = getattr(self, name)
+            checked = _checked(name, spec, given)
+            if checked is not given:
+                object.__setattr__(self, name, checked)
 
 
 def specs(kind: type[Message]) -> dict[str, Any]:
@@ -67,61 +71,72 @@ _SPECS: dict[type[Message], dict[str, Any]] = {}  # reading annotations is slow
 
 
 def _checked(name: str, spec: Any, value: Any) -> Any:
-    if isinstance(spec, Array):
+    if type(spec) is Array:
         return _checked_array(name, spec, value)
-    if spec in {"ids", "texts"}:
-        if not isinstance(value, tuple):
-            raise MessageError(f"{name} must be a tuple, not {value!r:.60}")
-        for item in value:
-            _checked_scalar(name, spec[:-1], item)
-        if spec == "ids" and len(set(value)) != len(value):
+    if spec not in {"ids", "texts"}:
+        return _checked_scalar(name, spec, value)
+    if not isinstance(value, tuple):
+        raise MessageError(f"{name} must be a tuple, not {value!r:.60}")
+    if spec == "ids" and {*map(type, value)} == {int} and min(value) >= 0 and max(value) <= MAX_ID:
+        if len({*value}) != len(value):
             raise MessageError(f"{name} must be distinct, not {value!r:.60}")
         return value
-    return _checked_scalar(name, spec, value)
+    for item in value:
+        _checked_scalar(name, spec[:-1], item)
+    return value
+
+
+_HIGHEST = {"id": MAX_ID, "slot": MAX_SLOT}
 
 
 def _checked_scalar(name: str, spec: str, value: Any) -> Any:
-    match spec, value:
-        case "id", int() if type(value) is int and 0 <= value <= MAX_ID:
+    if spec in _HIGHEST:
+        if type(value) is int and 0 <= value <= _HIGHEST[spec]:
             return value
-        case "slot", int() if type(value) is int and 0 <= value <= MAX_SLOT:
+        allowed = f"an integer in 0..{_HIGHEST[spec]}"
+    elif spec == "real":
+        if isinstance(value, float) and abs(value) <= MAX_MAGNITUDE:  # false for NaN
             return value
-        case "text", str() if len(value.encode("utf-8", "replace")) <= MAX_TEXT and value.isprintable():
+        allowed = f"a float within {MAX_MAGNITUDE:g}"
+    else:
+        if isinstance(value, str) and len(value.encode("utf-8", "replace")) <= MAX_TEXT and value.isprintable():
             return value
-        case "real", float() if abs(value) <= MAX_MAGNITUDE:  # false for NaN
-            return value
-    allowed = {
-        "id": f"an integer in 0..{MAX_ID}",
-        "slot": f"an integer in 0..{MAX_SLOT}",
-        "text": f"printable text of at most {MAX_TEXT} bytes",
-        "real": f"a float within {MAX_MAGNITUDE:g}",
-    }
-    raise MessageError(f"{name} must be {allowed[spec]}, not {value!r:.60}")
+        allowed = f"printable text of at most {MAX_TEXT} bytes"
+    raise MessageError(f"{name} must be {allowed}, not {value!r:.60}")
 
 
 _CASTS = {"u": "iu", "f": "iuf", "c": "iufc"}  # kind of a field -> kinds that it can hold without loss
 
 
 def _checked_array(name: str, spec: Array, value: Any) -> NDArray[Any]:
+    dtype = _dtype(spec.dtype)
+    array = value if type(value) is np.ndarray and value.dtype == dtype else _cast(name, dtype, value)
+    if array.ndim != spec.ndim:
+        raise MessageError(f"{name} must have {spec.ndim} dimensions, not {array.ndim}")
+    array = np.ascontiguousarray(array)
+    if dtype.kind != "u" and array.size:
+        flat = array.reshape(-1)
+        parts = flat.view(_dtype("<f4" if dtype.itemsize == 8 else dtype.str)) if dtype.kind == "c" else flat
+        if not max(parts.max(), -parts.min()) <= MAX_MAGNITUDE:  # catches infinity and NaN as well
+            raise MessageError(f"{name} must be finite and within {MAX_MAGNITUDE:g}")
+    array.flags.writeable = False
+    return array
+
+
+def _cast(name: str, dtype: np.dtype[Any], value: Any) -> NDArray[Any]:
+    """What is no array of that type yet, if it can be one without loss."""
     try:
         given = np.asarray(value)
     except ValueError:  # ragged
         raise MessageError(f"{name} must be an array") from None
-    dtype = np.dtype(spec.dtype)
     if given.size and given.dtype.kind not in _CASTS[dtype.kind]:
         raise MessageError(f"{name} must hold {dtype.name}, not {given.dtype.name}")
-    if given.ndim != spec.ndim:
-        raise MessageError(f"{name} must have {spec.ndim} dimensions, not {given.ndim}")
     if dtype.kind == "u" and given.size and (given.min() < 0 or given.max() > np.iinfo(dtype).max):
         raise MessageError(f"{name} must lie in 0..{np.iinfo(dtype).max}")
-    array = np.ascontiguousarray(given, dtype)
-    if dtype.kind in "cf" and array.size:
-        flat = array.reshape(-1)
-        parts = flat.view(flat.real.dtype)
-        if not np.abs(parts).max() <= MAX_MAGNITUDE:  # catches NaN and infinity as well
-            raise MessageError(f"{name} must be finite and within {MAX_MAGNITUDE:g}")
-    array.flags.writeable = False
-    return array
+    return given.astype(dtype)
+
+
+_dtype = lru_cache(np.dtype)  # making one anew takes longer than all checks of a number
 
 
 def expect(condition: bool, what: str) -> None:
