@@ -136,7 +136,8 @@ class Console:
             table.add_column(title, justify="right")
         columns = (summary, summary["no_cooperation"], last, last["no_cooperation"])
         for label, form, value in _ROWS:
-            table.add_row(escape(label), *(form.format(value(column)) for column in columns))
+            values = (value(column) for column in columns)
+            table.add_row(escape(label), *("" if v is None else form.format(v) for v in values))
         out = RichConsole(width=None if self._error.is_terminal else 100)
         out.print(table)
         for note in summary["cluster_notes"]:
@@ -214,8 +215,9 @@ def _figures(row: dict[str, Any] | None) -> str:
     )
 
 
-_ROWS: tuple[tuple[str, str, Callable[[dict[str, Any]], float]], ...] = (
+_ROWS: tuple[tuple[str, str, Callable[[dict[str, Any]], float | None]], ...] = (
     ("sum rate [bit/s/Hz]", "{:.2f}", lambda s: s["sum_rate_bps_hz"]),
+    ("hardening bound [bit/s/Hz]", "{:.2f}", lambda s: s["sum_rate_hardening_bps_hz"]),
     ("mean SINR [dB]", "{:.2f}", lambda s: s["sinr_mean_db"]),
     ("5 %-UE SINR [dB]", "{:.2f}", lambda s: s["sinr_p5_db"]),
     ("directed requests", "{:.1f}", lambda s: s["links"]["requests"]),

@@ -236,21 +236,23 @@ class Record:
             },
         }
 
-    def _rates(self, index: NDArray[np.intp], sinr: NDArray[Any], gain: NDArray[Any]) -> dict[str, float]:
+    def _rates(self, index: NDArray[np.intp], sinr: NDArray[Any], gain: NDArray[Any]) -> dict[str, float | None]:
         radio, sum_rate = self._config.radio, float(np.mean(_sum_rate(sinr[index])))
         return {
             "sum_rate_bps_hz": sum_rate,
             "sum_rate_net_bps_hz": sum_rate * (1 - radio.pilot_length / radio.coherence_symbols),
-            "sum_rate_hardening_bps_hz": float(np.log2(1 + self._hardening(index, sinr, gain)).sum(axis=1).mean()),
+            "sum_rate_hardening_bps_hz": self._hardening(index, sinr, gain),
             "sinr_mean_db": float(np.mean(_db(sinr[index]))),
             "sinr_p5_db": float(np.percentile(_db(sinr[index]), 5)),
         }
 
-    def _hardening(self, index: NDArray[np.intp], sinr: NDArray[Any], gain: NDArray[Any]) -> NDArray[Any]:
-        """(E, K) SINR of the hardening bound in each episode of the slots of `index`; nan from a single block."""
+    def _hardening(self, index: NDArray[np.intp], sinr: NDArray[Any], gain: NDArray[Any]) -> float | None:
+        """Sum rate of the hardening bound, mean over the episodes of the slots of `index`; None from single blocks."""
         episodes = [index[self.episode[index] == episode] for episode in np.unique(self.episode[index])]
         ues = sinr.shape[2]
-        return np.array([hardening_sinr(gain[of].reshape(-1, ues), sinr[of].reshape(-1, ues)) for of in episodes])
+        bounds = [hardening_sinr(gain[of].reshape(-1, ues), sinr[of].reshape(-1, ues)) for of in episodes]
+        rate = float(np.log2(1 + np.array(bounds)).sum(axis=1).mean())
+        return None if np.isnan(rate) else rate
 
     def _links(self, at: int) -> Links:
         """Counted between neighbours. A cluster that reaches beyond partners has only the links agreed within it."""

@@ -184,6 +184,7 @@ def _maps(folder: RunDir, slots: Iterable[int], by_slot: Table, aps: Table) -> s
 _ROWS = (
     ("sum rate [bit/s/Hz]", "sum_rate_bps_hz"),
     ("sum rate net of pilots [bit/s/Hz]", "sum_rate_net_bps_hz"),
+    ("sum rate, hardening bound [bit/s/Hz]", "sum_rate_hardening_bps_hz"),
     ("mean SINR [dB]", "sinr_mean_db"),
     ("5 %-UE SINR [dB]", "sinr_p5_db"),
     ("request rate", "request_rate"),
@@ -199,7 +200,7 @@ def _means(summary: dict[str, Any]) -> str:
     rows += [(f"links: {unit}", [column["links"][unit] for column in columns]) for unit in summary["links"]]
     return table(
         ("mean over slots", "cooperation", "no cooperation", "last tenth", "its no coop."),
-        [(label, *(f"{value:,.2f}" for value in values)) for label, values in rows],
+        [(label, *("" if value is None else f"{value:,.2f}" for value in values)) for label, values in rows],
     )
 
 

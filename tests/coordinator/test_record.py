@@ -388,3 +388,25 @@ def test_the_digest_does_not_depend_on_when_frames_came() -> None:
     late = with_change(ApReport, dropped=[9, 9, 9, 9, 9, 9, 9, 9])
     assert late.digest() == with_change(ApReport).digest()
     assert late.aps()["dropped"][0] == 72
+
+
+def test_the_hardening_bound_is_that_of_each_episode_and_none_from_a_single_block() -> None:
+    """Slot 0 has gains that do not vary: the bound is the rate; slot 1 the same gains at SINRs of 2 and 4 bit."""
+    record = Record(load("demo", TINY))
+    record.add_slot(slot_report(0))
+    record.add_slot(slot_report(1))
+    summary = record.summary()
+    first, second = (Record(load("demo", TINY)) for _ in range(2))
+    first.add_slot(slot_report(0))
+    assert first.summary()["sum_rate_hardening_bps_hz"] == pytest.approx(1 + 2)
+    second.add_slot(slot_report(1))
+    disturbance = (1 / 3 + 1 / 15) / 2  # of a stream of power 1
+    assert second.summary()["sum_rate_hardening_bps_hz"] == pytest.approx(2 * np.log2(1 + 1 / disturbance))
+    both = [run.summary()["sum_rate_hardening_bps_hz"] for run in (first, second)]
+    assert summary["sum_rate_hardening_bps_hz"] == pytest.approx(np.mean(both))
+
+    one_block = Record(load("demo", (*TINY, "run.blocks_per_slot=1")))
+    one_block.add_slot(
+        slot_report(0, **{name: np.ones((1, 2)) for name in ("sinr", "sinr_alone", "gain", "gain_alone")})
+    )
+    assert one_block.summary()["sum_rate_hardening_bps_hz"] is None
