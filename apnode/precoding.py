@@ -214,8 +214,11 @@ class Precoder:
             h_hat: (B, L, K) own estimates [sqrt power gain].
         """
         told = sorted({*self.matters, *asked})
-        others = np.delete(h_hat if self._selects else h_hat[:0], told, axis=-1)
-        untold = others @ others.conj().swapaxes(-1, -2) + self._unknown * np.eye(self._antennas)
+        untold = np.zeros((0, self._antennas, self._antennas), complex)
+        if self._selects:
+            others = np.delete(h_hat, told, axis=-1)
+            heard = others @ others.conj().swapaxes(-1, -2)
+            untold = np.asarray(heard + self._unknown * np.eye(self._antennas))
         return ChannelBlock(slot, self._ap, tuple(told), h_hat[..., told], self._rho[told], untold)
 
 
