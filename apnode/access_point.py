@@ -10,10 +10,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from functools import partial
+from typing import Any
 
 from apnode import csi
 from apnode.config import Config
-from apnode.formation import Formation, Out
+from apnode.formation import Formation
 from apnode.inbox import SlotInbox
 from apnode.knowledge import Episode, Slot
 from apnode.messages import (
@@ -21,6 +22,7 @@ from apnode.messages import (
     Association,
     ChannelBlock,
     ClusterBlock,
+    CommonLinks,
     CoopDecline,
     CoopPass,
     CoopRequest,
@@ -39,9 +41,12 @@ from apnode.node import CHANNEL, COORDINATOR, Node, Send, ap_address, refuse_unl
 from apnode.observation import observe, relative_gain, reward
 from apnode.policies import Policy
 from apnode.precoding import Precoder
+from apnode.relaying import Relaying
 from apnode.replay import Transition
+from apnode.rounds import Out, Rounds
 
-_OfSlot = CoopRequest | ChannelBlock | CoopDecline | CoopPass | LinkState | ClusterBlock | SlotFeedback | GainReport
+_InCluster = LinkState | CommonLinks | ClusterBlock
+_OfSlot = CoopRequest | ChannelBlock | CoopDecline | CoopPass | _InCluster | SlotFeedback | GainReport
 
 
 class AccessPoint(Node):
@@ -68,6 +73,7 @@ class AccessPoint(Node):
             ChannelBlock: self._on_block,
             CoopDecline: self._on_decline,
             LinkState: self._on_link_state,
+            CommonLinks: self._on_common_links,
             ClusterBlock: self._on_cluster_block,
             Deadline: self._on_deadline,
             SlotFeedback: self._on_feedback,
@@ -242,35 +248,54 @@ class AccessPoint(Node):
 
     # --- clusters beyond one's own partners ---------------------------------------------------------------
 
-    def _new_formation(self, slot: int) -> Formation | None:
-        return Formation(self.ap, slot, self._config) if self._config.cooperation.is_transitive else None
+    def _new_formation(self, slot: int) -> Rounds[Any] | None:
+        match self._config.cooperation.cluster:
+            case "capped" | "components":
+                return Formation(self.ap, slot, self._config)
+            case "serving":
+                return Relaying(self.ap, slot, self._config)
+            case _:
+                return None
 
     def _on_link_state(self, state: LinkState) -> None:
         """A partner tells what it has learnt of the links."""
+        refuse_unless(self._config.cooperation.cluster != "serving", "links that are of no UE")
         num_aps = self._config.radio.num_aps
         refuse_unless(max(0, *state.known, *state.links[:, 1].tolist()) < num_aps, "an AP that there is not")
         refuse_unless(self._known(state.serves[:, 1].tolist()), "service to UEs that there are not")
         refuse_unless(state.round <= num_aps, "more rounds than there are APs")
         most = max(Counter(state.links[:, 0].tolist()).values(), default=0)
         refuse_unless(most <= self._config.cooperation.max_neighbours, "an AP with too many partners")
-        slot = self._forming(state)
-        if slot is not None and slot.formation is not None:
-            self._go_on_forming(slot, slot.formation.on_state(state))
+        self._form(state)
+
+    def _on_common_links(self, state: CommonLinks) -> None:
+        """A partner tells what it has learnt of the links between APs that serve a UE of ours."""
+        refuse_unless(self._config.cooperation.cluster == "serving", "links of a UE")
+        radio = self._config.radio
+        refuse_unless(state.links[:, 1:].max(initial=0) < radio.num_aps, "an AP that there is not")
+        refuse_unless(self._known(state.links[:, 0].tolist()), "service to UEs that there are not")
+        refuse_unless(state.round < radio.most_serving_aps, "more rounds than APs can be away")
+        most = max(Counter((ue, ap) for ue, ap, _ in state.links.tolist()).values(), default=0)
+        refuse_unless(most < radio.most_serving_aps, "an AP with too many partners")
+        self._form(state)
 
     def _on_cluster_block(self, block: ClusterBlock) -> None:
         """A member's channels, from a partner."""
         self._refuse_unless_estimates(block)
         refuse_unless(self._is_peer(block.owner), "channels of an AP that there is not")
-        slot = self._forming(block)
-        if slot is not None and slot.formation is not None:
-            self._go_on_forming(slot, slot.formation.on_block(block))
+        self._form(block)
 
-    def _forming(self, message: LinkState | ClusterBlock) -> Slot | None:
-        """The open slot, if that is what a neighbour's message is for and there is a cluster to find in it yet."""
+    def _form(self, message: _InCluster) -> None:
+        """Go on with the open slot's cluster, if a neighbour's message is for it and the cluster is not found yet."""
         refuse_unless(self._config.cooperation.is_transitive, "clusters do not reach beyond an AP's partners")
         refuse_unless(self._is_peer(message.ap), "sent by no other AP")
         slot = self._slot_of(message)
-        return slot if slot and not slot.transmitted and message.ap in slot.episode.neighbours else None
+        if slot and slot.formation and not slot.transmitted and message.ap in slot.episode.neighbours:
+            if isinstance(message, ClusterBlock):
+                out = slot.formation.on_block(message)
+            else:
+                out = slot.formation.on_state(message)
+            self._go_on_forming(slot, out)
 
     def _go_on_forming(self, slot: Slot, out: Out) -> None:
         for partner, message in out:
@@ -295,7 +320,8 @@ class AccessPoint(Node):
         slot.partners = tuple(slot.cluster)
         precoder = slot.episode.precoder
         alone = precoder.alone(slot.h_hat)
-        joint = precoder.joint(slot.h_hat, alone, slot.cluster)
+        groups = slot.formation.groups if slot.formation else None
+        joint = precoder.joint(slot.h_hat, alone, slot.cluster, groups)
         w, w_alone = (block.swapaxes(-1, -2) for block in (joint, alone))
         self._send(CHANNEL, Transmission(slot.index, self.ap, slot.episode.ues, w, w_alone, slot.partners))
 

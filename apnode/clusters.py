@@ -77,3 +77,8 @@ def layers(root: int, adjacent: Adjacency) -> list[set[int]]:
 def tree(root: int, adjacent: Adjacency) -> dict[int, int]:
     """The breadth-first tree from an AP: of each other one that it reaches, the parent; the lowest id if several."""
     return {ap: min(adjacent[ap] & above) for above, layer in pairwise(layers(root, adjacent)) for ap in layer}
+
+
+def parent(ap: int, root: int, adjacent: Adjacency) -> int:
+    """An AP's parent in the breadth-first tree from another AP that reaches it."""
+    return root if root in adjacent[ap] else tree(root, adjacent)[ap]

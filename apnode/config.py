@@ -79,9 +79,14 @@ class Radio(_Section):
         return self.ue_speed_m_s * self.episode_s
 
     @property
+    def most_serving_aps(self) -> int:
+        """APs that serve a UE, at most, of those that there are."""
+        return min(self.max_serving_aps, self.num_aps)
+
+    @property
     def max_services(self) -> int:
         """Pairs of an AP and a UE that it serves, at most."""
-        return self.num_ues * min(self.max_serving_aps, self.num_aps)
+        return self.num_ues * self.most_serving_aps
 
     @model_validator(mode="after")
     def _only_walkers_have_a_speed(self) -> Self:
@@ -189,11 +194,12 @@ class Cooperation(_Section):
     interference_window: Annotated[float, Field(gt=0, le=1)] = Field(
         0.1, description="weight of the newest slot in the average of (7)"
     )
-    cluster: Literal["ego", "directed", "pairs", "capped", "components"] = Field(
+    cluster: Literal["ego", "directed", "pairs", "capped", "components", "serving"] = Field(
         "ego",
         description="over whom to precode: oneself and the agreed partners; oneself and those one asked; oneself and "
         "one partner (only the strongest chosen is asked); disjoint clusters, along the heaviest agreed links up to "
-        "max_cluster_aps; connected components of the agreed links, as the paper reads literally",
+        "max_cluster_aps; connected components of the agreed links, as the paper reads literally; for each UE, the "
+        "component of the agreed links between APs that serve it",
     )
     max_cluster_aps: Annotated[int, Field(ge=2, le=2**16)] = Field(
         5, description="capped: APs in a cluster, at most; components: larger ones are refused, their APs precode alone"
@@ -208,7 +214,7 @@ class Cooperation(_Section):
     @property
     def is_transitive(self) -> bool:
         """Whether clusters reach beyond an AP's own partners."""
-        return self.cluster in {"capped", "components"}
+        return self.cluster in {"capped", "components", "serving"}
 
     @model_validator(mode="after")
     def _agreement_is_possible(self) -> Self:
@@ -324,6 +330,14 @@ class Config(_Section):
         return self
 
     @model_validator(mode="after")
+    def _components_of_a_ue_are_for_its_precoder(self) -> Self:
+        if self.cooperation.cluster == "serving" and self.precoding.joint != "selective":
+            raise ValueError(
+                'cluster "serving" needs precoding.joint = "selective": it says with whom to precode for which UE'
+            )
+        return self
+
+    @model_validator(mode="after")
     def _frames_fit(self) -> Self:
         if self.largest_frame_bytes > self.run.max_frame_bytes:
             raise ValueError(
@@ -343,12 +357,18 @@ class Config(_Section):
         feedback = (16 + 10 * self.cooperation.reported_interferers) * radio.num_ues
         association = 12 * radio.num_ues + 70 * min(64 + self.cooperation.max_neighbours, radio.num_aps)
         most = max(pilots, precoders, block, slot_report, feedback, association, self._largest_link_state_bytes)
-        partners = 2 * min(self.cooperation.max_cluster_aps, radio.num_aps)
+        cluster = radio.num_aps if self.cooperation.cluster == "serving" else self.cooperation.max_cluster_aps
+        partners = 2 * min(cluster, radio.num_aps)
         return most + 4 * radio.num_ues + partners + 1024
 
     @property
     def _largest_link_state_bytes(self) -> int:
         """Of a message that tells the whole graph of links at once."""
-        per_ap = 2 + 12 * self.cooperation.max_neighbours
-        whole = per_ap * self.radio.num_aps + 4 * self.radio.max_services
-        return whole if self.cooperation.is_transitive else 0
+        match self.cooperation.cluster:
+            case "capped" | "components":
+                per_ap = 2 + 12 * self.cooperation.max_neighbours
+                return per_ap * self.radio.num_aps + 4 * self.radio.max_services
+            case "serving":
+                return 6 * self.radio.max_services * (self.radio.most_serving_aps - 1)
+            case _:
+                return 0

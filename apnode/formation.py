@@ -27,51 +27,32 @@ import numpy as np
 
 from apnode.clusters import Entry, adjacency, closed, layers, link_weights, partition, tree
 from apnode.config import Config
-from apnode.messages import ChannelBlock, ClusterBlock, LinkState, Message
+from apnode.messages import ChannelBlock, ClusterBlock, LinkState
 from apnode.node import refuse_unless
+from apnode.rounds import Out, Rounds
 
-Out = list[tuple[int, Message]]  # to AP
 
-
-class Formation:
+class Formation(Rounds[LinkState]):
     """One AP's part in forming the clusters of one slot."""
 
     def __init__(self, ap: int, slot: int, config: Config) -> None:
-        self.size = 1  # APs in the own cluster, or in the one refused
-        self.members: frozenset[int] | None = None  # of the own cluster; None until the link graph is known
-        self.blocks: dict[int, ChannelBlock | ClusterBlock] = {}  # of the other members, by AP
-        self._ap, self._slot = ap, slot
+        super().__init__(ap, slot)
         self._limit = config.cooperation.max_cluster_aps
         self._divided = config.cooperation.cluster == "capped"
         self._max_services = config.radio.max_services
-        self._links: Mapping[int, ChannelBlock] = {}
         self._tell: Callable[[Iterable[int]], ChannelBlock]
-        self._round = 0  # the one whose messages are awaited; 0: own links are not known yet
         self._graph: dict[int, Entry] = {}
-        self._states: dict[tuple[int, int], LinkState] = {}  # by round and sender, not taken in yet
         self._early: dict[tuple[int, int], ClusterBlock] = {}  # by owner and sender, before the cluster is known
         self._ues: tuple[int, ...] = ()  # of the cluster
         self._trees: dict[int, dict[int, int]] = {}  # by owner
 
     @property
-    def begun(self) -> bool:
-        return self._round > 0
-
-    @property
     def complete(self) -> bool:
-        """Whether this AP has all that it needs of its cluster."""
         return self.members is not None and self.members == {self._ap, *self.blocks}
 
     def begin(
         self, own: Entry, tell: Callable[[Iterable[int]], ChannelBlock], links: Mapping[int, ChannelBlock]
     ) -> Out:
-        """All whom this AP asked have answered.
-
-        Args:
-            own: what this AP tells the others of itself.
-            tell: makes the block of its channel estimates for some UEs.
-            links: the blocks of those who agreed, one at least.
-        """
         self._links, self._tell, self._round = links, tell, 1
         self._graph[self._ap] = own
         return [(partner, self._state([own])) for partner in sorted(links)] + self._take_in_rounds()
@@ -80,10 +61,7 @@ class Formation:
 
     def on_state(self, state: LinkState) -> Out:
         """A partner's message of a round; nobody is more than one round ahead of his partners."""
-        if self.begun and state.ap not in self._links:
-            return []
-        refuse_unless(self._round <= state.round <= self._round + 1, "a round that there cannot be now")
-        self._states[state.round, state.ap] = state
+        self._park(state, self._round + 1)
         return self._take_in_rounds()
 
     def _take_in_rounds(self) -> Out:
@@ -139,7 +117,6 @@ class Formation:
         return out
 
     def on_block(self, block: ClusterBlock) -> Out:
-        """A member's estimates, from whoever stands between it and this AP."""
         if self.members is not None:
             return self._take_in_block(block)
         from_there = sum(sender == block.ap for _, sender in self._early)

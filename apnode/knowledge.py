@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
 from apnode.clusters import Entry
-from apnode.formation import Formation
 from apnode.messages import (
     Association,
     ChannelBlock,
@@ -20,6 +20,7 @@ from apnode.messages import (
 )
 from apnode.observation import reported_interference
 from apnode.precoding import Precoder
+from apnode.rounds import Rounds
 
 
 @dataclass
@@ -75,7 +76,7 @@ class Slot:
     action: int
     chosen: tuple[int, ...]  # neighbours asked, strongest interferer first
     unheard: set[int]  # acceptance grant: neighbours who have neither asked nor passed
-    formation: Formation | None  # where clusters reach beyond one's own partners
+    formation: Rounds[Any] | None  # where clusters reach beyond one's own partners
     requests: dict[int, CoopRequest] = field(default_factory=dict)  # by asker
     granted: set[int] = field(default_factory=set)
     blocks: dict[int, ChannelBlock] = field(default_factory=dict)  # by sender

@@ -267,8 +267,29 @@ class LinkState(Message):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class CommonLinks(Message):
+    """AP -> partners with a common UE, in clusters `serving`. What I learnt in the last round that is due to you.
+
+    Entries, one for each AP and UE that occur in the first two columns: its partners that serve this UE as well.
+    """
+
+    slot: Slot
+    ap: Id
+    round: Counter  # 1: my own entries; r: of those who are r links away from you
+    links: Annotated[IntArray, Array("<u2", 2)]  # (links, 3) UE, AP that serves it, its partner that does so too
+
+    def __post_init__(self) -> None:
+        Message.__post_init__(self)
+        expect(self.round >= 1, "rounds are counted from 1")
+        expect(self.links.shape[1] == 3, "links are of a UE and two APs")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class ClusterBlock(Message):
-    """AP -> AP, within a cluster of more than two. The owner's channel estimates for all UEs of the cluster."""
+    """AP -> AP, where clusters reach beyond partners. The owner's channel estimates, for all UEs of the cluster.
+
+    In clusters `serving` as one of the owner's partners was told: for the UEs that matter to the two.
+    """
 
     slot: Slot
     ap: Id  # who passes it on, the owner first
@@ -390,6 +411,7 @@ FRONTHAUL = (  # AP -> AP: the price of cooperation
     CoopPass,
     LinkState,
     ClusterBlock,
+    CommonLinks,
     GainReport,
 )
 KINDS: tuple[type[Message], ...] = (  # position = tag on the wire; append only
@@ -409,5 +431,6 @@ KINDS: tuple[type[Message], ...] = (  # position = tag on the wire; append only
     SlotReport,
     LinkState,
     ClusterBlock,
+    CommonLinks,
 )
 TAGS = {kind: tag for tag, kind in enumerate(KINDS)}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -153,13 +153,20 @@ class Precoder:
                 w = mmse(h_hat, own, np.asarray(self._unknown * np.eye(self._antennas), complex))
         return self._at_power(w, self._ues, {})
 
-    def joint(self, h_hat: ComplexArray, alone: ComplexArray, partners: Mapping[int, Block]) -> ComplexArray:
+    def joint(
+        self,
+        h_hat: ComplexArray,
+        alone: ComplexArray,
+        partners: Mapping[int, Block],
+        groups: Mapping[int, Collection[int]] | None = None,
+    ) -> ComplexArray:
         """(B, L, |K_m|) precoders together with partners [sqrt W].
 
         Args:
             h_hat: (B, L, K) own estimates [sqrt power gain].
             alone: what `alone` gave in this slot; stands where there is nothing to do together.
             partners: their channel blocks by AP, in AP order.
+            groups: selective: UE -> the partners to precode with for it; without this all who serve it.
         """
         if not partners or not self._ues:
             return alone
@@ -168,19 +175,22 @@ class Precoder:
             w = rzf(stacked, self._settings.rzf_alpha)[..., [ues.index(ue) for ue in self._ues]]
             return self._at_power(w, self._ues, partners)
         w = alone.copy()
-        for group, ues in self._common(partners).items():
+        for group, ues in self._common(partners, groups).items():
             together = self._selective(h_hat, ues, {ap: partners[ap] for ap in group})
             w[..., [self._ues.index(ue) for ue in ues]] = together
         return w
 
-    def _common(self, partners: Mapping[int, Block]) -> dict[tuple[int, ...], list[int]]:
-        """Own UEs by the partners that serve them as well."""
-        groups: dict[tuple[int, ...], list[int]] = {}
+    def _common(
+        self, partners: Mapping[int, Block], groups: Mapping[int, Collection[int]] | None
+    ) -> dict[tuple[int, ...], list[int]]:
+        """Own UEs by the partners that serve them as well, as far as they are in the UE's group."""
+        common: dict[tuple[int, ...], list[int]] = {}
         for ue in self._ues:
-            group = tuple(ap for ap, block in partners.items() if _spent_on(block, ue) > 0)
+            allowed = partners.keys() if groups is None else groups.get(ue, ())
+            group = tuple(ap for ap, block in partners.items() if ap in allowed and spent_on(block, ue) > 0)
             if group:
-                groups.setdefault(group, []).append(ue)
-        return groups
+                common.setdefault(group, []).append(ue)
+        return common
 
     def _selective(self, h_hat: ComplexArray, ues: Sequence[int], group: Mapping[int, Block]) -> ComplexArray:
         """(B, L, len(ues)) joint MMSE precoders for UEs that all of a group serve [sqrt W]."""
@@ -200,7 +210,7 @@ class Precoder:
             power, members = _power(own, self._antennas), []
         else:
             power, members = _power(w, self._antennas), list(group.values())
-        rho = np.array([self._rho[list(ues)], *([_spent_on(b, ue) for ue in ues] for b in members)])
+        rho = np.array([self._rho[list(ues)], *([spent_on(b, ue) for ue in ues] for b in members)])
         if self._settings.power == "average":
             power = self._average.add(ues, tuple(group), power)
         return scaled(own, rho, power)
@@ -222,7 +232,7 @@ class Precoder:
         return ChannelBlock(slot, self._ap, tuple(told), h_hat[..., told], self._rho[told], untold)
 
 
-def _spent_on(block: Block, ue: int) -> float:
+def spent_on(block: Block, ue: int) -> float:
     """What a partner spends on a UE, as far as it told [W]."""
     return float(block.rho[block.ues.index(ue)]) if ue in block.ues else 0.0
 

@@ -33,7 +33,7 @@ class SlotMap:
     status: NDArray[Any]  # (M,) ok, stale or down
     serving: FloatArray  # from APs to the UEs they serve
     asked: FloatArray  # between APs of which one asked, with no link formed
-    formed: FloatArray  # between APs that precoded together
+    formed: FloatArray  # between APs that precoded together; of those that a cluster adds only who agreed
     by_asker: FloatArray | None  # directed clusters: the halves of `formed` beside who asked
 
 
@@ -50,6 +50,8 @@ def slot_map(config: Config, slot: int, aps: Table, ues: Table, links: Table) ->
     asked, linked = (_matrix(here, name, len(layout.ap_xy)) for name in ("asked", "linked"))
     directed = config.cooperation.cluster == "directed"
     together = np.triu(linked | linked.T if directed else linked & linked.T)
+    if config.cooperation.is_transitive:
+        together &= asked & asked.T
     between_aps = offsets(layout.ap_xy, layout.ap_xy, torus)
     return SlotMap(
         slot,

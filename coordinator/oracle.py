@@ -11,29 +11,37 @@ from apnode.config import Config
 from apnode.messages import Association, ChannelBlock, ComplexArray
 from apnode.precoding import Precoder, ues_that_matter
 from channel_server.sinr import sinr_of, spectral_efficiency
-from channel_server.topology import Layout, long_term_interference, neighbour_lists
+from channel_server.topology import Layout, common_ue, long_term_interference, neighbour_lists
 from coordinator.presets import ConfigError
 
 Link = tuple[int, int]  # in directed clusters from who asks to who is asked, otherwise the lower AP first
+_Groups = dict[tuple[int, int], frozenset[int]]  # (AP, UE that it serves) -> with whom it precodes for it
 
 
 def check_oracle(config: Config) -> None:
-    """Refuse clusters in which a link changes more than its two ends.
+    """Refuse clusters of which it cannot tell what a link changes.
 
     Raises:
         ConfigError: naming them.
     """
-    if config.cooperation.cluster not in {"ego", "directed"}:
-        raise ConfigError(f'the oracle knows clusters "ego" and "directed", not "{config.cooperation.cluster}"')
+    kind = config.cooperation.cluster
+    if kind not in {"ego", "directed", "serving"}:
+        raise ConfigError(f'the oracle knows clusters "ego", "directed" and "serving", not "{kind}"')
 
 
 def candidate_links(config: Config, layout: Layout) -> list[Link]:
-    """Links that can form: between neighbours that know each other; in directed clusters to whomever one may ask."""
+    """Links that can form and change something.
+
+    In directed clusters to whomever one may ask; otherwise between neighbours that know each other, in clusters
+    `serving` if they serve a UE in common.
+    """
     lists = neighbour_lists(config, long_term_interference(config, layout), layout.serving)
     asks = [(ap, other) for ap, neighbours in enumerate(lists) for other in neighbours]
     if config.cooperation.cluster == "directed":
         return asks
-    return [(ap, other) for ap, other in asks if ap < other and ap in lists[other]]
+    both = [(ap, other) for ap, other in asks if ap < other and ap in lists[other]]
+    common = common_ue(layout.serving)
+    return [link for link in both if config.cooperation.cluster != "serving" or common[link]]
 
 
 def greedy_links(config: Config, layout: Layout, h: ComplexArray, h_hat: ComplexArray, count: int) -> list[Link]:
@@ -43,7 +51,7 @@ def greedy_links(config: Config, layout: Layout, h: ComplexArray, h_hat: Complex
     links nearby, and mostly downwards.
 
     Args:
-        config: what APs do with links; clusters `ego` or `directed`.
+        config: what APs do with links; clusters `ego`, `directed` or `serving`.
         layout: who serves whom.
         h: (B, M, K, L) true channels of all blocks that count [sqrt power gain].
         h_hat: (B, M, K, L) the APs' estimates in the same blocks [sqrt power gain].
@@ -75,8 +83,9 @@ class _Network:
 
     def __init__(self, config: Config, layout: Layout, h: ComplexArray, h_hat: ComplexArray) -> None:
         self._noise = config.radio.noise_power_w
-        self._directed = config.cooperation.cluster == "directed"
-        self._ues = [list(ues) for ues in layout.ues_of]
+        self._cluster = config.cooperation.cluster
+        self._selects = config.precoding.joint == "selective"
+        self._ues = layout.ues_of
         self._h, self._h_hat = h, h_hat.swapaxes(2, 3)  # (B, M, L, K) as APs have them
         self._matters = [
             ues_that_matter(config, ues, beta) for ues, beta in zip(layout.ues_of, layout.beta, strict=True)
@@ -87,53 +96,78 @@ class _Network:
         ]
         self._alone = [precoder.alone(self._h_hat[:, ap]) for ap, precoder in enumerate(self._precoders)]
         self._blocks: dict[Link, ChannelBlock] = {}
-        self._partners: list[tuple[int, ...]] = [() for _ in self._precoders]
+        self._groups: _Groups = {(ap, ue): frozenset() for ap, ues in enumerate(self._ues) for ue in ues}
+        self._precoded: dict[tuple[int, int, frozenset[int]], ComplexArray] = {}  # (B, L) by AP, UE and group
         blocks, _, num_ues, _ = h.shape
         self._effective = np.zeros((blocks, num_ues, num_ues), complex)
-        self._sent = [self._received(ap, w) for ap, w in enumerate(self._alone)]  # (B, K, |K_m|) of each AP's streams
-        for ues, sent in zip(self._ues, self._sent, strict=True):
-            self._effective[..., ues] += sent
+        self._sent: dict[tuple[int, int], ComplexArray] = {}  # (B, K) what UEs receive of an AP's stream to a UE
+        for ap, ues in enumerate(self._ues):
+            for position, ue in enumerate(ues):
+                self._sent[ap, ue] = self._received(ap, self._alone[ap][..., position])
+                self._effective[..., ue] += self._sent[ap, ue]
         self._rate = self._sum_rate(self._effective)
 
     def gain(self, link: Link) -> float:
         """What a link would add to the sum rate [bit/s/Hz]."""
         effective = self._effective.copy()
-        for ap, sent in self._with(link):
-            effective[..., self._ues[ap]] += sent - self._sent[ap]
+        for (ap, ue), sent in self._with(self._regrouped(link)).items():
+            effective[..., ue] += sent - self._sent[ap, ue]
         return self._sum_rate(effective) - self._rate
 
     def add(self, link: Link) -> None:
         """Form a link."""
-        for ap, sent in self._with(link):
-            self._effective[..., self._ues[ap]] += sent - self._sent[ap]
-            self._sent[ap] = sent
-        for ap, other in self._ends(link):
-            self._partners[ap] = tuple(sorted((*self._partners[ap], other)))
+        groups = self._regrouped(link)
+        for (ap, ue), sent in self._with(groups).items():
+            self._effective[..., ue] += sent - self._sent[ap, ue]
+            self._sent[ap, ue] = sent
+        self._groups |= groups
         self._rate = self._sum_rate(self._effective)
 
-    def _ends(self, link: Link) -> list[Link]:
-        """Each AP that precodes differently, and with whom."""
-        ap, other = link
-        return [(ap, other)] if self._directed else [(ap, other), (other, ap)]
+    def _regrouped(self, link: Link) -> _Groups:
+        """With whom APs precode for those UEs for which a link changes it."""
+        if self._cluster == "serving":
+            return self._joined(*link)
+        ends = [link] if self._cluster == "directed" else [link, link[::-1]]
+        return {
+            (ap, ue): self._groups[ap, ue] | {partner}
+            for ap, partner in ends
+            for ue in self._ues[ap]
+            if not self._selects or ue in self._ues[partner]
+        }
 
-    def _with(self, link: Link) -> list[tuple[int, ComplexArray]]:
-        """What UEs would receive of the streams of each end."""
-        changed = []
-        for ap, other in self._ends(link):
-            partners = {partner: self._block(ap, partner) for partner in sorted((*self._partners[ap], other))}
-            w = self._precoders[ap].joint(self._h_hat[:, ap], self._alone[ap], partners)
-            changed.append((ap, self._received(ap, w)))
-        return changed
+    def _joined(self, one: int, other: int) -> _Groups:
+        """Clusters `serving`: of each common UE, the components of the two become one, if they are not yet."""
+        groups: _Groups = {}
+        for ue in {*self._ues[one]} & {*self._ues[other]}:
+            if other not in self._groups[one, ue]:
+                members = {one, other, *self._groups[one, ue], *self._groups[other, ue]}
+                groups |= {(member, ue): frozenset(members - {member}) for member in members}
+        return groups
+
+    def _with(self, groups: _Groups) -> dict[tuple[int, int], ComplexArray]:
+        """(B, K) what UEs would receive of each of these streams."""
+        return {(ap, ue): self._received(ap, self._precoder(ap, ue, group)) for (ap, ue), group in groups.items()}
+
+    def _precoder(self, ap: int, ue: int, group: frozenset[int]) -> ComplexArray:
+        """(B, L) an AP's precoder for a UE together with a group."""
+        if (ap, ue, group) not in self._precoded:
+            partners = {partner: self._block(ap, partner) for partner in sorted(group)}
+            w = self._precoders[ap].joint(self._h_hat[:, ap], self._alone[ap], partners, {ue: group})
+            for position, served in enumerate(self._ues[ap]):
+                if served == ue or not self._selects:  # RZF is over all UEs at once
+                    self._precoded[ap, served, group] = w[..., position]
+        return self._precoded[ap, ue, group]
 
     def _block(self, ap: int, partner: int) -> ChannelBlock:
-        """What `partner` tells `ap`."""
+        """What `partner` tells `ap`; taken for what a relay tells it in clusters `serving`, if the two have no link."""
         if (ap, partner) not in self._blocks:
             told = self._precoders[partner].block(0, self._matters[ap], self._h_hat[:, partner])
             self._blocks[ap, partner] = told
         return self._blocks[ap, partner]
 
     def _received(self, ap: int, w: ComplexArray) -> ComplexArray:
-        return self._h[:, ap].conj() @ w  # (B, K, L) @ (B, L, |K_m|)
+        """(B, K) of a precoder (B, L)."""
+        return np.asarray((self._h[:, ap].conj() @ w[..., None])[..., 0])
 
     def _sum_rate(self, effective: ComplexArray) -> float:
         return float(spectral_efficiency(sinr_of(effective, self._noise)).sum(axis=1).mean())

@@ -190,7 +190,7 @@ class Record:
         """What a person should know of the clusters that formed, where that is not plain from the config."""
         cooperation, largest = self._config.cooperation, int(self.cluster_size.max())
         refused = self._clusters_refused(self.cluster_size)
-        if not cooperation.is_transitive:
+        if cooperation.cluster not in {"capped", "components"}:
             return []
         if not refused.any():
             return [f"{cooperation.cluster}: the largest cluster had {largest} APs."]

@@ -22,6 +22,15 @@ VARIANTS = {
         "precoding.joint=selective",
         "precoding.power=average",
     ),
+    "serving": (
+        "cooperation.neighbour_sets=common-ue",
+        "cooperation.cluster=serving",
+        "cooperation.policy=random",
+        "precoding.alone=mmse",
+        "precoding.joint=selective",
+        "precoding.power=average",
+        "reward.scope=neighbourhood",
+    ),
     "slow fading": ("propagation.block_correlation=0.9", "propagation.angular_spread_deg=15"),
     "walk": ("radio.ue_mobility=walk", "propagation.shadowing_correlation_m=9"),
 }

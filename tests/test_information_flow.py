@@ -12,6 +12,7 @@ import pytest
 
 from apnode import csi
 from apnode.access_point import AccessPoint
+from apnode.clusters import layers
 from apnode.config import Config
 from apnode.messages import (
     FRONTHAUL,
@@ -22,6 +23,7 @@ from apnode.messages import (
     Association,
     ChannelBlock,
     ClusterBlock,
+    CommonLinks,
     CoopDecline,
     CoopPass,
     CoopRequest,
@@ -50,6 +52,7 @@ from coordinator.record import Record
 
 SHORT = ("radio.num_aps=11", "radio.area_m=300", "run.episodes=2", "run.slots_per_episode=4", "learning.batch_size=4")
 ASKING = ("cooperation.policy=random", "cooperation.request_rate=0.7")
+SERVING = ("cooperation.cluster=serving", "precoding.alone=mmse", "precoding.joint=selective", "precoding.power=peak")
 VARIANTS = {
     "mutual": (),
     "mutual, random": ASKING,
@@ -62,8 +65,11 @@ VARIANTS = {
     "components": (*ASKING, "cooperation.cluster=components", "cooperation.max_cluster_aps=7"),
     "neighbourhood": (*ASKING, "reward.scope=neighbourhood"),
     "selective": (*ASKING, "precoding.alone=mmse", "precoding.joint=selective", "precoding.power=average"),
+    "serving": (*ASKING, *SERVING),
+    "serving, neighbourhood": (*ASKING, *SERVING, "cooperation.neighbour_sets=common-ue", "reward.scope=neighbourhood"),
     "grant, neighbourhood": (*ASKING, "cooperation.acceptance=grant", "reward.scope=neighbourhood"),
 }
+WHOLE = {"capped", "components"}  # clusters that need all links
 FROM_CHANNEL = (Association, PilotBlock, SlotFeedback, Deadline, RunOver)
 
 
@@ -154,7 +160,7 @@ def test_feedback_is_about_an_aps_own_ues(run: Watched) -> None:
 
 
 def test_between_aps_only_channel_blocks_and_link_states_carry_arrays(run: Watched) -> None:
-    with_arrays = (Association, PilotBlock, SlotFeedback, ChannelBlock, LinkState, ClusterBlock)
+    with_arrays = (Association, PilotBlock, SlotFeedback, ChannelBlock, LinkState, CommonLinks, ClusterBlock)
     for to, message, _ in run.frames:
         if to.startswith("ap/") and type(message) not in with_arrays:
             assert not [v for v in content(message).values() if not isinstance(v, (int, float, tuple))]
@@ -208,12 +214,15 @@ def agreed_links(run: Watched) -> set[tuple[int, int, int]]:
 
 
 def test_of_links_and_clusters_an_ap_hears_from_its_agreed_partners_only(run: Watched) -> None:
-    said = run.of(LinkState) + run.of(ClusterBlock)
+    said = run.of(LinkState) + run.of(CommonLinks) + run.of(ClusterBlock)
     assert {(m.slot, m.ap, index(to)) for to, m in said} <= agreed_links(run)
-    assert bool(run.of(LinkState)) == run.config.cooperation.is_transitive
+    assert bool(run.of(LinkState)) == (run.config.cooperation.cluster in WHOLE)
+    assert bool(run.of(CommonLinks)) == (run.config.cooperation.cluster == "serving")
 
 
 def test_a_cluster_block_is_for_members_once_each_and_about_the_clusters_ues(run: Watched) -> None:
+    if run.config.cooperation.cluster == "serving":
+        return  # below
     radiated = run.by(Transmission)
     cluster = {at: {at[1], *sent.partners} for at, sent in radiated.items()}
     for to, block in run.of(ClusterBlock):
@@ -223,7 +232,42 @@ def test_a_cluster_block_is_for_members_once_each_and_about_the_clusters_ues(run
     came = [(block.slot, block.owner, index(to)) for to, block in run.of(ClusterBlock)]
     expected = {(slot, owner, ap) for (slot, ap), known in cluster.items() if len(known) > 2 for owner in known - {ap}}
     assert sorted(came) == (sorted(expected) if run.config.cooperation.is_transitive else [])
-    assert bool(came) == run.config.cooperation.is_transitive
+    assert bool(came) == (run.config.cooperation.cluster in WHOLE)
+
+
+def components(run: Watched, slot: int) -> dict[tuple[int, int], set[int]]:
+    """(AP, UE that it serves) -> its component of the agreed links between APs that serve the UE."""
+    linked = {(ap, partner) for at, ap, partner in agreed_links(run) if at == slot}
+    found = {}
+    for ue, serving in enumerate(run.layout(slot).serving.T):
+        aps = np.flatnonzero(serving).tolist()
+        graph = {ap: {other for other in aps if (ap, other) in linked} for ap in aps}
+        found |= {(ap, ue): set().union(*layers(ap, graph)) for ap in aps}
+    return found
+
+
+def test_where_clusters_are_of_the_aps_that_serve_a_ue_channels_stay_among_them(run: Watched) -> None:
+    """And an AP precodes with exactly those who are in a component of one of its UEs."""
+    if run.config.cooperation.cluster != "serving":
+        return
+    found, links = {slot: components(run, slot) for slot in range(8)}, agreed_links(run)
+    together = {(slot, *at): members for slot in found for at, members in found[slot].items()}
+    for at, sent in run.by(Transmission).items():
+        members = [together[(*at, ue)] for ue in run.layout(at[0]).ues_of[at[1]]]
+        assert {at[1], *sent.partners} == {at[1]}.union(*members)
+    assert run.of(ClusterBlock)
+    for to, block in run.of(ClusterBlock):
+        assert (block.slot, block.owner, index(to)) not in links
+        assert any({block.ap, block.owner, index(to)} <= m for (slot, *_), m in together.items() if slot == block.slot)
+
+
+def test_what_is_said_of_links_for_a_ue_is_true(run: Watched) -> None:
+    links = agreed_links(run)
+    for to, message in run.of(CommonLinks):
+        serving = run.layout(message.slot).serving
+        for ue, ap, partner in message.links.tolist():
+            assert serving[[message.ap, index(to), ap, partner], ue].all()
+            assert (message.slot, ap, partner) in links
 
 
 def test_what_is_said_of_an_ap_is_what_it_could_say_itself(run: Watched) -> None:

@@ -22,6 +22,7 @@ from coordinator.presets import load
 
 SHORT = ("radio.num_aps=4", "radio.num_ues=3", "radio.area_m=200", "run.blocks_per_slot=1", "run.episodes=2")
 ASKING = (*SHORT, "run.slots_per_episode=2", "cooperation.policy=random", "cooperation.request_rate=0.7")
+SERVING = ("cooperation.cluster=serving", "precoding.joint=selective", "precoding.power=peak")
 DIRECTED = ("cooperation.cluster=directed", "cooperation.acceptance=all")
 VARIANTS = {
     "mutual": ASKING,
@@ -31,6 +32,7 @@ VARIANTS = {
     "pairs": (*ASKING, "cooperation.cluster=pairs"),
     "capped": (*ASKING, "cooperation.cluster=capped", "cooperation.max_cluster_aps=3"),
     "components": (*ASKING, "cooperation.cluster=components"),
+    "serving": (*ASKING, *SERVING),
 }
 MAX_FRAMES = 3000  # a run here takes a few hundred
 VICTIM = 1
@@ -49,6 +51,7 @@ MORE_VARIANTS = {
     "components, neighbourhood": (*ASKING, "cooperation.cluster=components", "reward.scope=neighbourhood"),
     "components, refused": (*ASKING, "cooperation.cluster=components", "cooperation.max_cluster_aps=2"),
     "directed, neighbourhood": (*ASKING, *DIRECTED, "reward.scope=neighbourhood"),
+    "serving, neighbourhood": (*ASKING, *SERVING, "reward.scope=neighbourhood"),
 }
 
 
@@ -136,7 +139,8 @@ LOSABLE = [kind for kind in KINDS if kind not in (Hello, RunOver)]
 
 
 @pytest.fixture(
-    scope="module", params=["mutual, neighbourhood", "grant", "directed", "capped, neighbourhood", "components"]
+    scope="module",
+    params=["mutual, neighbourhood", "grant", "directed", "capped, neighbourhood", "components", "serving"],
 )
 def losses(request: pytest.FixtureRequest) -> dict[int, tuple[type[Message], Unreliable]]:
     """One run for each frame that can be lost: its number, its kind, and how the run without it went."""

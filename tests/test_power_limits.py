@@ -22,6 +22,7 @@ CLUSTERS = (
     {"cluster": "capped", "max_cluster_aps": 3},
     {"cluster": "components", "max_cluster_aps": 6},
     {"cluster": "components", "max_cluster_aps": 2},
+    {"cluster": "serving", "neighbour_sets": "common-ue"},
 )
 
 
@@ -77,6 +78,8 @@ def radiated(config: Config) -> tuple[np.ndarray, np.ndarray]:
 def test_no_ap_exceeds_its_power(
     seed: int, radio: dict[str, object], precoding: dict[str, object], cluster: dict[str, object], policy: str
 ) -> None:
+    if cluster.get("cluster") == "serving":
+        precoding = {**precoding, "joint": "selective"}
     run = {"episodes": 2, "slots_per_episode": SLOTS // 2, "blocks_per_slot": BLOCKS}
     config = Config.model_validate(
         {"seed": seed, "run": run, "radio": radio, "precoding": precoding, "cooperation": {**cluster, "policy": policy}}

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import permutations
 from typing import Any
 
@@ -16,6 +17,7 @@ from apnode.messages import (
     Association,
     ChannelBlock,
     ClusterBlock,
+    CommonLinks,
     CoopDecline,
     CoopPass,
     CoopRequest,
@@ -32,6 +34,7 @@ from apnode.messages import (
 )
 from apnode.node import CHANNEL, COORDINATOR, DROPS, Send
 from apnode.policies import Fixed
+from apnode.relaying import common_links
 from apnode.wire import decode, encode
 from coordinator.presets import load
 
@@ -48,6 +51,7 @@ DIRECTED = ("cooperation.cluster=directed", "cooperation.acceptance=all")
 CAPPED = ("cooperation.cluster=capped", "cooperation.max_cluster_aps=3")
 COMPONENTS = ("cooperation.cluster=components", "cooperation.max_cluster_aps=3")
 PAIRS = ("cooperation.cluster=pairs",)
+SERVING = ("cooperation.cluster=serving", "precoding.joint=selective", "precoding.power=peak")
 NEIGHBOURHOOD = ("reward.scope=neighbourhood",)
 NEIGHBOURS = (2, 1, 3)  # of AP 0, strongest first; AP 4 is none
 UES = (0, 2)  # that AP 0 serves
@@ -619,7 +623,124 @@ def test_a_message_about_clusters_that_does_not_fit_is_counted_and_changes_nothi
     assert only(driven.give(*CHAIN), Transmission).partners == (1, 4)
 
 
-@pytest.mark.parametrize("message", [CHAIN[0], CHAIN[2]])
+# --- clusters of the APs that serve a UE -------------------------------------------------------------------
+
+
+def serving(sender: int, *ues: int) -> ChannelBlock:
+    """An AP that serves some UEs tells of all."""
+    told = block(sender)
+    rho = [0.1 * (ue in ues) for ue in told.ues]
+    return ChannelBlock(0, sender, told.ues, told.h_hat, rho, np.full((2, 4, 4), 1e-10 * np.eye(4)))
+
+
+def relayed(sender: int, owner: int, *ues: int) -> ClusterBlock:
+    told = serving(owner, *ues)
+    return ClusterBlock(0, sender, owner, told.ues, told.h_hat, told.rho, told.untold)
+
+
+def links(sender: int, number: int, ue: int, ap: int, *partners: int) -> CommonLinks:
+    return common_links(0, sender, number, {(ue, ap): frozenset(partners)})
+
+
+ROW = [links(1, 1, 0, 1, 0, 4), links(1, 2, 0, 4, 1), relayed(1, 4, 0)]  # 0-1-4 serve UE 0; 4 is no neighbour of 0
+
+
+def test_an_ap_tells_each_partner_of_its_links_for_the_ues_that_both_serve() -> None:
+    driven = opened(*SERVING, asks=[1, 2])
+    driven.give(serving(1, 0, 2))
+    (first, second) = driven.give(serving(2, 2))[1:]
+    assert kinds([first, second]) == [("ap/1", CommonLinks), ("ap/2", CommonLinks)]
+    assert isinstance(first[1], CommonLinks)
+    assert isinstance(second[1], CommonLinks)
+    assert first[1].links.tolist() == [[0, 0, 1], [2, 0, 1], [2, 0, 2]]
+    assert second[1].links.tolist() == [[2, 0, 1], [2, 0, 2]]
+
+
+def test_an_ap_whose_partners_serve_none_of_its_ues_transmits_at_once_and_alone() -> None:
+    out = opened(*SERVING, asks=[1]).give(serving(1, 1))
+    assert kinds(out) == [("ap/1", ChannelBlock), (CHANNEL, Transmission)]
+    assert only(out, Transmission).partners == ()
+
+
+def test_a_serving_ap_behind_a_partner_is_found_and_precoded_with() -> None:
+    driven = opened(*SERVING, asks=[1])
+    driven.give(serving(1, 0))
+    assert driven.give(*ROW[:2]) == []
+    sent = only(driven.give(ROW[2]), Transmission)
+    assert sent.partners == (1, 4)
+    np.testing.assert_array_equal(sent.w[:, 1], sent.w_alone[:, 1])  # UE 2 is 0's alone
+    assert np.abs(sent.w[:, 0] - sent.w_alone[:, 0]).min() > 0
+    assert only(driven.give(feedback()), ApReport).cluster_size == 3
+
+
+def test_an_ap_between_two_that_serve_its_ue_passes_links_and_channels_on() -> None:
+    driven = opened(*SERVING, asks=[1, 2])
+    driven.give(serving(1, 0), serving(2, 0))
+    out = driven.give(links(1, 1, 0, 1, 0), links(2, 1, 0, 2, 0))
+    both = [(f"ap/{ap}", kind) for ap in (1, 2) for kind in (CommonLinks, ClusterBlock)]
+    assert kinds(out) == [*both, (CHANNEL, Transmission)]
+    (to_one, to_two) = (message for _, message in out if isinstance(message, ClusterBlock))
+    assert (to_one.ap, to_one.owner, to_two.ap, to_two.owner) == (0, 2, 0, 1)
+    np.testing.assert_array_equal(to_two.h_hat, serving(1).h_hat)
+
+
+def test_finding_who_serves_a_ue_does_not_depend_on_the_order_of_arrival() -> None:
+    started = partial(opened, *SERVING, asks=[1, 2])
+    outcomes = each_order(started, [serving(1, 0), request(1), serving(2, 0), ROW[0], links(2, 1, 0, 2, 0)])
+    assert len(set(outcomes)) == 1
+    assert len(outcomes[0]) == 8  # two blocks, two times two rounds and relayed blocks
+
+    def agreed() -> Driven:
+        driven = opened(*SERVING, asks=[1])
+        driven.give(serving(1, 0))
+        return driven
+
+    outcomes = each_order(agreed, ROW)
+    assert len(set(outcomes)) == 1
+    assert [to for to, _ in outcomes[0]] == [CHANNEL]
+
+
+@pytest.mark.parametrize("heard", range(3))
+def test_at_the_deadline_an_ap_whose_components_are_incomplete_transmits_alone(heard: int) -> None:
+    driven = opened(*SERVING, asks=[1])
+    driven.give(serving(1, 0), *ROW[:heard])
+    sent = only(driven.give(Deadline(0)), Transmission)
+    assert sent.partners == ()
+    np.testing.assert_array_equal(sent.w, sent.w_alone)
+    assert driven.give(*ROW[heard:]) == []
+    assert kinds(driven.give(feedback())) == [(COORDINATOR, ApReport)]
+
+
+def test_gains_are_told_to_and_awaited_from_those_with_a_link_and_a_common_ue() -> None:
+    driven = opened(*SERVING, *NEIGHBOURHOOD, asks=[1, 3])
+    driven.give(serving(1, 0), serving(3, 1), *ROW)
+    assert kinds(driven.give(feedback())) == [("ap/1", GainReport)]
+    assert kinds(driven.give(GainReport(0, 1, 0.25))) == [(COORDINATOR, ApReport)]
+
+
+SERVING_MISFITS = {
+    "an entry of an AP that there is not": links(1, 1, 0, 5, 0),
+    "a partner that there is not": links(1, 1, 0, 1, 5),
+    "a UE that there is not": links(1, 1, 3, 1, 0),
+    "an entry with too many partners": links(1, 1, 0, 1, 0, 2, 3),
+    "a round beyond all that serve a UE": links(1, 3, 0, 1, 0),
+    "links of no UE": state(1, 1, entry(1, 0)),
+    "links said by itself": links(0, 1, 0, 0, 1),
+    "links said by an AP that there is not": links(5, 1, 0, 1, 0),
+    "a block without a covariance": cluster_block(1, 4),
+}
+
+
+@pytest.mark.parametrize("name", SERVING_MISFITS)
+def test_a_message_about_common_links_that_does_not_fit_is_counted_and_changes_nothing(name: str) -> None:
+    driven = opened(*SERVING, "radio.max_serving_aps=3", asks=[1])
+    driven.give(serving(1, 0))
+    assert driven.give(SERVING_MISFITS[name]) == []
+    assert driven.dropped == {"malformed": 1}
+    assert only(driven.give(*ROW), Transmission).partners == (1, 4)
+
+
+@pytest.mark.parametrize("message", [CHAIN[0], CHAIN[2], ROW[0]])
 def test_where_clusters_are_an_aps_partners_nobody_is_heard_about_them(message: Message) -> None:
     driven = opened(asks=[1])
     assert driven.give(message) == []

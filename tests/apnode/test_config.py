@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from apnode.config import Config, Cooperation, Radio, Run
+from apnode.config import Config, Cooperation, Precoding, Radio, Run
 from apnode.messages import (
     KINDS,
     MAX_TEXT,
@@ -15,6 +15,7 @@ from apnode.messages import (
     Association,
     ChannelBlock,
     ClusterBlock,
+    CommonLinks,
     CoopRequest,
     LinkState,
     Message,
@@ -195,6 +196,8 @@ def test_a_key_that_is_no_setting_is_refused_by_its_name(key: str) -> None:
         (("cooperation.cluster=pairs", "cooperation.acceptance=grant"), ("cluster", "acceptance")),
         (("cooperation.cluster=capped", "cooperation.acceptance=grant"), ("cluster", "acceptance")),
         (("cooperation.cluster=components", "cooperation.acceptance=all"), ("cluster", "acceptance")),
+        (("cooperation.cluster=serving", "cooperation.acceptance=grant"), ("cluster", "acceptance")),
+        (("cooperation.cluster=serving",), ("cluster", "precoding.joint")),
         (("cooperation.acceptance=grant", "cooperation.neighbour_sets=row"), ("acceptance", "neighbour_sets")),
         (("cooperation.max_neighbours=9",), ("ddqn", "max_neighbours", "2^9")),
         (("learning.replay_capacity=16",), ("replay_capacity",)),
@@ -334,6 +337,30 @@ def test_the_whole_graph_of_links_fits_a_frame_where_it_is_told(radio: Radio) ->
         cooperation = Cooperation(max_neighbours=8, reported_interferers=1, cluster=cluster)
         config = Config(radio=radio, run=Run(max_frame_bytes=2**24, blocks_per_slot=1), cooperation=cooperation)
         assert len(encode(state, 2**24)) <= config.largest_frame_bytes
+
+
+@pytest.mark.parametrize(
+    "radio",
+    [
+        Radio(num_aps=1, num_ues=1, antennas=1, pilot_length=1),
+        Radio(num_aps=3, num_ues=2000, antennas=1, max_serving_aps=2),
+        Radio(num_aps=300, num_ues=20, antennas=1, max_serving_aps=30),
+    ],
+)
+def test_all_links_between_aps_that_serve_a_ue_fit_a_frame_where_they_are_told(radio: Radio) -> None:
+    """One neighbour is told of all links of all UEs at once, and whoever precodes names all other APs."""
+    ues, most = range(radio.num_ues), range(radio.most_serving_aps)
+    links = [(ue, ap, partner) for ue in ues for ap in most for partner in most if partner != ap]
+    messages = [CommonLinks(2**40, 0, 2**40, np.array(links, int).reshape(-1, 3))]
+    partners, w = tuple(range(radio.num_aps)), np.ones((1, radio.num_ues, 1), complex)
+    messages.append(Transmission(2**40, 0, tuple(ues), w, w, partners))
+    config = Config(
+        radio=radio,
+        run=Run(max_frame_bytes=2**24, blocks_per_slot=1),
+        cooperation=Cooperation(cluster="serving", reported_interferers=1),
+        precoding=Precoding(joint="selective"),
+    )
+    assert all(len(encode(message, 2**24)) <= config.largest_frame_bytes for message in messages)
 
 
 def test_a_config_whose_frames_would_be_refused_is_refused_itself() -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from apnode.inbox import SlotInbox
-from apnode.messages import ClusterBlock, CoopDecline, CoopPass, CoopRequest, Deadline, LinkState, Message
+from apnode.messages import ClusterBlock, CommonLinks, CoopDecline, CoopPass, CoopRequest, Deadline, LinkState, Message
 
 
 @pytest.fixture
@@ -121,12 +121,13 @@ def test_rounds_and_owners_are_told_apart_early_and_in_time(inbox: SlotInbox, dr
         for ap in (1, 2)
         for owner in (1, 2, 3)
     ]
-    states = [LinkState(5, 1, number, (1,), *NO_LINKS) for number in (1, 2, 3)]
+    states: list[Message] = [LinkState(5, 1, number, (1,), *NO_LINKS) for number in (1, 2, 3)]
+    states += [CommonLinks(5, ap, number, np.zeros((0, 3), int)) for ap in (1, 2) for number in (1, 2)]
     for message in (*blocks, *states, *blocks, *states):
         inbox.park(message, upcoming=5)
-    assert drops == ["duplicate"] * 9
+    assert drops == ["duplicate"] * 13
     waiting = inbox.open(5)
     assert waiting == [*blocks, *states]
     assert all(inbox.first_time(message) for message in waiting)
     assert not any(inbox.first_time(message) for message in waiting)
-    assert drops == ["duplicate"] * 18
+    assert drops == ["duplicate"] * 26

@@ -205,17 +205,19 @@ def test_a_partner_without_a_common_ue_changes_nothing() -> None:
     np.testing.assert_array_equal(one.joint(h_hat, alone, {1: other.block(0, one.matters, estimates(35))}), alone)
 
 
+@pytest.mark.parametrize("count", [2, 3])
 @pytest.mark.parametrize("power", ["peak", "average"])
-def test_two_aps_that_tell_each_other_everything_transmit_one_precoder_with_its_nulls(power: str) -> None:
-    """One real factor for both: their rows together are the MMSE solution over the antennas of both."""
-    aps = [precoder(ap, (1,), **SELECTIVE, power=power) for ap in range(2)]
-    h_hat = [estimates(36), estimates(37)]
-    blocks = [ap.block(0, (), h) for ap, h in zip(aps, h_hat, strict=True)]
-    rows = [aps[0].joint(h_hat[0], aps[0].alone(h_hat[0]), {1: blocks[1]})]
-    rows += [aps[1].joint(h_hat[1], aps[1].alone(h_hat[1]), {0: blocks[0]})]
+def test_aps_that_tell_each_other_everything_transmit_one_precoder_with_its_nulls(power: str, count: int) -> None:
+    """One real factor for all: their rows together are the MMSE solution over the antennas of all."""
+    aps = [precoder(ap, (1,), **SELECTIVE, power=power) for ap in range(count)]
+    h_hat = [estimates(36 + ap) for ap in range(count)]
+    blocks = {index: ap.block(0, (), h_hat[index]) for index, ap in enumerate(aps)}
+    rows = []
+    for index, (ap, h) in enumerate(zip(aps, h_hat, strict=True)):
+        rows.append(ap.joint(h, ap.alone(h), {n: block for n, block in blocks.items() if n != index}))
     stacked = np.concatenate(h_hat, axis=1)
     unknown = aps[0].block(0, (), h_hat[0]).untold[0, 0, 0].real
-    ideal = mmse(stacked, stacked[..., [1]], unknown * np.eye(2 * ANTENNAS))
+    ideal = mmse(stacked, stacked[..., [1]], unknown * np.eye(count * ANTENNAS))
     ratio = np.concatenate(rows, axis=1) / ideal
     if power == "peak":
         np.testing.assert_allclose(
@@ -223,6 +225,22 @@ def test_two_aps_that_tell_each_other_everything_transmit_one_precoder_with_its_
         )  # one factor in each block
     else:
         np.testing.assert_allclose(ratio, np.broadcast_to(ratio[:1, :1], ratio.shape), rtol=1e-3)  # one for all
+
+
+def test_with_groups_a_ue_gets_the_precoder_of_its_group_and_no_one_elses() -> None:
+    """Whose channels are known as well, for another UE, does not count, though it serves this one."""
+    h_hat, groups = estimates(45), {1: {7}, 4: {7, 8}}
+
+    def joint(partners: dict[int, ChannelBlock], groups: dict[int, set[int]] | None = None) -> ComplexArray:
+        one = precoder(0, (1, 3, 4), **SELECTIVE)
+        return one.joint(h_hat, one.alone(h_hat), partners, groups)
+
+    blocks = {ap: precoder(ap, (1, 3, 4), **SELECTIVE).block(0, (), estimates(40 + ap)) for ap in (7, 8)}
+    both, chosen, alone = joint(blocks), joint(blocks, groups), precoder(0, (1, 3, 4), **SELECTIVE).alone(h_hat)
+    np.testing.assert_allclose(chosen[..., 0], joint({7: blocks[7]})[..., 0], rtol=1e-12)
+    np.testing.assert_array_equal(chosen[..., 1], alone[..., 1])
+    np.testing.assert_allclose(chosen[..., 2], both[..., 2], rtol=1e-12)
+    assert np.abs(both[..., :2] - chosen[..., :2]).min() > 0
 
 
 def test_what_is_not_told_counts_as_covariance() -> None:

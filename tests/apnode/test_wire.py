@@ -21,6 +21,7 @@ from apnode.messages import (
     Association,
     ChannelBlock,
     ClusterBlock,
+    CommonLinks,
     CoopDecline,
     CoopPass,
     CoopRequest,
@@ -78,6 +79,7 @@ EXAMPLES: dict[type[Message], Message] = {
         ),
         LinkState(41, 7, 2, (3, 9), [[3, 7], [3, 9], [9, 3]], [1e-10, 0.0, 3e-11], [[3, 0], [3, 5]]),
         ClusterBlock(41, 7, 3, (0, 2, 5), gaussian(2, 4, 3), [0.5, 0.0, 0.25], gaussian(2, 4, 4)),
+        CommonLinks(41, 7, 2, [[0, 3, 7], [0, 3, 9], [5, 9, 3]]),
     )
 }
 BY_KIND = [pytest.param(kind, id=kind.__name__) for kind in KINDS]
@@ -170,6 +172,7 @@ def test_a_message_is_frozen(kind: type[Message]) -> None:
         SlotFeedback(0, [], [], np.zeros((0, 8), np.uint16), np.zeros((0, 8))),
         LinkState(0, 0, 1, (), np.zeros((0, 2), int), [], np.zeros((0, 2), int)),
         ClusterBlock(0, 0, 0, (), np.zeros((4, 2, 0)), [], np.zeros((0, 2, 2))),
+        CommonLinks(0, 0, 1, np.zeros((0, 3), int)),
     ],
     ids=lambda message: type(message).__name__,
 )
@@ -388,6 +391,8 @@ FITTING: dict[str, tuple[Callable[..., Message], tuple[Any, ...]]] = {
         (0, 0, 1, (1,), np.zeros((2, 4, 2)), [0.0], np.zeros((0, 4, 4))),
     ),
     "a round before the first": (LinkState, (0, 0, 0, (1,), [[1, 2]], [1.0], [[1, 0]])),
+    "common links before the first round": (CommonLinks, (0, 0, 0, [[0, 1, 2]])),
+    "common links of no UE": (CommonLinks, (0, 0, 1, [[1, 2]])),
     "links of three ends": (LinkState, (0, 0, 1, (1,), [[1, 2, 3]], [1.0], [[1, 0]])),
     "links without a weight": (LinkState, (0, 0, 1, (1,), [[1, 2], [1, 3]], [1.0], [[1, 0]])),
     "links of an AP without an entry": (LinkState, (0, 0, 1, (1,), [[2, 1]], [1.0], [[1, 0]])),

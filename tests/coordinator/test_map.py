@@ -20,6 +20,7 @@ from coordinator.record import Record
 SIDE = 100.0
 EGO = ("cooperation.policy=random", "run.episodes=2", "run.slots_per_episode=3", "run.blocks_per_slot=1")
 DIRECTED = (*EGO, "cooperation.cluster=directed", "cooperation.acceptance=all")
+SERVING = (*EGO, "cooperation.cluster=serving", "precoding.joint=selective", "cooperation.request_rate=0.7")
 place = st.floats(0, SIDE, exclude_max=True, allow_subnormal=False)
 
 
@@ -73,17 +74,17 @@ def test_on_a_plane_a_line_is_one_piece() -> None:
 # --- the map of a slot ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("overrides", [EGO, DIRECTED], ids=["ego", "directed"])
+@pytest.mark.parametrize("overrides", [EGO, DIRECTED, SERVING], ids=["ego", "directed", "serving"])
 def test_lines_are_as_many_as_the_tables_say(overrides: tuple[str, ...]) -> None:
     config, record = recorded_run(*overrides, "radio.wrap_around=false")
     for slot, row in enumerate(zip(record.slots()["formed"], record.slots()["union_asked"], strict=True)):
         formed, union = row
         shown = map_of(config, record, slot)
         assert len(shown.formed) == formed
-        assert len(shown.asked) == union - formed  # whoever precoded together had been asked
+        assert len(shown.asked) == union - formed  # whoever agreed had been asked
         assert len(shown.serving) == make_layout(config, slot // 3).serving.sum()
         if shown.by_asker is None:
-            assert config.cooperation.cluster == "ego"
+            assert config.cooperation.cluster != "directed"
         else:
             assert len(shown.by_asker) == record.linked[slot].sum()
             askers = shown.ap_xy[record.links()["ap"][(record.links()["slot"] == slot) & record.links()["linked"]]]

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from apnode.clusters import adjacency, layers
 from apnode.config import Config
 from apnode.policies import Given
 from channel_server.topology import Layout, make_layout
@@ -20,6 +21,13 @@ LAYERS = {
         "precoding.alone=mmse",
         "precoding.joint=selective",
         "precoding.power=peak",
+    ),
+    "serving": (
+        "cooperation.cluster=serving",
+        "cooperation.max_neighbours=8",
+        "cooperation.neighbour_sets=common-ue",
+        "precoding.alone=mmse",
+        "precoding.joint=selective",
     ),
 }
 
@@ -53,15 +61,37 @@ def test_its_first_link_is_the_best_of_all_and_each_adds_something(layer: str) -
     assert (np.diff(rates) > 0).all()
 
 
-def test_it_chooses_distinct_candidates_up_to_all_of_them() -> None:
-    config, layout, known = drop("ego")
+@pytest.mark.parametrize("layer", ["ego", "serving"])
+def test_it_chooses_distinct_candidates_up_to_all_of_them(layer: str) -> None:
+    config, layout, known = drop(layer)
     links = greedy_links(config, layout, known.h, known.h_hat, 10**6)
     assert sorted(links) == sorted(candidate_links(config, layout))
     assert greedy_links(config, layout, known.h, known.h_hat, 5) == links[:5]
 
 
+def grouped(layout: Layout, links: list[Link]) -> list[set[frozenset[int]]]:
+    """Of each UE the components of the links between the APs that serve it."""
+    groups = []
+    for serving in layout.serving.T:
+        aps = np.flatnonzero(serving).tolist()
+        graph = adjacency(aps, links)
+        groups.append({frozenset().union(*layers(ap, graph)) for ap in aps})
+    return groups
+
+
+def test_where_components_of_a_ue_precode_together_links_that_join_some_come_first_and_are_enough() -> None:
+    """Here partners tell each other of all UEs, so that it does not matter through whom they got to know."""
+    config, layout, known = drop("serving")
+    links = greedy_links(config, layout, known.h, known.h_hat, 10**6)
+    enough = next(n for n in range(len(links)) if grouped(layout, links[:n]) == grouped(layout, links))
+    assert enough < len(links) / 2
+    rates = [rate(config, layout, links[:count]) for count in (0, 8, 16, enough, len(links))]
+    assert (np.diff(rates[:-1]) > 0).all()
+    assert rates[-1] == pytest.approx(rates[-2], rel=1e-6)
+
+
 def test_clusters_in_which_links_reach_further_are_refused() -> None:
     config, layout, known = drop("ego")
     pairs = config.model_copy(update={"cooperation": config.cooperation.model_copy(update={"cluster": "pairs"})})
-    with pytest.raises(ConfigError, match='the oracle knows clusters "ego" and "directed", not "pairs"'):
+    with pytest.raises(ConfigError, match='the oracle knows clusters "ego", "directed" and "serving", not "pairs"'):
         greedy_links(pairs, layout, known.h, known.h_hat, 5)

@@ -146,8 +146,10 @@ def clustered(*overrides: str, sizes: tuple[int, ...] = (3, 3, 3, 2)) -> Record:
     return record
 
 
-def test_links_of_a_cluster_that_reaches_further_are_those_agreed_within_it() -> None:
-    table = clustered("cooperation.cluster=capped").slots()
+@pytest.mark.parametrize("overrides", [("capped",), ("serving", "precoding.joint=selective")], ids=lambda o: o[0])
+def test_links_of_a_cluster_that_reaches_further_are_those_agreed_within_it(overrides: tuple[str, ...]) -> None:
+    kind, *more = overrides
+    table = clustered(f"cooperation.cluster={kind}", *more).slots()
     assert table["formed"].tolist() == [2, 0]
     assert table["disagreements"].tolist() == [1, 0]
 
