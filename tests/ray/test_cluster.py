@@ -57,11 +57,19 @@ def wait_for_slot(cluster: Cluster, slot: int) -> None:
 
 
 ROWS = ("cooperation.neighbour_sets=row", "cooperation.policy=random", "radio.num_aps=12", "radio.num_ues=6")
+SELECTIVE = (
+    "cooperation.neighbour_sets=common-ue",
+    "cooperation.cluster=serving",
+    "precoding.alone=mmse",
+    "precoding.joint=selective",
+    "precoding.power=average",
+)
 VARIANTS = {
     "zeromq": ("run.episodes=3",),
     "ray calls": ("run.episodes=3", "run.transport=ray"),
     "asked by strangers": ("run.episodes=3", *ROWS),
     "capped": ("run.episodes=3", "cooperation.policy=always", "cooperation.cluster=capped"),
+    "selective": ("run.episodes=3", "cooperation.policy=random", *SELECTIVE),
     "directed": ("run.episodes=3", *ROWS, "cooperation.cluster=directed", "cooperation.acceptance=all"),
 }
 
