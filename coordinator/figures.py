@@ -197,9 +197,12 @@ def pareto(rows: list[dict[str, Any]]) -> Figure:
     left, right = figure.subplots(1, 2, sharey=True)
     looks = cycle(zip((GREY, ORANGE, BLUE, GREEN, PINK, YELLOW, SKY), "osD^vPX", strict=True))
     for policy, (colour, marker) in zip(dict.fromkeys(row["policy"] for row in rows), looks, strict=False):
-        own = [row for row in rows if row["policy"] == policy]
+        own = sorted((r for r in rows if r["policy"] == policy), key=lambda row: row["links"]["formed"] or 0)
         mean, low, high = (np.array([row["sum_rate_bps_hz"][part] for row in own]) for part in ("mean", "low", "high"))
-        for axes, costs in ((left, [r["links"]["formed"] for r in own]), (right, [r["bytes_per_slot"] for r in own])):
+        for axes, costs in (
+            (left, [row["links"]["formed"] for row in own]),
+            (right, [bits and bits / 1e3 for bits in (row["fronthaul_bits_per_block"] for row in own)]),
+        ):
             label = policy if axes is left else None
             if None in costs:
                 axes.axhline(mean[0], color=colour, linestyle=":", label=label)
@@ -207,7 +210,7 @@ def pareto(rows: list[dict[str, Any]]) -> Figure:
                 error = (mean - low, high - mean)
                 axes.errorbar(costs, mean, error, color=colour, marker=marker, markersize=5, capsize=3, label=label)
     left.set_xlabel("undirected links formed")
-    right.set_xlabel("bytes between APs in a slot")
+    right.set_xlabel("fronthaul between APs [kbit per coherence block]")
     right.xaxis.set_major_formatter("{x:,.0f}")
     left.set_ylabel("sum rate [bit/s/Hz]")
     figure.legend(loc="outside upper center", ncols=6)
