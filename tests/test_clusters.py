@@ -6,11 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from apnode.clusters import adjacency, layers
 from apnode.config import Config
 from apnode.messages import ApReport, ComplexArray, Transmission
 from apnode.node import Send
 from apnode.power import scaled
-from apnode.precoding import rzf
+from apnode.precoding import mmse, rzf
 from apnode.wire import decode
 from coordinator.cli import run_command
 from coordinator.local import LocalNetwork
@@ -113,3 +114,25 @@ def test_a_cluster_radiates_the_joint_precoder_of_all_its_channels(kind: str) ->
             rows = joint[:, 4 * position : 4 * position + 4]
             expected = scaled(rows, taken["rho"][ap, ues][None], (np.abs(rows) ** 2).sum(axis=1)[:, None])
             np.testing.assert_allclose(taken["w"][:, ap, ues].swapaxes(1, 2), expected, atol=2e-5)
+
+
+def test_aps_that_links_connect_radiate_one_mmse_precoder_for_a_ue_they_all_serve() -> None:
+    """Over several links too; up to one real factor in each block, as all tell of all UEs here."""
+    chance = ("cooperation.policy=random", "cooperation.request_rate=0.6", "cooperation.neighbour_sets=common-ue")
+    selective = ("cooperation.cluster=serving", "precoding.joint=selective", "precoding.power=peak")
+    config = load("demo", (*ONE_SLOT, *chance, *selective))
+    taken = snapshot(config, 0)
+    agreed = np.argwhere(taken["requests"] & taken["requests"].T).tolist()
+    unknown = taken["error_variance"].sum(axis=1) + taken["noise_power"] / config.radio.ap_power_w
+    reached = []
+    for ue, serving in enumerate(taken["serving"].T):
+        graph = adjacency(np.flatnonzero(serving).tolist(), [(ap, other) for ap, other in agreed])
+        for members in {tuple(sorted(set().union(*layers(ap, graph)))) for ap in graph}:
+            if len(members) > 1:
+                h_hat = np.concatenate([taken["h_hat"][:, ap].swapaxes(1, 2) for ap in members], axis=1)
+                covariance = np.diag(np.repeat(unknown[list(members)], 4)).astype(complex)
+                ideal = mmse(h_hat, h_hat[..., [ue]], covariance)[..., 0]
+                factor = np.concatenate([taken["w"][:, ap, ue] for ap in members], axis=1) / ideal
+                np.testing.assert_allclose(factor, np.broadcast_to(factor[:, :1].real, factor.shape), rtol=2e-3)
+                reached.append(max(len(layers(ap, graph)) - 1 for ap in members))
+    assert max(reached) >= 2
