@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, wait
 from typing import Any
 
 _POLL_S = 0.2
+_SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
 _report: Callable[[int], None] = lambda steps: None  # noqa: E731  # replaced where somebody wants to know
 
 
@@ -75,8 +77,10 @@ def _elsewhere(
     context = multiprocessing.get_context("spawn")  # a fork would copy the threads' locks, but not the threads
     counter = context.Value("q", 0)
     with ProcessPoolExecutor(workers, context, _count_into, (counter,)) as pool:
-        futures = [pool.submit(function, *these) for these in arguments]
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)  # half started, a process could not be ended
         try:
+            futures = [pool.submit(function, *these) for these in arguments]
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
             while wait(futures, timeout=_POLL_S).not_done:
                 if progress is not None:
                     progress(counter.value)
@@ -92,10 +96,9 @@ def _elsewhere(
 
 def _count_into(counter: Any) -> None:
     """Set up a worker process."""
-    import signal
-
     global _report
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that started this one hears it, and ends this one
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
 
     def count(steps: int) -> None:
         with counter.get_lock():
