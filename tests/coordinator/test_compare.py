@@ -129,7 +129,7 @@ def test_trained_agents_are_compared_where_they_learned_on_layouts_they_never_sa
     by_policy = {row["policy"]: row for row in rows}
     reached = by_policy["ddqn"]["aimed_at"]
     assert reached == round(by_policy["ddqn"]["links"]["formed"])
-    assert {row["aimed_at"] for row in rows} == {reached}
+    assert [row["aimed_at"] for row in rows] == [None, reached, reached, reached]  # random also at its own rate
     assert by_policy["ddqn"]["gap_closed"] is not None
     assert by_policy["ddqn"]["messages_per_slot"] > 0
 
@@ -170,11 +170,11 @@ def test_components_that_percolate_are_refused_in_a_sentence_that_names_their_si
     overrides = ("cooperation.cluster=components", "cooperation.neighbour_sets=symmetric", "run.blocks_per_slot=1")
     config = load("paper", (*overrides, "cooperation.max_cluster_aps=20"))
     rows = compare(config, ["random"], 2, [20, 120], slots=1)
-    few, many = rows
+    _, few, many = rows  # the first asks at its own rate
     assert few["largest_cluster"] <= 20
     assert many["largest_cluster"] > 50
     assert many["gain_db"]["mean"] < few["gain_db"]["mean"]  # hardly anybody precodes jointly any more
-    (note,) = notes_of(config, rows)
+    (note,) = notes_of(config, [few, many])
     assert f"random 120: components of up to {many['largest_cluster']:.0f} APs exceed" in note
 
 
