@@ -9,8 +9,9 @@ import shutil
 import signal
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import ray
@@ -20,6 +21,7 @@ from coordinator.presets import ConfigError
 
 _TOKEN = secrets.token_hex(32)  # of private sessions; Ray reads it once per process
 _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+_SWEEP_S = 5.0
 _AP_BYTES = 250 * 2**20  # a Ray worker with torch and its optimiser, measured
 _AP_BYTES_WITHOUT_TORCH = 80 * 2**20
 
@@ -100,14 +102,24 @@ def _init(folder: Path) -> None:
 
 
 def _sweep(folder: Path) -> None:
-    """Kill what Ray left behind: processes that were started with this session's token."""
+    """Kill what Ray left behind, and what that may still have started: processes with this session's token."""
+    give_up = time.monotonic() + _SWEEP_S
+    while (left := _processes_of(folder)) and time.monotonic() < give_up:
+        for pid in left:
+            with suppress(ProcessLookupError):  # ended by itself
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.05)
+
+
+def _processes_of(folder: Path) -> list[int]:
+    """Other processes whose environment names a folder."""
+    found = []
     for environ in Path("/proc").glob("[0-9]*/environ"):
         pid = int(environ.parent.name)
-        try:
+        with suppress(OSError):  # ended by itself, or somebody else's
             if pid != os.getpid() and str(folder).encode() in environ.read_bytes():
-                os.kill(pid, signal.SIGKILL)
-        except (OSError, ProcessLookupError):  # ended by itself, or somebody else's
-            continue
+                found.append(pid)
+    return found
 
 
 def check_memory(config: Config) -> None:
