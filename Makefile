@@ -23,8 +23,9 @@ test: $(STAMP)  ## lint, types, tests
 	$(BIN)/mypy
 	$(BIN)/python -m pytest
 
-bench: $(STAMP)  ## slots/s and messages/s, local against Ray; cost of the physics and of compare as networks grow
+bench: $(STAMP)  ## slots/s and messages/s, local against Ray; what an AP costs; physics and compare as networks grow
 	$(BIN)/python benchmarks/throughput.py
+	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/physics.py
 	$(BIN)/python benchmarks/comparison.py
 

@@ -29,6 +29,9 @@ class Run(_Section):
     transport: Literal["zeromq", "ray"] = Field(
         "zeromq", description="what carries frames between Ray actors: ZeroMQ sockets or Ray calls"
     )
+    start: Literal["fork", "plain"] = Field(
+        "fork", description="how Ray starts AP processes: forked from one that is warm, or each from nothing"
+    )
     slot_deadline_s: Positive = Field(
         10.0, description="an AP silent for so long is told to transmit with what it has, then left out [s]"
     )

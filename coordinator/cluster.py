@@ -19,6 +19,7 @@ from apnode.transport import CurveKeys
 from channel_server.actor import ChannelServerActor
 from coordinator.actor import CoordinatorActor
 from coordinator.console import Console
+from coordinator.forkserver import py_executable
 from coordinator.record import Outcome, Record
 from coordinator.session import ClusterError, connected
 
@@ -30,7 +31,14 @@ _POLL_S = 0.25
 class Cluster:
     """The actors of one run, and their supervision."""
 
-    def __init__(self, config: Config, host: str | None) -> None:
+    def __init__(self, config: Config, host: str | None, fork_folder: str) -> None:
+        """Create all actors.
+
+        Args:
+            config: the experiment.
+            host: as in Network.
+            fork_folder: where the fork server of each machine has its socket.
+        """
         self.processes: list[dict[str, Any]] = []  # of the APs, once started
         self.restarts: list[dict[str, int]] = []
         self._config = config
@@ -38,7 +46,12 @@ class Cluster:
         self._id = secrets.token_hex(4)
         self.coordinator = self._actor(CoordinatorActor, "coordinator", config, max_restarts=0, threads=2)
         self.channel = self._actor(ChannelServerActor, "channel", config, max_restarts=0)
-        self._aps = [self._actor(ApActor, f"ap-{ap}", own_config(config, ap), ap) for ap in range(config.radio.num_aps)]
+        by_fork = {"py_executable": py_executable(fork_folder, config.cooperation.policy)}
+        start = by_fork if config.run.start == "fork" else None
+        self._aps = [
+            self._actor(ApActor, f"ap-{ap}", own_config(config, ap), ap, start=start)
+            for ap in range(config.radio.num_aps)
+        ]
         self._incarnation = [0] * config.radio.num_aps
         self._asked: Any = None  # the coordinator's answer under way
         self._newest = -1
@@ -132,9 +145,19 @@ class Cluster:
         return self._aps[ap].run.remote(*self._endpoints, self._incarnation[ap])
 
     def _actor(
-        self, kind: type, name: str, config: Config, *args: Any, max_restarts: int = -1, threads: int = 1
+        self,
+        kind: type,
+        name: str,
+        config: Config,
+        *args: Any,
+        max_restarts: int = -1,
+        threads: int = 1,
+        start: dict[str, str] | None = None,
     ) -> Any:
-        """Create one actor; with Ray calls as transport, frames need a thread beside the loop."""
+        """Create one actor, in the runtime environment `start`.
+
+        With Ray calls as transport, frames need a thread beside the loop.
+        """
         name = f"cfmimo-{self._id}-{name}"
         options = {
             "name": name,
@@ -142,6 +165,7 @@ class Cluster:
             "max_restarts": max_restarts,
             "max_task_retries": 0,
             "max_concurrency": max(threads, 2 if self._network.transport == "ray" else 1),
+            "runtime_env": start,
         }
         return ray.remote(kind).options(**options).remote(name, config, self._network, *args)
 
@@ -161,8 +185,8 @@ def run_on_ray(config: Config, address: str | None, metrics_port: int | None, co
     Raises:
         ClusterError: if the APs do not start, or the channel server or the coordinator dies.
     """
-    with connected(address, config.radio.num_aps):
-        cluster = Cluster(config, host="127.0.0.1" if address is None else None)
+    with connected(address, config.radio.num_aps) as fork_folder:
+        cluster = Cluster(config, "127.0.0.1" if address is None else None, fork_folder)
         cluster.start(console, metrics_port)
         began = time.monotonic()
         cluster.launch()

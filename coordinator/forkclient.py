@@ -68,6 +68,8 @@ def _stand_for(child: int, connection: socket.socket, folder: str) -> NoReturn:
         except ProcessLookupError:  # it has just ended, and the server is about to say so
             return
 
+    with open("/proc/self/comm", "w") as name:
+        name.write(f"for {child}")  # what `ps` and `top` show
     told, tell = socket.socketpair()
     tell.setblocking(False)
     signal.set_wakeup_fd(tell.fileno())  # a signal just before a plain recv would be handled only after it

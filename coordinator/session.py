@@ -22,8 +22,12 @@ from coordinator.presets import ConfigError
 _TOKEN = secrets.token_hex(32)  # of private sessions; Ray reads it once per process
 _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 _SWEEP_S = 5.0
-_AP_BYTES = 250 * 2**20  # a Ray worker with torch and its optimiser, measured
-_AP_BYTES_WITHOUT_TORCH = 80 * 2**20
+_MEMORY_MIB = {  # by start and whether APs learn: what all share and what each has for itself, as benchmarks/startup.py
+    ("fork", True): (400, 55),  # measures it, a little rounded up
+    ("fork", False): (100, 50),
+    ("plain", True): (0, 260),  # a Ray worker with torch and its optimiser
+    ("plain", False): (0, 80),
+}
 
 
 class ClusterError(RuntimeError):
@@ -31,30 +35,33 @@ class ClusterError(RuntimeError):
 
 
 @contextmanager
-def connected(address: str | None, num_aps: int) -> Iterator[None]:
+def connected(address: str | None, num_aps: int) -> Iterator[str]:
     """A Ray session: the cluster at `address`, or a private one if that is None.
 
     The private one asks for a token, kept in a file of mode 0600, and starts no dashboard.
+
+    Yields:
+        where the fork server of each machine may have its socket: a folder of the same name on all.
 
     Raises:
         ClusterError: if there is no cluster at `address`.
     """
     if address is None:
-        with _private_session(num_aps):
-            yield
+        with _private_session(num_aps) as folder:
+            yield str(folder / "fork")
         return
     try:
         ray.init(address=address, log_to_driver=False, runtime_env={"env_vars": _ONE_THREAD})
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise ClusterError(f"no Ray cluster answers at {address}: {error}") from None
     try:
-        yield
+        yield f"/tmp/cfmimo-{secrets.token_hex(8)}"
     finally:
         ray.shutdown()
 
 
 @contextmanager
-def _private_session(num_aps: int) -> Iterator[None]:
+def _private_session(num_aps: int) -> Iterator[Path]:
     folder = Path(tempfile.mkdtemp(prefix="cfmimo-", dir="/tmp"))  # short: it holds Unix sockets
     token = folder / "token"
     token.touch(mode=0o600)
@@ -73,7 +80,7 @@ def _private_session(num_aps: int) -> Iterator[None]:
     os.environ.update(settings)
     try:
         _init(folder)
-        yield
+        yield folder
     finally:
         ray.shutdown()
         _sweep(folder)
@@ -122,14 +129,19 @@ def _processes_of(folder: Path) -> list[int]:
     return found
 
 
+def memory_needed(config: Config) -> int:
+    """What the AP processes of a run take on one machine, as measured [B]."""
+    shared, each = _MEMORY_MIB[config.run.start, config.cooperation.policy == "ddqn"]
+    return (shared + config.radio.num_aps * each) * 2**20
+
+
 def check_memory(config: Config) -> None:
     """Refuse a run whose AP processes would not fit this machine, before anything starts.
 
     Raises:
         ConfigError: if it would not.
     """
-    each = _AP_BYTES if config.cooperation.policy == "ddqn" else _AP_BYTES_WITHOUT_TORCH
-    needed = config.radio.num_aps * each
+    needed = memory_needed(config)
     meminfo = Path("/proc/meminfo").read_text().splitlines()
     free = next(int(line.split()[1]) * 1024 for line in meminfo if "MemAvailable" in line)
     if needed > free:

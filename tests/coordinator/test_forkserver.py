@@ -163,6 +163,7 @@ def catches(pid: int, number: int) -> bool:
 
 def test_a_signal_to_the_client_reaches_the_forked_process(folder: str, tmp_path: Path) -> None:
     process, child = waiting(folder, tmp_path)
+    assert Path(f"/proc/{process.pid}/comm").read_text().strip() == f"for {child}"
     process.terminate()
     out, _ = process.communicate(timeout=60)
     assert (int(out), process.returncode, running(child)) == (signal.SIGTERM, 5, False)

@@ -4,6 +4,8 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -31,9 +33,9 @@ QUIET = Console(1, quiet=True)
 
 
 @pytest.fixture(scope="module")
-def session() -> Iterator[None]:
-    with connected(None, num_aps=8):
-        yield
+def session() -> Iterator[str]:
+    with connected(None, num_aps=8) as fork_folder:
+        yield fork_folder
 
 
 def local_record(config: Config) -> Record:
@@ -42,8 +44,8 @@ def local_record(config: Config) -> Record:
     return network.coordinator.record
 
 
-def started(config: Config) -> Cluster:
-    cluster = Cluster(config, host="127.0.0.1")
+def started(config: Config, session: str) -> Cluster:
+    cluster = Cluster(config, "127.0.0.1", session)
     cluster.start(QUIET, metrics_port=None)
     cluster.launch()
     return cluster
@@ -54,6 +56,42 @@ def wait_for_slot(cluster: Cluster, slot: int) -> None:
     while ray.get(cluster.coordinator.latest.remote(), timeout=30)[0] < slot:
         assert time.monotonic() < give_up, f"slot {slot} never came"
         time.sleep(0.02)
+
+
+def fork_server(folder: str) -> int:
+    """Process id of the one fork server in a folder."""
+    (server,) = [pid for pid in called("cfmimo-fork") if folder in Path(f"/proc/{pid}/cmdline").read_text().split("\0")]
+    return server
+
+
+def client_of(pid: int) -> int:
+    """The process that stands for a forked one."""
+    (client,) = called(f"for {pid}")
+    return client
+
+
+def called(name: str) -> set[int]:
+    """Processes that show up under a name."""
+    found = set()
+    for comm in Path("/proc").glob("[0-9]*/comm"):
+        with suppress(OSError):  # ended meanwhile
+            if comm.read_text().strip() == name:
+                found.add(int(comm.parent.name))
+    return found
+
+
+def children(pid: int) -> set[int]:
+    """Process ids of the living children of a process."""
+    entries = (int(entry.name) for entry in Path("/proc").glob("[0-9]*"))
+    return {child for child in entries if parent(child) == pid}
+
+
+def parent(pid: int) -> int | None:
+    """Process id of a process's parent; None if it has ended."""
+    with suppress(OSError):
+        state, above = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[:2]
+        return None if state == "Z" else int(above)
+    return None
 
 
 ROWS = ("cooperation.neighbour_sets=row", "cooperation.policy=random", "radio.num_aps=12", "radio.num_ues=6")
@@ -75,24 +113,30 @@ VARIANTS = {
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_actors_give_the_same_digest_as_one_process_and_wait_for_no_deadline(session: None, variant: str) -> None:
+def test_actors_give_the_same_digest_as_one_process_and_wait_for_no_deadline(session: str, variant: str) -> None:
     config = load("demo", (*SMALL, *VARIANTS[variant]), seed=3)
-    cluster = started(config)
+    cluster = started(config, session)
     record = cluster.follow(QUIET)
     assert record.digest() == local_record(config).digest()
     assert record.traffic[0, TAGS[Deadline]] == 0
     assert cluster.frames_lost() == 0
     assert len({process["pid"] for process in cluster.processes}) == config.radio.num_aps
     assert os.getpid() not in {process["pid"] for process in cluster.processes}
+    assert {parent(process["pid"]) for process in cluster.processes} == {fork_server(session)}
     assert cluster.restarts == []
 
 
-def test_a_killed_ap_is_restarted_and_rejoins_while_the_others_go_on(session: None) -> None:
+@pytest.mark.parametrize("victim", ["its process", "the client that stands for it"])
+def test_a_killed_ap_is_restarted_and_rejoins_while_the_others_go_on(session: str, victim: str) -> None:
     config = load("demo", (*SMALL, "run.episodes=60", "run.slot_deadline_s=1.0", "cooperation.policy=random"))
-    cluster = started(config)
+    cluster = started(config, session)
     wait_for_slot(cluster, 10)
-    os.kill(cluster.processes[2]["pid"], signal.SIGKILL)
+    before, killed = children(fork_server(session)), cluster.processes[2]["pid"]
+    os.kill(killed if victim == "its process" else client_of(killed), signal.SIGKILL)
     record = cluster.follow(QUIET)
+    after = children(fork_server(session))
+    assert killed in before - after
+    assert len(after - before) == 1  # forked again
     assert [restart["ap"] for restart in cluster.restarts] == [2]
     assert record.closed.all()
     survivors = [ap for ap in range(config.radio.num_aps) if ap != 2]
@@ -103,9 +147,33 @@ def test_a_killed_ap_is_restarted_and_rejoins_while_the_others_go_on(session: No
     assert not record.silent[:, survivors].any()
 
 
-def test_the_coordinator_may_die_without_an_ap_noticing(session: None) -> None:
+def test_killing_the_fork_server_changes_nothing_and_a_killed_ap_gets_another(session: str) -> None:
+    config = load("demo", (*SMALL, "run.episodes=20", "cooperation.policy=always"), seed=3)
+    cluster = started(config, session)
+    wait_for_slot(cluster, 5)
+    server = fork_server(session)
+    os.kill(server, signal.SIGKILL)
+    record = cluster.follow(QUIET)
+    assert record.digest() == local_record(config).digest()
+    assert cluster.restarts == []
+    os.kill(cluster.processes[2]["pid"], signal.SIGKILL)
+    cluster.processes.clear()
+    cluster.start(QUIET, metrics_port=None)
+    (again,) = [process["pid"] for process in cluster.processes if process["ap"] == 2]
+    assert parent(again) == fork_server(session) != server
+
+
+def test_without_a_fork_server_aps_start_plainly(session: str, tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)  # not this user's alone: not trusted
+    config = load("demo", (*SMALL, "run.episodes=1", "cooperation.policy=always"))
+    cluster = started(config, str(tmp_path))
+    assert cluster.follow(QUIET).digest() == local_record(config).digest()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_coordinator_may_die_without_an_ap_noticing(session: str) -> None:
     config = load("demo", (*SMALL, "run.episodes=20", "cooperation.policy=random"))
-    cluster = started(config)
+    cluster = started(config, session)
     wait_for_slot(cluster, 5)
     ray.kill(cluster.coordinator)
     assert [result["slots"] for result in ray.get(list(cluster.running), timeout=120)] == [config.num_slots] * 6
