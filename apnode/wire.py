@@ -7,12 +7,15 @@ peer sends, `decode` returns a valid message or raises WireError in bounded time
 from __future__ import annotations
 
 import math
+import struct
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import msgpack
 import numpy as np
+from numpy.typing import NDArray
 
 from apnode.messages import KINDS, TAGS, Array, Message, MessageError, specs
 
@@ -34,7 +37,7 @@ def encode(message: Message, max_bytes: int = MAX_FRAME) -> bytes:
     Raises:
         WireError: if the frame would be longer than `max_bytes`.
     """
-    values = [_pack(spec, getattr(message, name)) for name, spec in specs(type(message)).items()]
+    values = [pack(getattr(message, name)) for name, pack in _PACKERS[type(message)]]
     body: bytes = msgpack.packb([VERSION, TAGS[type(message)], *values])
     if len(body) + 4 > max_bytes:
         name = type(message).__name__
@@ -55,8 +58,8 @@ def decode(frame: bytes, max_bytes: int = MAX_FRAME) -> Message:
         raise WireError("checksum", "frame is damaged: its CRC32 does not match")
     kind, values = _opened(body, max_bytes)
     try:
-        return kind(*(_unpack(spec, value) for spec, value in zip(specs(kind).values(), values, strict=True)))
-    except (MessageError, ValueError, TypeError, OverflowError) as error:
+        return kind(*[unpack(value) for unpack, value in zip(_UNPACKERS[kind], values, strict=True)])
+    except (MessageError, ValueError, TypeError, OverflowError, struct.error) as error:
         raise WireError("malformed", f"{kind.__name__}: {error}") from None
 
 
@@ -85,25 +88,49 @@ def _opened(body: bytes, max_bytes: int) -> tuple[type[Message], Sequence[Any]]:
     return KINDS[tag], values
 
 
-def _pack(spec: Any, value: Any) -> Any:
+def _packer(spec: Any) -> Callable[[Any], Any]:
     if isinstance(spec, Array):
-        return [list(value.shape), value.tobytes()]
-    if spec == "ids":
-        return np.array(value, "<u2").tobytes()
-    return list(value) if spec == "texts" else value
+        return _pack_array
+    return _pack_ids if spec == "ids" else _as_it_is  # a tuple of texts is a list to msgpack
 
 
-def _unpack(spec: Any, value: Any) -> Any:
+def _unpacker(spec: Any) -> Callable[[Any], Any]:
     if isinstance(spec, Array):
-        shape, raw = value
-        dtype = np.dtype(spec.dtype)
-        if len(shape) != spec.ndim or any(type(n) is not int or n < 0 for n in shape) or type(raw) is not bytes:
-            raise MessageError("an array is [shape, bytes]")
-        if math.prod(shape) * dtype.itemsize != len(raw):
-            raise MessageError(f"{len(raw)} B do not make an array of shape {shape}")
-        return np.frombuffer(raw, dtype).reshape(shape)
-    if spec == "ids":
-        if type(value) is not bytes:
-            raise MessageError("ids travel as bytes")
-        return tuple(np.frombuffer(value, "<u2").tolist())
-    return tuple(value) if spec == "texts" and type(value) is list else value
+        return partial(_unpack_array, np.dtype(spec.dtype), spec.ndim)
+    return {"ids": _unpack_ids, "texts": _unpack_texts}.get(spec, _as_it_is)
+
+
+def _as_it_is(value: Any) -> Any:
+    return value
+
+
+def _pack_array(array: NDArray[Any]) -> list[Any]:
+    return [array.shape, array.tobytes()]
+
+
+def _unpack_array(dtype: np.dtype[Any], ndim: int, value: Any) -> NDArray[Any]:
+    shape, raw = value
+    if len(shape) != ndim or {*map(type, shape)} != {int} or min(shape) < 0 or type(raw) is not bytes:
+        raise MessageError("an array is [shape, bytes]")
+    if math.prod(shape) * dtype.itemsize != len(raw):
+        raise MessageError(f"{len(raw)} B do not make an array of shape {shape}")
+    return np.frombuffer(raw, dtype).reshape(shape)
+
+
+def _pack_ids(ids: tuple[int, ...]) -> bytes:
+    return struct.pack(f"<{len(ids)}H", *ids)
+
+
+def _unpack_ids(value: Any) -> tuple[int, ...]:
+    if type(value) is not bytes:
+        raise MessageError("ids travel as bytes")
+    ids: tuple[int, ...] = struct.unpack(f"<{len(value) // 2}H", value)
+    return ids
+
+
+def _unpack_texts(value: Any) -> Any:
+    return tuple(value) if type(value) is list else value
+
+
+_PACKERS = {kind: [(name, _packer(spec)) for name, spec in specs(kind).items()] for kind in KINDS}
+_UNPACKERS = {kind: [_unpacker(spec) for spec in specs(kind).values()] for kind in KINDS}
