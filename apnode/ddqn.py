@@ -1,20 +1,22 @@
 """The Double DQN of one AP (van Hasselt et al. 2016, on the network of the seed paper's table II).
 
-Everything random comes from generators keyed by (seed, AP, update), never from torch's global one, so an AP
+Everything random comes from generators keyed by (seed, AP, slot), never from torch's global one, so an AP
 learns the same alone in its process as beside a hundred others in one.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.optim.adam import adam
 
 from apnode.config import Learning
 from apnode.messages import FloatArray
-from apnode.replay import Batch
+from apnode.replay import Batch, Floats
 
 torch.set_num_threads(1)
 
@@ -24,12 +26,9 @@ class DoubleDqn:
 
     def __init__(self, observation_size: int, num_actions: int, learning: Learning, seed: int) -> None:
         self._learning = learning
-        self._generator = torch.Generator()
-        self._generator.manual_seed(seed)
-        sizes = (observation_size, *learning.hidden, num_actions)
-        self._online = self._initialised(sizes)
+        self._online = _initialised((observation_size, *learning.hidden, num_actions), seed)
         self._target = [p.detach().clone() for p in self._online]
-        self._adam = torch.optim.Adam(self._online, lr=learning.learning_rate, fused=True)
+        self._adam = _Adam(self._online, learning.learning_rate)
 
     def values(self, observation: FloatArray) -> FloatArray:
         """Q of every action, without dropout.
@@ -44,22 +43,20 @@ class DoubleDqn:
             values = _forward(self._online, _tensor(observation))
         return values.double().numpy()
 
-    def update(self, batch: Batch, seed: int) -> float:
+    def update(self, batch: Batch, rng: np.random.Generator) -> float:
         """One Adam step on the mean squared temporal-difference error; returns that error.
 
         Args:
             batch: n transitions.
-            seed: of the dropout masks.
+            rng: draws the dropout masks.
         """
-        self._generator.manual_seed(seed)
         target = self.td_target(batch)
         action = torch.from_numpy(batch.action)[:, None]
-        chosen = _forward(self._online, _tensor(batch.observation), self._dropped).gather(1, action)[:, 0]
+        masks = self._dropout_masks(len(batch.action), rng)
+        chosen = _forward(self._online, _tensor(batch.observation), masks).gather(1, action)[:, 0]
         loss = nn.functional.mse_loss(chosen, target)
-        self._adam.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        self._adam.step()
-        return float(loss.detach())
+        self._adam.step(torch.autograd.grad(loss, self._online))
+        return loss.item()
 
     def td_target(self, batch: Batch) -> Tensor:
         """Y = r + gamma (1 - terminal) Q_target(s', argmax_a Q_online(s', a)), over the actions open to the AP.
@@ -70,8 +67,8 @@ class DoubleDqn:
         with torch.no_grad():
             following = _tensor(batch.next_observation)
             online = _forward(self._online, following)
-            closed = torch.arange(online.shape[1]) >= torch.from_numpy(batch.num_actions)[:, None]
-            best = online.masked_fill(closed, -torch.inf).argmax(1, keepdim=True)
+            closed = np.arange(online.shape[1]) >= batch.num_actions[:, None]
+            best = online.masked_fill_(torch.from_numpy(closed), -torch.inf).argmax(1, keepdim=True)
             value = _forward(self._target, following).gather(1, best)[:, 0]
         return _tensor(batch.reward) + self._learning.discount * (1 - _tensor(batch.terminal)) * value
 
@@ -96,32 +93,63 @@ class DoubleDqn:
         """Copy the online weights into the target network."""
         self._target = [p.detach().clone() for p in self._online]
 
-    def _initialised(self, sizes: tuple[int, ...]) -> list[Tensor]:
-        """Weights and biases by torch's default for linear layers, U(+-1/sqrt(fan in)), from the own generator."""
-        parameters = []
-        for fan_in, fan_out in itertools.pairwise(sizes):
-            bound = fan_in**-0.5
-            for shape in ((fan_out, fan_in), (fan_out,)):
-                parameters.append(
-                    torch.empty(shape).uniform_(-bound, bound, generator=self._generator).requires_grad_()
-                )
-        return parameters
-
-    def _dropped(self, x: Tensor) -> Tensor:
-        keep = 1 - self._learning.dropout
-        mask = torch.empty_like(x).bernoulli_(keep, generator=self._generator)
-        return x * mask / keep
+    def _dropout_masks(self, rows: int, rng: np.random.Generator) -> Sequence[Tensor]:
+        """(rows, width) for each hidden layer: 0 where its output is dropped, otherwise what keeps its mean."""
+        hidden, keep = self._learning.hidden, 1 - self._learning.dropout
+        kept = rng.random((rows, sum(hidden)), np.float32) < keep
+        return torch.split(torch.from_numpy(kept * np.float32(1 / keep)), list(hidden), dim=1)
 
 
-def _forward(parameters: list[Tensor], x: Tensor, after_hidden: Callable[[Tensor], Tensor] | None = None) -> Tensor:
-    """Q values; `after_hidden` is applied to every hidden layer's output."""
+class _Adam:
+    """Adam over some parameters: torch's function, since the first `torch.optim.Adam` imports 70 MB of compiler."""
+
+    def __init__(self, parameters: Sequence[Tensor], learning_rate: float) -> None:
+        self._parameters, self._learning_rate = list(parameters), learning_rate
+        self._mean = [torch.zeros_like(p) for p in parameters]
+        self._mean_square = [torch.zeros_like(p) for p in parameters]
+        self._steps = [torch.zeros(()) for _ in parameters]
+
+    def step(self, gradients: Sequence[Tensor]) -> None:
+        with torch.no_grad():
+            adam(
+                self._parameters,
+                list(gradients),
+                self._mean,
+                self._mean_square,
+                max_exp_avg_sqs=[],
+                state_steps=self._steps,
+                fused=True,
+                amsgrad=False,
+                beta1=0.9,
+                beta2=0.999,
+                lr=self._learning_rate,
+                weight_decay=0,
+                eps=1e-8,
+                maximize=False,
+            )
+
+
+def _initialised(sizes: Sequence[int], seed: int) -> list[Tensor]:
+    """Weights and biases by torch's default for linear layers, U(+-1/sqrt(fan in))."""
+    generator = torch.Generator()
+    generator.manual_seed(seed)
+    parameters = []
+    for fan_in, fan_out in itertools.pairwise(sizes):
+        bound = fan_in**-0.5
+        for shape in ((fan_out, fan_in), (fan_out,)):
+            parameters.append(torch.empty(shape).uniform_(-bound, bound, generator=generator).requires_grad_())
+    return parameters
+
+
+def _forward(parameters: Sequence[Tensor], x: Tensor, masks: Sequence[Tensor] | None = None) -> Tensor:
+    """Q values; every hidden layer's output is multiplied by its mask, if there are any."""
     *hidden, (weight, bias) = zip(parameters[0::2], parameters[1::2], strict=True)
-    for w, b in hidden:
+    for layer, (w, b) in enumerate(hidden):
         x = torch.relu(nn.functional.linear(x, w, b))
-        if after_hidden is not None:
-            x = after_hidden(x)
+        if masks is not None:
+            x = x * masks[layer]
     return nn.functional.linear(x, weight, bias)
 
 
-def _tensor(array: FloatArray) -> Tensor:
+def _tensor(array: Floats) -> Tensor:
     return torch.from_numpy(array).float()

@@ -102,7 +102,7 @@ class Trained(Fixed):
 
 
 class Ddqn:
-    """The AP's own Double DQN: epsilon-greedy over joint actions, one update a slot."""
+    """The AP's own Double DQN: epsilon-greedy over joint actions, at most one update a slot."""
 
     def __init__(self, ap: int, config: Config) -> None:
         from apnode.ddqn import DoubleDqn  # torch: seconds and 170 MB that other policies need not pay
@@ -124,10 +124,11 @@ class Ddqn:
     def learn(self, transition: Transition, slot: int) -> float:
         self.replay.store(transition)
         loss = 0.0
-        if len(self.replay) >= self._learning.batch_size:
+        due = (slot + 1) % self._learning.update_every_slots == 0
+        if due and len(self.replay) >= self._learning.batch_size:
             rng = generator(self._seed, Purpose.UPDATE, self._ap, slot)
             batch = self.replay.sample(self._learning.batch_size, rng)
-            loss = self.network.update(batch, int(rng.integers(2**63)))
+            loss = self.network.update(batch, rng)
         period = (slot + 1) // (self._learning.target_update_episodes * self._slots_per_episode)
         if period != self._synced:  # not "if due in this slot": an AP without neighbours does not learn in every slot
             self.network.sync_target()

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from apnode.messages import FloatArray, IntArray
+
+Floats = NDArray[np.floating[Any]]  # float32 as kept, which is how exactly the network computes
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,24 +29,24 @@ class Transition:
 class Batch:
     """n transitions, field by field."""
 
-    observation: FloatArray  # (n, D)
+    observation: Floats  # (n, D)
     action: IntArray  # (n,)
-    reward: FloatArray  # (n,)
-    next_observation: FloatArray  # (n, D)
+    reward: Floats  # (n,)
+    next_observation: Floats  # (n, D)
     num_actions: IntArray  # (n,)
-    terminal: FloatArray  # (n,) 1 where the episode ended
+    terminal: Floats  # (n,) 1 where the episode ended
 
 
 class Replay:
     """Keeps the newest `capacity` transitions."""
 
     def __init__(self, capacity: int, observation_size: int) -> None:
-        self._observation = np.zeros((capacity, observation_size))
-        self._next_observation = np.zeros((capacity, observation_size))
+        self._observation = np.zeros((capacity, observation_size), np.float32)
+        self._next_observation = np.zeros((capacity, observation_size), np.float32)
         self._action = np.zeros(capacity, np.int64)
-        self._reward = np.zeros(capacity)
+        self._reward = np.zeros(capacity, np.float32)
         self._num_actions = np.zeros(capacity, np.int64)
-        self._terminal = np.zeros(capacity)
+        self._terminal = np.zeros(capacity, np.float32)
         self.stored = 0  # ever
 
     def __len__(self) -> int:

@@ -1,5 +1,7 @@
 """Laws of Double Q-learning, and of randomness that is the learner's own."""
 
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -7,7 +9,7 @@ import pytest
 import torch
 
 from apnode.config import Learning
-from apnode.ddqn import DoubleDqn
+from apnode.ddqn import DoubleDqn, _Adam
 from apnode.messages import FloatArray
 from apnode.replay import Batch
 
@@ -37,11 +39,15 @@ def batch(seed: int = 0, size: int = 32, terminal: float | None = None, num_acti
     )
 
 
+def draws(seed: int) -> np.random.Generator:
+    return np.random.default_rng(seed)
+
+
 def trained(learning: Learning = LEARNING, updates: int = 30) -> DoubleDqn:
     """A network whose online weights have moved away from its target's."""
     learner = network(learning)
     for update in range(updates):
-        learner.update(batch(update), seed=update)
+        learner.update(batch(update), draws(update))
     return learner
 
 
@@ -113,7 +119,7 @@ def test_a_synced_target_does_not_follow_later_updates() -> None:
     learner, transitions = trained(), batch(100, terminal=0, num_actions=1)  # one action: argmax cannot move
     learner.sync_target()
     before = learner.td_target(transitions).numpy()
-    learner.update(batch(101), seed=0)
+    learner.update(batch(101), draws(0))
     np.testing.assert_array_equal(learner.td_target(transitions).numpy(), before)
 
 
@@ -132,7 +138,7 @@ def test_closed_actions_never_count() -> None:
 
 def test_updates_fit_a_fixed_batch() -> None:
     learner, transitions = network(), batch(6, terminal=1)
-    losses = [learner.update(transitions, seed=update) for update in range(400)]
+    losses = [learner.update(transitions, draws(update)) for update in range(400)]
     chosen = all_values(learner, transitions.observation)[np.arange(32), transitions.action]
     assert np.mean(losses[-20:]) < np.mean(losses[:20]) / 2
     assert np.mean((chosen - transitions.reward) ** 2) < np.mean(losses[:20]) / 10
@@ -142,29 +148,29 @@ def test_the_loss_is_the_mean_squared_error_before_the_step() -> None:
     learner, transitions = trained(with_dropout(0)), batch(7)
     chosen = all_values(learner, transitions.observation)[np.arange(32), transitions.action]
     expected = np.mean((chosen - learner.td_target(transitions).numpy()) ** 2)
-    assert learner.update(transitions, seed=0) == pytest.approx(expected, rel=1e-4)
+    assert learner.update(transitions, draws(0)) == pytest.approx(expected, rel=1e-4)
 
 
 def test_only_the_values_of_actions_taken_are_pulled() -> None:
     """The output layer's biases of other actions get no gradient."""
     learner, transitions = network(), batch(8, num_actions=2)
     before = learner._online[-1].detach().clone()
-    learner.update(transitions, seed=0)
+    learner.update(transitions, draws(0))
     moved = (learner._online[-1].detach() != before).numpy()
     assert moved[:2].all()
     assert not moved[2:].any()
 
 
-def test_dropout_is_drawn_from_the_updates_seed() -> None:
-    losses = {trained().update(batch(9), seed) for seed in (1, 1, 2)}
+def test_dropout_is_drawn_from_the_updates_generator() -> None:
+    losses = {trained().update(batch(9), draws(seed)) for seed in (1, 1, 2)}
     assert len(losses) == 2
 
 
 def test_dropout_keeps_the_mean_of_what_it_drops() -> None:
-    learner = network(with_dropout(0.5))
-    x = torch.ones(100_000)
-    learner._generator.manual_seed(0)
-    assert float(learner._dropped(x).mean()) == pytest.approx(1, abs=0.02)
+    masks = network(with_dropout(0.5))._dropout_masks(10_000, draws(0))
+    assert [mask.shape for mask in masks] == [(10_000, width) for width in LEARNING.hidden]
+    assert all(float(mask.mean()) == pytest.approx(1, abs=0.02) for mask in masks)
+    assert all(set(mask.unique().tolist()) == {0, 2} for mask in masks)
 
 
 def test_same_seed_same_weights_after_updates() -> None:
@@ -180,8 +186,8 @@ def test_learners_in_one_process_do_not_disturb_each_other() -> None:
     alone = trained()
     beside, other = network(), network(seed=7)
     for update in range(30):
-        other.update(batch(1000 + update), seed=1000 + update)
-        beside.update(batch(update), seed=update)
+        other.update(batch(1000 + update), draws(1000 + update))
+        beside.update(batch(update), draws(update))
         other.values(np.ones(SIZE))
     np.testing.assert_array_equal(alone.values(np.ones(SIZE)), beside.values(np.ones(SIZE)))
 
@@ -209,7 +215,7 @@ def test_the_order_of_transitions_in_a_batch_does_not_change_its_target() -> Non
 def test_any_number_of_hidden_layers_will_do(hidden: tuple[int, ...]) -> None:
     learner = network(LEARNING.model_copy(update={"hidden": hidden}))
     assert learner.values(np.zeros(SIZE)).shape == (ACTIONS,)
-    assert learner.update(batch(11), seed=0) > 0
+    assert learner.update(batch(11), draws(0)) > 0
 
 
 def test_what_one_network_has_learned_another_can_take_over() -> None:
@@ -223,3 +229,23 @@ def test_what_one_network_has_learned_another_can_take_over() -> None:
 def test_weights_of_another_network_are_refused() -> None:
     with pytest.raises(ValueError, match="other layers"):
         DoubleDqn(5, 8, Learning(), 1).load(DoubleDqn(5, 16, Learning(), 1).weights())
+
+
+def test_a_step_is_that_of_torchs_own_optimiser() -> None:
+    parameters = [torch.tensor([1.0, -2.0]), torch.tensor([[0.5]])]
+    reference = [p.clone().requires_grad_() for p in parameters]
+    own, optimiser = _Adam(parameters, 0.01), torch.optim.Adam(reference, lr=0.01)
+    for step in range(5):
+        gradients = [torch.full_like(p, step - 1.5) for p in parameters]
+        own.step(gradients)
+        for parameter, gradient in zip(reference, gradients, strict=True):
+            parameter.grad = gradient
+        optimiser.step()
+    for one, other in zip(parameters, reference, strict=True):
+        torch.testing.assert_close(one, other.detach())
+
+
+def test_learning_does_not_import_a_compiler() -> None:
+    """70 MB and a second for every AP process, otherwise."""
+    code = "import tests.apnode.test_ddqn as t, sys; t.trained(updates=1); sys.exit('torch._dynamo' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
