@@ -27,7 +27,6 @@ from apnode.messages import (
     CoopPass,
     CoopRequest,
     Deadline,
-    FloatArray,
     GainReport,
     Hello,
     LinkState,
@@ -38,7 +37,7 @@ from apnode.messages import (
     Transmission,
 )
 from apnode.node import CHANNEL, COORDINATOR, Node, Send, ap_address, refuse_unless
-from apnode.observation import observe, relative_gain, reward
+from apnode.observation import relative_gain, reward
 from apnode.policies import Policy
 from apnode.precoding import Precoder
 from apnode.relaying import Relaying
@@ -65,6 +64,8 @@ class AccessPoint(Node):
         self._upcoming: Association | None = None  # of an episode whose first slot has not opened
         self._next: int | None = None if incarnation else 0  # slot to open; a restarted AP takes what comes
         self._over: int | None = None  # the first slot that there is not
+        self._lesson: tuple[Transition, int] | None = None  # what the slot before this one, its number, has to teach
+        self._loss = 0.0  # of the update in this slot
         self._handlers = {
             Association: self._on_association,
             PilotBlock: self._on_pilots,
@@ -131,7 +132,7 @@ class AccessPoint(Node):
             return
         if self._upcoming is not None and self._upcoming.episode == pilots.episode:
             precoder = Precoder(self.ap, self._config, self._upcoming)
-            self._episode, self._upcoming = Episode.begin(self._upcoming, precoder), None
+            self._episode, self._upcoming = Episode.begin(self._config, self._upcoming, precoder), None
         if self._episode is None or self._episode.association.episode != pilots.episode:
             return
         waiting = self._inbox.open(pilots.slot)
@@ -145,7 +146,7 @@ class AccessPoint(Node):
         radio, neighbours = self._config.radio, episode.neighbours
         beta, pilot_of = episode.association.beta, episode.association.pilots
         projections = csi.despread(pilots.y)
-        observation = self._observe(episode)
+        observation = episode.observation
         action = self.policy.act(observation, len(neighbours), pilots.slot) if neighbours else 0
         chosen = tuple(n for position, n in enumerate(neighbours) if action >> position & 1)
         if self._config.cooperation.cluster == "pairs":
@@ -367,19 +368,39 @@ class AccessPoint(Node):
             self._complete(slot)
 
     def _complete(self, slot: Slot) -> None:
-        """Reward, learn and report; then on to the next slot."""
-        earned = loss = gain = 0.0
+        """Reward, note what there is to learn, and report; then on to the next slot."""
+        self._learn()
+        earned = gain = 0.0
         if slot.feedback is not None:
             gain = relative_gain(slot.feedback)
-            slot.episode.remember(slot.feedback, gain, slot.partners, self._config.cooperation.interference_window)
+            slot.episode.remember(self._config, slot.feedback, gain, slot.partners)
             earned = self._reward(slot, gain)
             if slot.episode.neighbours:
-                loss = self.policy.learn(self._transition(slot, earned), slot.index)
-        self._report(slot, gain, earned, loss)
+                self._lesson = self._transition(slot, earned), slot.index
+        self._report(slot, gain, earned)
+        self._loss = 0.0
         self.slot, self._next = None, slot.index + 1
         self.completed += 1
-        self.done = self._next == self._over
+        self._finish_if_over()
         self._advance()
+
+    @property
+    def has_leisure(self) -> bool:
+        """Whether this AP has transmitted and not learnt yet from the slot before."""
+        return self._lesson is not None and self.slot is not None and self.slot.transmitted
+
+    def use_leisure(self) -> None:
+        """Learn from the slot before this one.
+
+        If there is no time for it, it happens at the end of the slot. So the choice in slot n always rests on what
+        was learnt up to slot n - 2, whoever was how fast.
+        """
+        self._learn()
+
+    def _learn(self) -> None:
+        if self._lesson is not None:
+            lesson, self._lesson = self._lesson, None
+            self._loss = self.policy.learn(*lesson)
 
     def _reward(self, slot: Slot, gain: float) -> float:
         gains = [gain, *(slot.gains[p] for p in slot.partners if p in slot.gains)]
@@ -391,12 +412,12 @@ class AccessPoint(Node):
             observation=slot.observation,
             action=slot.action,
             reward=earned,
-            next_observation=self._observe(slot.episode),
+            next_observation=slot.episode.observation,
             num_actions=2 ** len(slot.episode.neighbours),
             terminal=(slot.index + 1) % self._config.run.slots_per_episode == 0,
         )
 
-    def _report(self, slot: Slot, gain: float, earned: float, loss: float) -> None:
+    def _report(self, slot: Slot, gain: float, earned: float) -> None:
         sent, dropped = self._take_counts()
         report = ApReport(
             slot=slot.index,
@@ -406,7 +427,7 @@ class AccessPoint(Node):
             partners=slot.partners,
             gain=gain,
             reward=earned,
-            loss=loss,
+            loss=self._loss,
             epsilon=self.policy.epsilon(slot.index),
             sent=sent,
             dropped=dropped,
@@ -416,20 +437,23 @@ class AccessPoint(Node):
 
     def _on_run_over(self, over: RunOver) -> None:
         self._over = over.slot
-        self.done = self._next in {None, over.slot}
+        self.done = self._next is None
+        self._finish_if_over()
+
+    def _finish_if_over(self) -> None:
+        if self._over is not None and self._next == self._over:
+            self._learn()
+            self.done = True
 
     def _on_tick(self, tick: Tick) -> None:
         """Long silence: what has not come by the end of the run is not waited for."""
         if self._over is not None and not self.done:
             if self.slot is not None:
                 self._complete(self.slot)
+            self._learn()
             self.done = True
 
     # --- what this AP knows -------------------------------------------------------------------------------
-
-    def _observe(self, episode: Episode) -> FloatArray:
-        beta = episode.association.beta[list(episode.ues)]
-        return observe(self._config, beta, episode.interference, episode.linked, episode.gain)
 
     def _is_peer(self, ap: int) -> bool:
         return ap != self.ap and ap < self._config.radio.num_aps

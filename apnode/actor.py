@@ -6,10 +6,11 @@ never raises: Ray would not start the actor again.
 
 from __future__ import annotations
 
+import gc
 import os
 import queue
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,21 +55,29 @@ def run_node(
     _send_all(node, transport, first)
     waiting_for, since = phase and phase(), time.monotonic()
     while not node.done:
-        left = None if deadline_s is None else since + deadline_s - time.monotonic()
-        frame = None if left is not None and left <= 0 else transport.receive(left)
-        _send_all(node, transport, node.handle(Tick()) if frame is None else node.receive(frame))
-        if frame is None or phase is None or phase() != waiting_for:
+        left = None if deadline_s is None else max(0.0, since + deadline_s - time.monotonic())
+        frames = transport.receive(0 if node.has_leisure else left)
+        if not frames and node.has_leisure:
+            node.use_leisure()
+            continue
+        answers = [send for frame in frames for send in node.receive(frame)] if frames else node.handle(Tick())
+        _send_all(node, transport, answers)
+        if not frames or phase is None or phase() != waiting_for:
             waiting_for, since = phase and phase(), time.monotonic()
     transport.close()
 
 
 def _send_all(node: Node, transport: Transport, sends: Iterable[Send]) -> None:
+    """Send frames, those to the same peer together."""
+    parcels: dict[str, list[bytes]] = {}
     for send in sends:
         endpoint = node.endpoints.get(send.to)
         if endpoint:
-            transport.send(endpoint, send.frame)
+            parcels.setdefault(endpoint, []).append(send.frame)
         else:
             transport.lost += 1
+    for endpoint, frames in parcels.items():
+        transport.send(endpoint, frames)
 
 
 def _own_address() -> str:
@@ -84,15 +93,15 @@ class NodeActor:
         self._name = name
         self._network = network
         self._transport: Transport | None = None
-        self._inbox: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[Sequence[bytes]] = queue.SimpleQueue()
 
     def open(self) -> str:
         """Open the transport, if it is not; returns the endpoint."""
         return self.transport().endpoint
 
-    def deliver(self, frame: bytes) -> None:
-        """A frame from a peer whose transport is Ray calls."""
-        self._inbox.put(frame)
+    def deliver(self, frames: Sequence[bytes]) -> None:
+        """Frames from a peer whose transport is Ray calls."""
+        self._inbox.put(frames)
 
     def process(self) -> tuple[int, str]:
         """Process id and address of the machine."""
@@ -118,6 +127,7 @@ class ApActor(NodeActor):
     def warm_up(self) -> tuple[int, str]:
         """Import and build the agent ahead of the first slot; returns as `process`."""
         self._policy = make_policy(self._ap, self.config)
+        gc.freeze()  # else the garbage collector walks through all of Ray and torch again and again
         return self.process()
 
     def run(self, channel: str, coordinator: str, incarnation: int) -> dict[str, int]:
@@ -133,26 +143,26 @@ class ApActor(NodeActor):
 class RayCallTransport:
     """Frames as one-way Ray actor calls: slow, but needs no port of its own."""
 
-    def __init__(self, name: str, inbox: queue.SimpleQueue[bytes]) -> None:
+    def __init__(self, name: str, inbox: queue.SimpleQueue[Sequence[bytes]]) -> None:
         self.endpoint = name
         self.lost = 0
         self._inbox = inbox
         self._peers: dict[str, Any] = {}
 
-    def send(self, endpoint: str, frame: bytes) -> None:
+    def send(self, endpoint: str, frames: Sequence[bytes]) -> None:
         try:
             if endpoint not in self._peers:
                 self._peers[endpoint] = ray.get_actor(endpoint)
-            self._peers[endpoint].deliver.options(num_returns=0).remote(frame)
+            self._peers[endpoint].deliver.options(num_returns=0).remote(frames)
         except (RayError, ValueError):  # the peer is dead, or has not registered its name yet
             self._peers.pop(endpoint, None)
-            self.lost += 1
+            self.lost += len(frames)
 
-    def receive(self, timeout_s: float | None) -> bytes | None:
+    def receive(self, timeout_s: float | None) -> Sequence[bytes]:
         try:
             return self._inbox.get(timeout=timeout_s)
         except queue.Empty:
-            return None
+            return ()
 
     def close(self) -> None:
         self._peers.clear()

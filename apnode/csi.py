@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from functools import cache
 
 import numpy as np
 
 from apnode.messages import ComplexArray, FloatArray, IntArray
 
 
+@cache
 def pilot_book(length: int) -> ComplexArray:
     """Orthogonal pilots of unit modulus, so that each has squared norm tau_p.
 
@@ -20,6 +22,7 @@ def pilot_book(length: int) -> ComplexArray:
     """
     symbols = np.arange(length)
     book: ComplexArray = np.exp(2j * np.pi * np.outer(symbols, symbols) / length)
+    book.setflags(write=False)
     return book
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from apnode.clusters import Entry
+from apnode.config import Config
 from apnode.messages import (
     Association,
     ChannelBlock,
@@ -18,7 +19,7 @@ from apnode.messages import (
     FloatArray,
     SlotFeedback,
 )
-from apnode.observation import reported_interference
+from apnode.observation import observe, reported_interference
 from apnode.precoding import Precoder
 from apnode.rounds import Rounds
 
@@ -33,12 +34,14 @@ class Episode:
     linked: list[bool]  # per neighbour, in the last slot
     gain: FloatArray  # (N,) running mean of own relative gain while linked, T_m of (10)
     times_linked: FloatArray  # (N,)
+    observation: FloatArray  # (10), made of these
 
     @classmethod
-    def begin(cls, association: Association, precoder: Precoder) -> Episode:
+    def begin(cls, config: Config, association: Association, precoder: Precoder) -> Episode:
         count = len(association.neighbours)
-        reported = association.interference.copy()
-        return cls(association, precoder, reported, [False] * count, np.zeros(count), np.zeros(count))
+        known = association.interference.copy(), [False] * count, np.zeros(count)
+        seen = _observation(config, association, *known)
+        return cls(association, precoder, *known, np.zeros(count), seen)
 
     @property
     def ues(self) -> tuple[int, ...]:
@@ -53,8 +56,9 @@ class Episode:
         power = dict(zip(self.neighbours, self.interference.tolist(), strict=True))
         return Entry(ap, self.ues, {partner: power[partner] for partner in partners})
 
-    def remember(self, feedback: SlotFeedback, gain: float, partners: Collection[int], weight: float) -> None:
-        """Update the running means that the observation is made of; `weight` is the newest slot's in that of (7)."""
+    def remember(self, config: Config, feedback: SlotFeedback, gain: float, partners: Collection[int]) -> None:
+        """Update the running means, and so the observation."""
+        weight = config.cooperation.interference_window
         reported = reported_interference(feedback, self.neighbours)
         self.linked = [n in partners for n in self.neighbours]
         for position, linked in enumerate(self.linked):
@@ -63,6 +67,13 @@ class Episode:
                 self.gain[position] += (gain - self.gain[position]) / self.times_linked[position]
             else:
                 self.interference[position] += weight * (reported[position] - self.interference[position])
+        self.observation = _observation(config, self.association, self.interference, self.linked, self.gain)
+
+
+def _observation(
+    config: Config, association: Association, interference: FloatArray, linked: Sequence[bool], gain: FloatArray
+) -> FloatArray:
+    return observe(config, association.beta[list(association.ues)], interference, linked, gain)
 
 
 @dataclass

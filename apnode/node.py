@@ -74,6 +74,14 @@ class Node:
         self._dispatch(message)
         return self._take_out()
 
+    @property
+    def has_leisure(self) -> bool:
+        """Whether this node is only waiting for others, with something left to do that could wait until now."""
+        return False
+
+    def use_leisure(self) -> None:
+        """Do what could wait until now. No node depends on being given the time."""
+
     def _dispatch(self, message: Message) -> None:
         handler = self._handlers.get(type(message))
         if handler is None:

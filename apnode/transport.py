@@ -6,12 +6,14 @@ is dropped and counted, as a radio or a network would.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import zmq
 
-_QUEUED = 1000  # frames per peer
+_QUEUED = 1000  # parcels of frames per peer
 _LINGER_MS = 2000  # to flush the last reports at the end of a run
 _MAX_RECEIVED = 2**24  # [B] hard bound of the socket; the wire's own limit is lower
 
@@ -22,11 +24,11 @@ class Transport(Protocol):
     endpoint: str  # where peers find this node
     lost: int  # frames that could not be queued
 
-    def send(self, endpoint: str, frame: bytes) -> None:
-        """Queue a frame for a peer, or drop it."""
+    def send(self, endpoint: str, frames: Sequence[bytes]) -> None:
+        """Queue frames for a peer, to arrive together, or drop them."""
 
-    def receive(self, timeout_s: float | None) -> bytes | None:
-        """The next frame; None after `timeout_s` without one."""
+    def receive(self, timeout_s: float | None) -> Sequence[bytes]:
+        """The next frames from a peer; none after `timeout_s` without any."""
 
     def close(self) -> None:
         """Flush what is queued, then give everything back."""
@@ -60,16 +62,18 @@ class ZeroMqTransport:
         self.endpoint = f"tcp://{host}:{port}"
         self.lost = 0
 
-    def send(self, endpoint: str, frame: bytes) -> None:
+    def send(self, endpoint: str, frames: Sequence[bytes]) -> None:
         try:
-            self._peer(endpoint).send(frame, zmq.NOBLOCK)
+            self._peer(endpoint).send_multipart(frames, zmq.NOBLOCK)
         except zmq.Again:
-            self.lost += 1
+            self.lost += len(frames)
 
-    def receive(self, timeout_s: float | None) -> bytes | None:
-        if not self._inbox.poll(None if timeout_s is None else max(0, int(timeout_s * 1000))):
-            return None
-        return self._inbox.recv()
+    def receive(self, timeout_s: float | None) -> Sequence[bytes]:
+        self._inbox.rcvtimeo = -1 if timeout_s is None else math.ceil(timeout_s * 1000)  # poll() would cost more
+        try:
+            return self._inbox.recv_multipart()
+        except zmq.Again:
+            return ()
 
     def close(self) -> None:
         self._inbox.close(linger=0)

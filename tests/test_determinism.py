@@ -57,6 +57,18 @@ def test_delivery_order_does_not_change_the_run(demo: Config, demo_digest: str, 
     assert digest(demo, order_seed) == demo_digest
 
 
+def test_when_an_ap_finds_time_to_learn_does_not_change_the_run(demo: Config, demo_digest: str) -> None:
+    """On Ray it learns while it waits for others, if it waits; here, at the latest that it may."""
+    network, taken = LocalNetwork(demo, order_seed=3), 0
+    for _ in network.frames():
+        for ap in network.aps[::2]:  # the others have none
+            taken += ap.has_leisure
+            if ap.has_leisure:
+                ap.use_leisure()
+    assert taken > demo.num_slots
+    assert network.coordinator.record.digest() == demo_digest
+
+
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_delivery_order_changes_no_kind_of_agreement(variant: str) -> None:
     config = load("demo", ("run.episodes=2", "run.slots_per_episode=18", *VARIANTS[variant]))
