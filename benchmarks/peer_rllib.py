@@ -8,6 +8,7 @@ transitions of its own in it. Both are counted, by Adam and by the learner.
 
 from __future__ import annotations
 
+import shutil
 import time
 from typing import Any
 
@@ -84,6 +85,7 @@ def run(config: Config, annealing_slots: int, synced_every: int) -> tuple[float,
                 raise RuntimeError(f"{name} learned from {trained} transitions in {steps} updates")
             updates.append(steps)
         algorithm.stop()
+        shutil.rmtree(algorithm.logdir)  # it makes one in ~/ray_results, and nothing can be set against that
     return seconds, updates
 
 
