@@ -2,11 +2,12 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
+MARL := .venv-marl/.installed
 
-.PHONY: help demo test bench clean
+.PHONY: help demo test bench bench-marl clean
 
 help:  ## this list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed; try make PYTHON=python3.12")'
@@ -29,5 +30,13 @@ bench: $(STAMP)  ## slots/s and messages/s, local against Ray; what an AP costs;
 	$(BIN)/python benchmarks/physics.py
 	$(BIN)/python benchmarks/comparison.py
 
-clean:  ## remove the virtual environment and caches, not the runs
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
+$(MARL): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-marl
+	.venv-marl/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[marl]'
+	@touch $@
+
+bench-marl: $(MARL)  ## the same agents in one process with TorchRL and with RLlib, against local and Ray (a quarter of an hour)
+	.venv-marl/bin/python -m benchmarks.marl
+
+clean:  ## remove the virtual environments and caches, not the runs
+	rm -rf .venv .venv-marl .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info

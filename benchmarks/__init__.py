@@ -1,0 +1,1 @@
+"""What things cost: run from the repository's root."""
