@@ -15,8 +15,8 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test]'
 	@touch $@
 
-demo: $(STAMP)  ## 20 APs as 20 Ray actors, learning whom to cooperate with (a few minutes)
-	$(BIN)/cfmimo run demo
+demo: $(STAMP)  ## 100 APs as 100 Ray actors, learning whom to cooperate with (a few minutes)
+	$(BIN)/cfmimo run hundred
 
 test: $(STAMP)  ## lint, types, tests
 	$(BIN)/ruff check .
@@ -24,8 +24,9 @@ test: $(STAMP)  ## lint, types, tests
 	$(BIN)/mypy
 	$(BIN)/python -m pytest
 
-bench: $(STAMP)  ## slots/s and messages/s, local against Ray; what an AP costs; physics and compare as networks grow
+bench: $(STAMP)  ## slots/s, messages/s and CPU time by part, local against Ray; what an AP costs; how physics and compare grow
 	$(BIN)/python benchmarks/throughput.py
+	$(BIN)/python benchmarks/shares.py
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/physics.py
 	$(BIN)/python benchmarks/comparison.py

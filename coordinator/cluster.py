@@ -49,7 +49,7 @@ class Cluster:
         by_fork = {"py_executable": py_executable(fork_folder, config.cooperation.policy)}
         start = by_fork if config.run.start == "fork" else None
         self._aps = [
-            self._actor(ApActor, f"ap-{ap}", own_config(config, ap), ap, start=start)
+            self._actor(ApActor, f"ap-{ap}", own_config(config, ap), ap, start=start, placement="SPREAD")
             for ap in range(config.radio.num_aps)
         ]
         self._incarnation = [0] * config.radio.num_aps
@@ -153,8 +153,9 @@ class Cluster:
         max_restarts: int = -1,
         threads: int = 1,
         start: dict[str, str] | None = None,
+        placement: str = "DEFAULT",
     ) -> Any:
-        """Create one actor, in the runtime environment `start`.
+        """Create one actor, in the runtime environment `start`, where Ray's strategy `placement` puts it.
 
         With Ray calls as transport, frames need a thread beside the loop.
         """
@@ -166,6 +167,7 @@ class Cluster:
             "max_task_retries": 0,
             "max_concurrency": max(threads, 2 if self._network.transport == "ray" else 1),
             "runtime_env": start,
+            "scheduling_strategy": placement,
         }
         return ray.remote(kind).options(**options).remote(name, config, self._network, *args)
 

@@ -111,14 +111,14 @@ def _init(folder: Path) -> None:
 def _sweep(folder: Path) -> None:
     """Kill what Ray left behind, and what that may still have started: processes with this session's token."""
     give_up = time.monotonic() + _SWEEP_S
-    while (left := _processes_of(folder)) and time.monotonic() < give_up:
+    while (left := processes_of(folder)) and time.monotonic() < give_up:
         for pid in left:
             with suppress(ProcessLookupError):  # ended by itself
                 os.kill(pid, signal.SIGKILL)
         time.sleep(0.05)
 
 
-def _processes_of(folder: Path) -> list[int]:
+def processes_of(folder: Path) -> list[int]:
     """Other processes whose environment names a folder."""
     found = []
     for environ in Path("/proc").glob("[0-9]*/environ"):

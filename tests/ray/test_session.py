@@ -43,26 +43,36 @@ def test_a_private_session_leaves_neither_process_nor_folder(killed: bool) -> No
 
 ON_A_CLUSTER = """
 import sys
+from collections import Counter
 import ray.cluster_utils
-from coordinator.cluster import run_on_ray
+from ray._private.state import actors
+from coordinator.cluster import Cluster
 from coordinator.console import Console
 from coordinator.local import LocalNetwork
 from coordinator.presets import load
+from coordinator.session import connected
 
-config = load("demo", ["radio.num_aps=4", "radio.num_ues=2", "run.episodes=1", "cooperation.policy=always"])
+config = load("demo", ["radio.num_aps=6", "radio.num_ues=3", "run.episodes=3"])  # learns
+console = Console(config.num_slots, quiet=True)
 nodes = ray.cluster_utils.Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "temp_dir": sys.argv[1]})
-nodes.add_node(num_cpus=1)
+for _ in range(2):
+    nodes.add_node(num_cpus=1)
 try:
-    outcome = run_on_ray(config, nodes.address, None, Console(config.num_slots, quiet=True))
+    with connected(nodes.address, config.radio.num_aps) as fork_folder:
+        cluster = Cluster(config, None, fork_folder)
+        cluster.start(console, None)
+        aps_on = Counter(actor["Address"]["NodeID"] for actor in actors().values() if "-ap-" in actor["Name"])
+        cluster.launch()
+        record = cluster.follow(console)
 finally:
     nodes.shutdown()
 network = LocalNetwork(config)
 network.run()
-print(outcome.record.digest() == network.coordinator.record.digest(), outcome.restarts)
+print(record.digest() == network.coordinator.record.digest(), len(aps_on) > 1, cluster.restarts)
 """
 
 
-def test_a_run_on_a_cluster_of_two_nodes_leaves_neither_fork_server_nor_folder() -> None:
+def test_a_run_over_three_nodes_gives_the_digest_of_local_and_leaves_neither_fork_server_nor_folder() -> None:
     before = _folders()
     with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp") as folder:
         # in a process of its own: a private session before it, in the same one, would have left Ray asking for a token
@@ -73,8 +83,8 @@ def test_a_run_on_a_cluster_of_two_nodes_leaves_neither_fork_server_nor_folder()
                 seen |= _fork_servers(str(fork_folder))
             time.sleep(0.05)
         assert run.stdout
-        assert run.stdout.read() == "True []\n"
-    assert len(seen) == 1  # both nodes are on this machine
+        assert run.stdout.read() == "True True []\n"
+    assert len(seen) == 1  # all nodes are on this machine
     give_up = time.monotonic() + 40
     while left := _folders() - before or [server for server in seen if Path(f"/proc/{server}").exists()]:
         assert time.monotonic() < give_up, f"left: {left}"
