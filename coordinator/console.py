@@ -15,6 +15,7 @@ from rich.table import Table
 
 _REFRESH_S = 0.5
 _LOG_LINE_S = 15.0  # where standard error is no terminal
+_PIDS_SHOWN = 20
 
 
 class Console:
@@ -143,7 +144,8 @@ class Console:
         for note in summary["cluster_notes"]:
             out.print(note, highlight=False)
         if summary["ap_processes"]:
-            pids = ", ".join(str(process["pid"]) for process in summary["processes"])
+            first = [str(process["pid"]) for process in summary["processes"][:_PIDS_SHOWN]]
+            pids = ", ".join(first + ["..."] * (summary["ap_processes"] > len(first)))
             out.print(f"{summary['ap_processes']} AP actors in as many processes: {pids}", highlight=False)
         late, lost = summary["traffic"]["Deadline"]["messages"], summary["frames_lost"]
         if late or lost or summary["restarts"]:

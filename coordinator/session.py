@@ -23,7 +23,7 @@ _TOKEN = secrets.token_hex(32)  # of private sessions; Ray reads it once per pro
 _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 _SWEEP_S = 5.0
 _MEMORY_MIB = {  # by start and whether APs learn: what all share and what each has for itself, as benchmarks/startup.py
-    ("fork", True): (400, 55),  # measures it, a little rounded up
+    ("fork", True): (500, 52),  # measures it, a little rounded up
     ("fork", False): (100, 50),
     ("plain", True): (0, 260),  # a Ray worker with torch and its optimiser
     ("plain", False): (0, 80),
