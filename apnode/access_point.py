@@ -98,11 +98,30 @@ class AccessPoint(Node):
         refuse_unless(all(self._is_peer(peer) for peer in peers), "a neighbour that there is not")
         refuse_unless(len(association.beta) == radio.num_ues, "beta of another number of UEs")
         refuse_unless(bool((association.pilots < radio.pilot_length).all()), "a pilot that there is not")
+        moved = []
         for peer, endpoint in zip(peers, association.endpoints + association.asker_endpoints, strict=True):
+            if self.endpoints.get(ap_address(peer), endpoint) != endpoint:
+                moved.append(peer)
             self.endpoints[ap_address(peer)] = endpoint
         if self._episode is None or association.episode > self._episode.association.episode:
             self._upcoming = association
             self._advance()
+        for peer in moved:
+            self._on_restart_of(peer)
+
+    def _on_restart_of(self, peer: int) -> None:
+        """A peer is elsewhere now: it has forgotten what it was asked or still had to say, and is not waited for."""
+        slot = self.slot
+        if slot is None:
+            return
+        slot.restarted.add(peer)
+        if slot.transmitted:
+            self._complete_when_reported(slot)
+        elif slot.formation and slot.formation.begun and peer in slot.blocks:
+            self._transmit(slot)  # no cluster can be found over this link any more
+        else:
+            self._heard_from(slot, peer)
+            self._transmit_when_agreed(slot)
 
     def _on_pilots(self, pilots: PilotBlock) -> None:
         run, radio = self._config.run, self._config.radio
@@ -307,7 +326,7 @@ class AccessPoint(Node):
     # --- transmission -------------------------------------------------------------------------------------
 
     def _transmit_when_agreed(self, slot: Slot) -> None:
-        answered = slot.blocks.keys() | slot.declined
+        answered = slot.blocks.keys() | slot.declined | slot.restarted
         if slot.transmitted or slot.unheard or not answered >= {*slot.chosen, *slot.granted}:
             return
         if slot.formation is None or not slot.agreed:
@@ -364,7 +383,7 @@ class AccessPoint(Node):
 
     def _complete_when_reported(self, slot: Slot) -> None:
         awaited = slot.linked_partners if self._config.reward.scope == "neighbourhood" else set()
-        if slot.feedback is not None and slot.gains.keys() >= awaited:
+        if slot.feedback is not None and slot.gains.keys() | slot.restarted >= awaited:
             self._complete(slot)
 
     def _complete(self, slot: Slot) -> None:

@@ -92,6 +92,7 @@ class Slot:
     granted: set[int] = field(default_factory=set)
     blocks: dict[int, ChannelBlock] = field(default_factory=dict)  # by sender
     declined: set[int] = field(default_factory=set)
+    restarted: set[int] = field(default_factory=set)  # peers who have forgotten this slot
     shared: set[int] = field(default_factory=set)  # whom our channel block went to
     partners: tuple[int, ...] = ()
     transmitted: bool = False

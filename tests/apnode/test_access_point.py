@@ -243,10 +243,10 @@ def test_a_new_episode_waits_for_its_association() -> None:
 
 
 def test_an_association_within_the_episode_only_says_where_the_neighbours_are() -> None:
-    driven = opened(asks=[1])
+    driven = opened(asks=[2])
     assert driven.give(association(endpoints=("tcp://ap2", "tcp://new", "tcp://ap3"), ues=(1,))) == []
     assert driven.ap.endpoints == {"ap/2": "tcp://ap2", "ap/1": "tcp://new", "ap/3": "tcp://ap3"}
-    assert only(driven.give(block(1)), Transmission).ues == UES
+    assert only(driven.give(block(2)), Transmission).ues == UES
 
 
 # --- early, late, twice ------------------------------------------------------------------------------------
@@ -853,6 +853,42 @@ def test_a_restarted_ap_begins_with_the_first_pilots_it_hears(order: int) -> Non
 
 def test_a_neighbour_that_has_just_restarted_costs_a_mutual_ap_nothing() -> None:
     assert kinds(opened(asks=[1]).give(decline(1))) == [(CHANNEL, Transmission)]
+
+
+def moved(neighbour: int) -> Association:
+    """What an AP is told when a neighbour has restarted."""
+    return association(endpoints=tuple(f"tcp://{'new' if n == neighbour else 'ap'}{n}" for n in NEIGHBOURS))
+
+
+@pytest.mark.parametrize("overrides", [(), DIRECTED, GRANT, PAIRS], ids=["mutual", "directed", "grant", "pairs"])
+def test_a_neighbour_that_is_elsewhere_now_is_not_waited_for(overrides: tuple[str, ...]) -> None:
+    driven = opened(*overrides, asks=[1])
+    if overrides == GRANT:
+        driven.give(pass_(2), pass_(3))
+    assert driven.give(moved(2)) == []  # whom it did not ask, or has heard
+    assert only(driven.give(moved(1)), Transmission).partners == ()
+
+
+def test_what_a_neighbour_told_before_it_restarted_is_used() -> None:
+    driven = opened(asks=[1, 2])
+    driven.give(block(1), moved(1))
+    assert only(driven.give(block(2)), Transmission).partners == (1, 2)
+
+
+def test_a_partner_that_is_elsewhere_now_owes_no_gain() -> None:
+    driven = opened(*NEIGHBOURHOOD, asks=[1])
+    driven.give(block(1), feedback())
+    assert kinds(driven.give(moved(1))) == [(COORDINATOR, ApReport)]
+
+
+def test_a_link_to_an_ap_that_is_elsewhere_now_makes_no_cluster() -> None:
+    driven = opened(*CAPPED, asks=[1])
+    driven.give(block(1))
+    assert only(driven.give(moved(1)), Transmission).partners == ()
+
+
+def test_an_association_that_comes_again_is_no_restart() -> None:
+    assert opened(asks=[1]).give(association()) == []
 
 
 def test_a_neighbour_that_has_just_restarted_costs_a_granting_ap_nothing() -> None:
