@@ -56,8 +56,9 @@ def run_node(
     waiting_for, since = phase and phase(), time.monotonic()
     while not node.done:
         left = None if deadline_s is None else max(0.0, since + deadline_s - time.monotonic())
-        frames = transport.receive(0 if node.has_leisure else left)
-        if not frames and node.has_leisure:
+        leisure = node.has_leisure
+        frames = transport.receive(0 if leisure else left)
+        if leisure and not frames:
             node.use_leisure()
             continue
         answers = [send for frame in frames for send in node.receive(frame)] if frames else node.handle(Tick())

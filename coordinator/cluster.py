@@ -47,10 +47,12 @@ class Cluster:
         self.coordinator = self._actor(CoordinatorActor, "coordinator", config, max_restarts=0, threads=2)
         self.channel = self._actor(ChannelServerActor, "channel", config, max_restarts=0)
         by_fork = {"py_executable": py_executable(fork_folder, config.cooperation.policy)}
-        start = by_fork if config.run.start == "fork" else None
+        placed: dict[str, Any] = {
+            "scheduling_strategy": "SPREAD",
+            "runtime_env": by_fork if config.run.start == "fork" else None,
+        }
         self._aps = [
-            self._actor(ApActor, f"ap-{ap}", own_config(config, ap), ap, start=start, placement="SPREAD")
-            for ap in range(config.radio.num_aps)
+            self._actor(ApActor, f"ap-{ap}", own_config(config, ap), ap, **placed) for ap in range(config.radio.num_aps)
         ]
         self._incarnation = [0] * config.radio.num_aps
         self._asked: Any = None  # the coordinator's answer under way
@@ -126,7 +128,7 @@ class Cluster:
 
     def _show_progress(self, console: Console) -> None:
         """Ask the coordinator how far the nodes are, and take its answer when it comes; nobody waits for it."""
-        if self._asked is None and (console.due or self._newest < 0):
+        if self._asked is None:
             self._asked = self.coordinator.latest.remote()
         if self._asked is not None and ray.wait([self._asked], timeout=0)[0]:
             answer, self._asked = self._asked, None
@@ -144,18 +146,8 @@ class Cluster:
         """Start an AP's loop; after its process has died, Ray runs this in a new one."""
         return self._aps[ap].run.remote(*self._endpoints, self._incarnation[ap])
 
-    def _actor(
-        self,
-        kind: type,
-        name: str,
-        config: Config,
-        *args: Any,
-        max_restarts: int = -1,
-        threads: int = 1,
-        start: dict[str, str] | None = None,
-        placement: str = "DEFAULT",
-    ) -> Any:
-        """Create one actor, in the runtime environment `start`, where Ray's strategy `placement` puts it.
+    def _actor(self, kind: type, name: str, config: Config, *args: Any, threads: int = 1, **options: Any) -> Any:
+        """Create one actor, with Ray's options; one that dies is started again unless they say otherwise.
 
         With Ray calls as transport, frames need a thread beside the loop.
         """
@@ -163,11 +155,10 @@ class Cluster:
         options = {
             "name": name,
             "num_cpus": 0,
-            "max_restarts": max_restarts,
+            "max_restarts": -1,
             "max_task_retries": 0,
             "max_concurrency": max(threads, 2 if self._network.transport == "ray" else 1),
-            "runtime_env": start,
-            "scheduling_strategy": placement,
+            **options,
         }
         return ray.remote(kind).options(**options).remote(name, config, self._network, *args)
 
