@@ -25,11 +25,11 @@ test: $(STAMP)  ## lint, types, tests
 	$(BIN)/python -m pytest
 
 bench: $(STAMP)  ## slots/s, messages/s and CPU time by part, local against Ray; what an AP costs; how physics and compare grow
-	$(BIN)/python benchmarks/throughput.py
-	$(BIN)/python benchmarks/shares.py
-	$(BIN)/python benchmarks/startup.py
-	$(BIN)/python benchmarks/physics.py
-	$(BIN)/python benchmarks/comparison.py
+	$(BIN)/python -m benchmarks.throughput
+	$(BIN)/python -m benchmarks.shares
+	$(BIN)/python -m benchmarks.startup
+	$(BIN)/python -m benchmarks.physics
+	$(BIN)/python -m benchmarks.comparison
 
 $(MARL): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv-marl

@@ -1,7 +1,7 @@
 """How long `compare` takes with every policy that does not learn, and how that grows with the network.
 
 One process, CPU time, per layout; links are tuned to the same numbers per AP at every size. What each contender costs
-is timed apart, so that one sees where the time goes. Example: python benchmarks/comparison.py --preset selective
+is timed apart, so that one sees where the time goes. Example: python -m benchmarks.comparison --preset selective
 """
 
 from __future__ import annotations

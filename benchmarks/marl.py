@@ -85,7 +85,12 @@ def measure(name: str, config: Config) -> Measured:
 
 
 def library(name: str) -> Callable[[Config, int, int], tuple[float, list[int]]]:
-    """How to run an experiment with a library."""
+    """How to run an experiment with a library.
+
+    Returns:
+        a function of the experiment, the slots in which epsilon falls from its first to its last value, and the slots
+        between two copies into the target networks; it gives the seconds, without setting up, and each agent's updates.
+    """
     match name:
         case "torchrl":
             from benchmarks.peer_torchrl import run

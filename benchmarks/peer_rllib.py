@@ -56,15 +56,7 @@ def names(agents: int) -> list[str]:
 
 
 def run(config: Config, annealing_slots: int, synced_every: int) -> tuple[float, list[int]]:
-    """Learn through all slots of an experiment.
-
-    Args:
-        config: the experiment.
-        annealing_slots: in which epsilon falls from its first to its last value.
-        synced_every: slots between two copies into the target networks.
-
-    Returns:
-        seconds, without setting up; the updates of each agent.
+    """Learn through all slots of an experiment, as `benchmarks.marl.library` says.
 
     Raises:
         RuntimeError: if a module has not learned from `batch_size` transitions in each of its updates.

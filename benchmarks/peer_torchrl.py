@@ -59,16 +59,7 @@ def _of_agents(agents: int, **specs: Any) -> Composite:
 
 
 def run(config: Config, annealing_slots: int, synced_every: int) -> tuple[float, list[int]]:
-    """Learn through all slots of an experiment.
-
-    Args:
-        config: the experiment.
-        annealing_slots: in which epsilon falls from its first to its last value.
-        synced_every: slots between two copies into the target networks.
-
-    Returns:
-        seconds, without setting up; the updates of each agent.
-    """
+    """Learn through all slots of an experiment, as `benchmarks.marl.library` says."""
     torch.set_num_threads(1)
     torch.manual_seed(config.seed)
     learning, monolith = config.learning, Monolith(config)

@@ -3,7 +3,7 @@
 The density is that of the preset `paper`, with 2 UEs to 5 APs, so M K grows with M^2. One thread, and its CPU time, so
 that other work on the machine disturbs less; no messages are encoded or sent. All parts are timed in the same slots;
 `total` is the median slot, `episode` what comes on top once an episode.
-Example: python benchmarks/physics.py --aps 100,400 --blocks 4
+Example: python -m benchmarks.physics --aps 100,400 --blocks 4
 """
 
 from __future__ import annotations

@@ -3,7 +3,8 @@
 The same experiment in `local` and in `ray`, with learning on, from slot 40 on, in CPU milliseconds per slot over all
 nodes. Every part counts what is spent in its functions less what is spent in those of other parts that they call;
 `protocol` is the rest of what nodes do. In `ray` the threads that ZeroMQ and Ray have beside a node's own count as
-transport and Ray. Taking the times costs about a twentieth of a slot. Example: python benchmarks/shares.py --aps 100
+transport and Ray. Taking the times costs about a twentieth of a slot.
+Example: python -m benchmarks.shares --aps 100 --figure shares.png
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import matplotlib.pyplot as plt
 import ray
-from throughput import experiment
 
 import apnode.csi
 import apnode.node
@@ -36,6 +37,7 @@ import apnode.transport
 import coordinator.cluster
 from apnode.access_point import AccessPoint
 from apnode.config import Config
+from benchmarks.throughput import experiment
 from channel_server.server import ChannelServer
 from coordinator.collector import Coordinator
 from coordinator.console import Console
@@ -143,7 +145,7 @@ def timed_actor(kind: type, folder: str) -> type:
         def run(self, *args: Any) -> Any:
             clock = watched()
             result = clock.timed("transport", super().run)(*args)
-            Path(folder, f"{os.getpid()}.json").write_text(json.dumps(clock.result()))
+            Path(folder, f"{kind.__name__}-{os.getpid()}.json").write_text(json.dumps(clock.result()))
             return result
 
     return Timed
@@ -156,8 +158,8 @@ def in_local(config: Config) -> Counter[str]:
     return clock.spent
 
 
-def in_ray(config: Config) -> Counter[str]:
-    """CPU time by part in `ray` [ns]."""
+def in_ray(config: Config) -> tuple[Counter[str], Counter[str]]:
+    """CPU time by part in `ray`, and of that what the channel server takes [ns]."""
     console = Console(config.num_slots, quiet=True)
     with tempfile.TemporaryDirectory() as folder, connected(None, config.radio.num_aps) as fork_folder:
         for name in ("ApActor", "ChannelServerActor", "CoordinatorActor"):
@@ -170,9 +172,9 @@ def in_ray(config: Config) -> Counter[str]:
         before = of_ray(fork_folder)
         cluster.follow(console)
         spent = Counter({"Ray": of_ray(fork_folder) - before})
-        for left in Path(folder).glob("*.json"):
-            spent.update(json.loads(left.read_text()))
-    return spent
+        left = {path.name: Counter(json.loads(path.read_text())) for path in Path(folder).glob("*.json")}
+    (server,) = (times for name, times in left.items() if name.startswith("ChannelServer"))
+    return sum(left.values(), spent), server
 
 
 def of_ray(fork_folder: str) -> int:
@@ -187,23 +189,45 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--aps", type=int, default=100)
     parser.add_argument("--slots", type=int, default=120)
+    parser.add_argument("--figure", type=Path, help="draw it, too")
     options = parser.parse_args()
     config = experiment(options.aps, options.slots, "zeromq")
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as apart:
         local = apart.submit(in_local, config).result()
-    spent = {"local": local, "ray": in_ray(config)}
+    in_processes, of_server = in_ray(config)
+    slots = options.slots - FIRST_SLOT
+    ms = {name: per_slot(times, slots) for name, times in (("local", local), ("ray", in_processes))}
     print(f"M = {options.aps}, learning on, slots {FIRST_SLOT} to {options.slots}: CPU ms per slot and share")
-    print(f"{'':12}" + "".join(f"{runtime:>18}" for runtime in spent))
-    for part in (*USEFUL, *OVERHEAD):
-        print(f"{part:12}" + "".join(column(times, part, options.slots) for times in spent.values()))
-    print(f"{'overhead':12}" + "".join(column(times, "", options.slots, *OVERHEAD) for times in spent.values()))
-    print(f"{'all':12}" + "".join(column(times, "", options.slots, *times) for times in spent.values()))
+    print(f"{'':12}" + "".join(f"{runtime:>18}" for runtime in ms))
+    rows = {**{part: (part,) for part in (*USEFUL, *OVERHEAD)}, "overhead": OVERHEAD, "all": (*USEFUL, *OVERHEAD)}
+    for row, parts in rows.items():
+        figures = [(sum(of[part] for part in parts), sum(of.values())) for of in ms.values()]
+        print(f"{row:12}" + "".join(f"{figure:11.1f} {figure / whole:6.0%}" for figure, whole in figures))
+    server = per_slot(of_server, slots)
+    frames = server["wire"] + server["transport"]
+    print(f"channel server: physics {server['physics']:.1f}, frames {frames:.1f}, Ray {server['Ray']:.1f} ms per slot")
+    if options.figure:
+        draw(ms, options.aps, options.figure)
 
 
-def column(times: Counter[str], part: str, slots: int, *parts: str) -> str:
-    """A figure of the table."""
-    spent = sum(times[name] for name in (parts or (part,)))
-    return f"{spent / 1e6 / (slots - FIRST_SLOT):10.1f} {spent / times.total():6.0%} "
+def per_slot(times: Counter[str], slots: int) -> dict[str, float]:
+    """CPU time of each part [ms per slot], of [ns]."""
+    return {part: times[part] / 1e6 / slots for part in (*USEFUL, *OVERHEAD)}
+
+
+def draw(ms: dict[str, dict[str, float]], aps: int, path: Path) -> None:
+    """A bar for each runtime, useful parts first."""
+    figure, axes = plt.subplots(figsize=(7, 2.2), layout="constrained")
+    ends = dict.fromkeys(ms, 0.0)
+    for index, part in enumerate((*USEFUL, *OVERHEAD)):
+        shades = plt.get_cmap("Blues" if part in USEFUL else "Oranges")
+        colour = shades(0.9 - 0.15 * (index if part in USEFUL else index - len(USEFUL)))
+        axes.barh(list(ms), [of[part] for of in ms.values()], left=list(ends.values()), color=colour, label=part)
+        ends = {name: end + ms[name][part] for name, end in ends.items()}
+    axes.invert_yaxis()
+    axes.set_xlabel(f"CPU time [ms per slot], M = {aps}")
+    figure.legend(loc="outside upper center", ncols=4, frameon=False)
+    figure.savefig(path, dpi=150)
 
 
 if __name__ == "__main__":

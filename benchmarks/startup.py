@@ -1,8 +1,9 @@
-"""What an AP process costs: seconds and CPU seconds to start, memory once it has learned; forked against plain.
+"""What an AP process costs: seconds and CPU seconds to start and to restart, memory; forked against plain.
 
-Both ways take turns in the same run; trust the ratios. Memory is the proportional set size (PSS), and CPU time is that
-of the AP's process; when forked, its client and its share of the fork server are added to both. Example:
-python benchmarks/startup.py --aps 20 --rounds 1
+Ways take turns in the same run; trust the ratios. Memory is the proportional set size (PSS) once all have learned: per
+AP with its client and its share of the fork server, and in all with Ray's own processes and this one. CPU time is that
+of the same processes per AP. One AP is killed (SIGKILL): the time until Ray says so, and until the AP's next slot.
+Example: python -m benchmarks.startup --aps 100 --ways fork
 """
 
 from __future__ import annotations
@@ -13,18 +14,23 @@ for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ[_name] = "1"
 
 import argparse
+import signal
 import statistics
+import threading
 import time
 from pathlib import Path
 
+import numpy as np
+import ray
+
+from benchmarks.throughput import experiment
 from coordinator.cluster import Cluster
 from coordinator.console import Console
-from coordinator.presets import load
-from coordinator.session import connected
+from coordinator.session import connected, processes_of
 
-WAYS = ("plain", "fork")
-SLOTS = 40  # until every AP has learned a few times
-COLUMNS = {"start-up s": "8.1f", "CPU s per AP": "8.2f", "PSS MB per AP": "8.1f"}
+SLOTS = 300
+KILLED, KILLED_IN = 0, 40  # AP, slot: all have learned by then
+ROWS = ("start-up s", "CPU s per AP", "PSS MB per AP", "PSS GB in all", "death seen s", "restart s")
 
 
 def main() -> None:
@@ -32,20 +38,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--aps", type=int, default=20)
     parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--ways", default="plain,fork")
     options = parser.parse_args()
-    rounds = [{way: measured(options.aps, way) for way in WAYS} for _ in range(options.rounds)]
+    ways = options.ways.split(",")
+    rounds = [{way: measured(options.aps, way) for way in ways} for _ in range(options.rounds)]
     print(f"M = {options.aps}, learning on, {options.rounds} rounds: medians")
-    print(f"{'':16} {'plain':>8} {'fork':>8} {'fork : plain':>13}")
-    for column, (name, form) in enumerate(COLUMNS.items()):
-        plain, fork = (statistics.median(each[way][column] for each in rounds) for way in WAYS)
-        ratio = statistics.median(each["fork"][column] / each["plain"][column] for each in rounds)
-        print(f"{name:16} {plain:{form}} {fork:{form}} {ratio:13.2f}")
+    print(f"{'':14}" + "".join(f"{way:>10}" for way in ways) + f"{f'{ways[-1]} : {ways[0]}':>15}")
+    for row, name in enumerate(ROWS):
+        of = [statistics.median(each[way][row] for each in rounds) for way in ways]
+        ratio = statistics.median(each[ways[-1]][row] / each[ways[0]][row] for each in rounds)
+        print(f"{name:14}" + "".join(f"{figure:10.2f}" for figure in of) + f"{ratio:15.2f}")
 
 
-def measured(aps: int, way: str) -> tuple[float, float, float]:
-    """Start a run one way and let every AP learn; returns COLUMNS."""
-    settings = [f"radio.num_aps={aps}", "run.blocks_per_slot=1", "run.slots_per_episode=20", f"run.start={way}"]
-    config = load("demo", [*settings, f"run.episodes={SLOTS // 20}"])
+def measured(aps: int, way: str) -> tuple[float, ...]:
+    """Start a run one way, let every AP learn, and kill one; returns ROWS."""
+    config = experiment(aps, SLOTS, "zeromq")
+    config = config.model_copy(update={"run": config.run.model_copy(update={"start": way})})
     console = Console(config.num_slots, quiet=True)
     with connected(None, aps) as fork_folder:
         began = time.monotonic()
@@ -55,9 +63,38 @@ def measured(aps: int, way: str) -> tuple[float, float, float]:
         pids = {process["pid"] for process in cluster.processes} | mentioning(fork_folder)
         cpu = sum(map(cpu_seconds, pids)) / aps
         cluster.launch()
-        cluster.follow(console)
-        memory = sum(map(pss_mb, pids)) / aps
-    return seconds, cpu, memory
+        murder = Murder(cluster, pids, {*processes_of(Path(fork_folder).parent), *pids, os.getpid()})
+        murder.start()
+        record = cluster.follow(console)
+        murder.join()
+    back = int(np.flatnonzero(~record.reported[:, KILLED]).max()) + 1
+    of_aps, in_all = murder.memory
+    return seconds, cpu, of_aps / aps, in_all / 1000, murder.seen, murder.slot_at[back] - murder.at
+
+
+class Murder(threading.Thread):
+    """Kills an AP in a slot, and notes when which slot was the newest."""
+
+    def __init__(self, cluster: Cluster, of_aps: set[int], of_all: set[int]) -> None:
+        super().__init__()
+        self.memory = (0.0, 0.0)  # of these processes, just before [MB]
+        self.at = self.seen = 0.0  # when; so long after it Ray says so [s]
+        self.slot_at: dict[int, float] = {}  # when a slot's report was in
+        self._cluster, self._pids = cluster, (of_aps, of_all)
+
+    def run(self) -> None:
+        newest = -1
+        while newest < SLOTS - 1:
+            latest = ray.get(self._cluster.coordinator.latest.remote())[0]
+            self.slot_at |= dict.fromkeys(range(newest + 1, latest + 1), time.monotonic())
+            newest = latest
+            if newest >= KILLED_IN and not self.at:
+                self.memory = tuple(sum(map(pss_mb, pids)) for pids in self._pids)  # type: ignore[assignment]
+                self.at = time.monotonic()
+                os.kill(self._cluster.processes[KILLED]["pid"], signal.SIGKILL)
+            if self._cluster.restarts and not self.seen:
+                self.seen = time.monotonic() - self.at
+            time.sleep(0.02)
 
 
 def mentioning(folder: str) -> set[int]:
