@@ -43,11 +43,12 @@ def main() -> None:
     ways = options.ways.split(",")
     rounds = [{way: measured(options.aps, way) for way in ways} for _ in range(options.rounds)]
     print(f"M = {options.aps}, learning on, {options.rounds} rounds: medians")
-    print(f"{'':14}" + "".join(f"{way:>10}" for way in ways) + f"{f'{ways[-1]} : {ways[0]}':>15}")
+    compared = f"{f'{ways[-1]} : {ways[0]}':>15}" if len(ways) > 1 else ""
+    print(f"{'':14}" + "".join(f"{way:>10}" for way in ways) + compared)
     for row, name in enumerate(ROWS):
         of = [statistics.median(each[way][row] for each in rounds) for way in ways]
         ratio = statistics.median(each[ways[-1]][row] / each[ways[0]][row] for each in rounds)
-        print(f"{name:14}" + "".join(f"{figure:10.2f}" for figure in of) + f"{ratio:15.2f}")
+        print(f"{name:14}" + "".join(f"{figure:10.2f}" for figure in of) + (f"{ratio:15.2f}" if compared else ""))
 
 
 def measured(aps: int, way: str) -> tuple[float, ...]:

@@ -25,7 +25,7 @@ _SWEEP_S = 5.0
 _MEMORY_MIB = {  # by start and whether APs learn: what all share and what each has for itself, as benchmarks/startup.py
     ("fork", True): (500, 52),  # measures it, a little rounded up
     ("fork", False): (100, 50),
-    ("plain", True): (0, 260),  # a Ray worker with torch and its optimiser
+    ("plain", True): (0, 200),  # a Ray worker with torch
     ("plain", False): (0, 80),
 }
 
