@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from apnode.messages import Message
+from apnode.fields import Message
 
 _SLOTS_AHEAD = 4
 _MESSAGES_PER_SLOT = 1024

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from apnode.messages import KINDS, TAGS, Message
+from apnode.fields import Message
+from apnode.messages import KINDS, TAGS
 from apnode.wire import MAX_FRAME, WireError, decode, encode
 
 CHANNEL = "channel"

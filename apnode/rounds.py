@@ -7,7 +7,8 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Generic, TypeVar
 
 from apnode.clusters import Entry
-from apnode.messages import ChannelBlock, ClusterBlock, CommonLinks, LinkState, Message
+from apnode.fields import Message
+from apnode.messages import ChannelBlock, ClusterBlock, CommonLinks, LinkState
 from apnode.node import refuse_unless
 
 Out = list[tuple[int, Message]]  # to AP

@@ -17,7 +17,8 @@ import msgpack
 import numpy as np
 from numpy.typing import NDArray
 
-from apnode.messages import KINDS, TAGS, Array, Message, MessageError, specs
+from apnode.fields import Array, Message, MessageError, specs
+from apnode.messages import KINDS, TAGS
 
 VERSION = 1
 MAX_FRAME = 65536  # [B] unless the config says more

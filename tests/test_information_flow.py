@@ -14,6 +14,7 @@ from apnode import csi
 from apnode.access_point import AccessPoint
 from apnode.clusters import layers
 from apnode.config import Config
+from apnode.fields import Message
 from apnode.messages import (
     FRONTHAUL,
     KINDS,
@@ -31,7 +32,6 @@ from apnode.messages import (
     GainReport,
     Hello,
     LinkState,
-    Message,
     PilotBlock,
     RunOver,
     SlotFeedback,

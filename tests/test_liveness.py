@@ -10,7 +10,8 @@ import pytest
 
 from apnode.access_point import AccessPoint
 from apnode.config import Config
-from apnode.messages import KINDS, Deadline, Hello, Message, PilotBlock, RunOver, Tick
+from apnode.fields import Message
+from apnode.messages import KINDS, Deadline, Hello, PilotBlock, RunOver, Tick
 from apnode.node import CHANNEL, COORDINATOR, Node, Send, ap_address
 from apnode.policies import make_policy
 from apnode.rng import own_config

@@ -11,6 +11,7 @@ import pytest
 
 from apnode.access_point import AccessPoint
 from apnode.clusters import Entry
+from apnode.fields import Message
 from apnode.formation import link_state
 from apnode.messages import (
     ApReport,
@@ -26,7 +27,6 @@ from apnode.messages import (
     GainReport,
     Hello,
     LinkState,
-    Message,
     PilotBlock,
     RunOver,
     SlotFeedback,

@@ -8,9 +8,9 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 from apnode.config import Config, Cooperation, Precoding, Radio, Run
+from apnode.fields import MAX_TEXT, Message
 from apnode.messages import (
     KINDS,
-    MAX_TEXT,
     ApReport,
     Association,
     ChannelBlock,
@@ -18,7 +18,6 @@ from apnode.messages import (
     CommonLinks,
     CoopRequest,
     LinkState,
-    Message,
     PilotBlock,
     SlotFeedback,
     SlotReport,

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from apnode.clusters import Entry, Graph, adjacency, layers, link_weights, partition
 from apnode.config import Config, Cooperation, Radio
+from apnode.fields import Message
 from apnode.formation import Formation, Out, entries_of, link_state
-from apnode.messages import ChannelBlock, ClusterBlock, ComplexArray, LinkState, Message
+from apnode.messages import ChannelBlock, ClusterBlock, ComplexArray, LinkState
 from apnode.node import RefusedError
 from apnode.wire import decode, encode
 

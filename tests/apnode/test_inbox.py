@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
+from apnode.fields import Message
 from apnode.inbox import SlotInbox
-from apnode.messages import ClusterBlock, CommonLinks, CoopDecline, CoopPass, CoopRequest, Deadline, LinkState, Message
+from apnode.messages import ClusterBlock, CommonLinks, CoopDecline, CoopPass, CoopRequest, Deadline, LinkState
 
 
 @pytest.fixture

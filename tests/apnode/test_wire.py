@@ -10,14 +10,11 @@ import msgpack
 import numpy as np
 import pytest
 
+from apnode.fields import MAX_ID, MAX_MAGNITUDE, MAX_SLOT, Array, Message, MessageError, specs
 from apnode.messages import (
     KINDS,
-    MAX_ID,
-    MAX_MAGNITUDE,
-    MAX_SLOT,
     NOBODY,
     ApReport,
-    Array,
     Association,
     ChannelBlock,
     ClusterBlock,
@@ -29,15 +26,12 @@ from apnode.messages import (
     GainReport,
     Hello,
     LinkState,
-    Message,
-    MessageError,
     PilotBlock,
     RunOver,
     SlotFeedback,
     SlotReport,
     Tick,
     Transmission,
-    specs,
 )
 from apnode.wire import MAX_FRAME, VERSION, WireError, decode, encode
 

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from apnode.fields import Message
 from apnode.messages import (
     KINDS,
     ApReport,
@@ -13,7 +14,6 @@ from apnode.messages import (
     CoopDecline,
     Deadline,
     Hello,
-    Message,
     PilotBlock,
     RunOver,
     SlotFeedback,

@@ -5,7 +5,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from apnode.messages import KINDS, ApReport, Deadline, Message, RunOver, SlotReport, Tick
+from apnode.fields import Message
+from apnode.messages import KINDS, ApReport, Deadline, RunOver, SlotReport, Tick
 from apnode.node import DROPS
 from apnode.wire import encode
 from coordinator.collector import Coordinator
