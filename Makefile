@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 MARL := .venv-marl/.installed
 
-.PHONY: help demo test bench bench-marl clean
+.PHONY: help demo test bench bench-faults bench-marl clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -22,7 +22,8 @@ test: $(STAMP)  ## lint, types, tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto -m "not ray"
+	$(BIN)/python -m pytest -m ray
 
 bench: $(STAMP)  ## slots/s, messages/s and CPU time by part, local against Ray; what an AP costs; how physics and compare grow
 	$(BIN)/python -m benchmarks.throughput
@@ -30,6 +31,13 @@ bench: $(STAMP)  ## slots/s, messages/s and CPU time by part, local against Ray;
 	$(BIN)/python -m benchmarks.startup
 	$(BIN)/python -m benchmarks.physics
 	$(BIN)/python -m benchmarks.comparison
+
+bench-faults: $(STAMP)  ## kills, losses, dead servers, liars, damaged checkpoints and frames, random fault plans: what each costs
+	$(BIN)/python -m benchmarks.faults
+	$(BIN)/python -m benchmarks.liars
+	$(BIN)/python -m benchmarks.checkpoints
+	$(BIN)/python -m benchmarks.frames
+	$(BIN)/python -m benchmarks.fuzz
 
 $(MARL): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv-marl

@@ -7,12 +7,16 @@ report). What an AP sends in a slot depends on the set of messages it got, not o
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable
+import math
+from collections import deque
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
+import numpy as np
+
 from apnode import csi
+from apnode.checkpoint import Checkpoint
 from apnode.config import Config
 from apnode.formation import Formation
 from apnode.inbox import SlotInbox
@@ -27,24 +31,30 @@ from apnode.messages import (
     CoopPass,
     CoopRequest,
     Deadline,
+    FloatArray,
     GainReport,
     Hello,
+    IntArray,
     LinkState,
     PilotBlock,
+    Resend,
     RunOver,
     SlotFeedback,
     Tick,
     Transmission,
 )
-from apnode.node import CHANNEL, COORDINATOR, Node, Send, ap_address, refuse_unless
-from apnode.observation import relative_gain, reward
+from apnode.node import CHANNEL, Node, Send, ap_address, refuse_unless
+from apnode.observation import MOST_GAIN, observation_size, relative_gain, reward
 from apnode.policies import Policy
 from apnode.precoding import Precoder
 from apnode.relaying import Relaying
 from apnode.replay import Transition
 from apnode.rounds import Out, Rounds
+from apnode.state import Layout, State, joined, part, refuse_other
+from apnode.trust import Trust
 
 _InCluster = LinkState | CommonLinks | ClusterBlock
+_LOUDEST = 1e3  # amplitude: nothing is heard so much louder than it was sent; what claims to be would overflow sums
 _OfSlot = CoopRequest | ChannelBlock | CoopDecline | CoopPass | _InCluster | SlotFeedback | GainReport
 
 
@@ -58,14 +68,23 @@ class AccessPoint(Node):
         self.completed = 0  # slots
         self._config = config
         self.policy = policy
-        self._incarnation = incarnation
-        self._inbox = SlotInbox(self._drop)
+        self.lie: Callable[[ChannelBlock], ChannelBlock] | None = None  # a fault: what it makes of its channel blocks
+        self.incarnation = incarnation
+        self._restored = 0  # slots completed by the checkpoint it came back with
+        self._inbox = SlotInbox(self._drop, self._keep)
         self._episode: Episode | None = None
         self._upcoming: Association | None = None  # of an episode whose first slot has not opened
+        self.trust = Trust()
         self._next: int | None = None if incarnation else 0  # slot to open; a restarted AP takes what comes
         self._over: int | None = None  # the first slot that there is not
+        self._endpoint = ""  # own
+        self._ahead = -1  # the slot that peers are in, where that is too far ahead
+        self._gone: set[int] = set()  # peers said to be away, or who let a deadline pass, and not heard of since
+        self._transmitted: deque[Transmission] = deque(maxlen=2)  # the newest, should the channel server ask again
         self._lesson: tuple[Transition, int] | None = None  # what the slot before this one, its number, has to teach
         self._loss = 0.0  # of the update in this slot
+        self._remembered: State | None = None  # of the episode in which a restored AP was stopped
+        self._checkpoint: Checkpoint | None = None
         self._handlers = {
             Association: self._on_association,
             PilotBlock: self._on_pilots,
@@ -80,13 +99,21 @@ class AccessPoint(Node):
             SlotFeedback: self._on_feedback,
             GainReport: self._on_gain,
             RunOver: self._on_run_over,
+            Resend: self._on_resend,
             Tick: self._on_tick,
         }
 
     def start(self, endpoint: str) -> list[Send]:
-        """Announce this AP, reachable at `endpoint`, to the channel server."""
-        self._send(CHANNEL, Hello(self.ap, self._incarnation, endpoint))
+        """Announce this AP, reachable at `endpoint`."""
+        self._endpoint = endpoint
+        hello = self._hello()
+        self._tell_coordinator(hello.slot, hello)
+        self._send(CHANNEL, hello)
         return self._take_out()
+
+    def _hello(self) -> Hello:
+        slot = self.slot.index if self.slot else self._next or 0
+        return Hello(self.ap, self.incarnation, self._endpoint, slot, self._restored)
 
     # --- an episode begins, a slot opens ------------------------------------------------------------------
 
@@ -98,8 +125,13 @@ class AccessPoint(Node):
         refuse_unless(all(self._is_peer(peer) for peer in peers), "a neighbour that there is not")
         refuse_unless(len(association.beta) == radio.num_ues, "beta of another number of UEs")
         refuse_unless(bool((association.pilots < radio.pilot_length).all()), "a pilot that there is not")
+        refuse_unless(association.beta.max(initial=0) <= _LOUDEST**2, "channels that amplify")
+        self._refuse_unless_audible(association.interference)
         moved = []
         for peer, endpoint in zip(peers, association.endpoints + association.asker_endpoints, strict=True):
+            if not endpoint:
+                self._gone.add(peer)
+                continue
             if self.endpoints.get(ap_address(peer), endpoint) != endpoint:
                 moved.append(peer)
             self.endpoints[ap_address(peer)] = endpoint
@@ -128,12 +160,25 @@ class AccessPoint(Node):
         shape = (run.blocks_per_slot, radio.antennas, radio.pilot_length)
         refuse_unless(pilots.y.shape == shape, f"pilots of shape {pilots.y.shape}, expected {shape}")
         refuse_unless(pilots.slot < self._config.num_slots, "a slot that there is not")
+        sent = radio.num_ues * math.sqrt(radio.pilot_power_w) + math.sqrt(radio.noise_power_w)
+        refuse_unless(np.abs(pilots.y).max(initial=0) <= _LOUDEST * sent, "pilots louder than they were sent")
         if self.slot is not None and pilots.slot == self.slot.index:
             self._drop("duplicate")
+            self._transmit_again(pilots.slot)
+            return
+        if self._next is not None and pilots.slot < self._next:
+            self._drop("late")
+            self._transmit_again(pilots.slot)
             return
         self._catch_up(pilots.slot)
-        self._inbox.park(pilots, self._next or 0)
+        self._park(pilots)
         self._advance()
+
+    def _transmit_again(self, slot: int) -> None:
+        """The channel server opens a slot in which this AP has transmitted: it has forgotten, or a frame came twice."""
+        for transmission in self._transmitted:
+            if transmission.slot == slot:
+                self._send(CHANNEL, transmission)
 
     def _catch_up(self, opened: int) -> None:
         """A slot opens only when this AP has transmitted in the one before, or has been given up in it."""
@@ -152,13 +197,19 @@ class AccessPoint(Node):
         if self._upcoming is not None and self._upcoming.episode == pilots.episode:
             precoder = Precoder(self.ap, self._config, self._upcoming)
             self._episode, self._upcoming = Episode.begin(self._config, self._upcoming, precoder), None
+            if self._remembered is not None:
+                self._episode.recall(self._config, self._remembered)
+                self._remembered = None
+            self.trust.begin_episode()
         if self._episode is None or self._episode.association.episode != pilots.episode:
             return
         waiting = self._inbox.open(pilots.slot)
+        self.kept -= len(waiting)
+        self.accepted += 1  # the pilots
         self._open(pilots, self._episode)
         for message in waiting:
             if message is not pilots:
-                self._dispatch(message)
+                self._take_in(message)
 
     def _open(self, pilots: PilotBlock, episode: Episode) -> None:
         """Sense, decide, and tell the neighbours."""
@@ -166,7 +217,9 @@ class AccessPoint(Node):
         beta, pilot_of = episode.association.beta, episode.association.pilots
         projections = csi.despread(pilots.y)
         observation = episode.observation
+        suspects = self.trust.suspects(pilots.slot)
         action = self.policy.act(observation, len(neighbours), pilots.slot) if neighbours else 0
+        action &= ~sum(1 << position for position, n in enumerate(neighbours) if n in suspects)
         chosen = tuple(n for position, n in enumerate(neighbours) if action >> position & 1)
         if self._config.cooperation.cluster == "pairs":
             chosen = chosen[:1]  # so that whoever agrees has one partner
@@ -178,9 +231,12 @@ class AccessPoint(Node):
             observation=observation,
             action=action,
             chosen=chosen,
-            unheard=set(neighbours) if grant else set(),
+            unheard={*neighbours} - self._gone if grant else set(),
+            suspects=suspects,
             formation=self._new_formation(pilots.slot),
+            doubted={*neighbours} & self._gone,
         )
+        self.opened = pilots.slot
         for neighbour in neighbours:
             if neighbour in chosen:
                 self._send(ap_address(neighbour), CoopRequest(pilots.slot, self.ap, episode.precoder.matters))
@@ -202,7 +258,7 @@ class AccessPoint(Node):
         match self._config.cooperation.acceptance:
             case "all":
                 self._share_csi(slot, request.ap, request.ues)
-            case "mutual" if request.ap in slot.chosen and not slot.transmitted:
+            case "mutual" if request.ap in slot.chosen and not slot.settled:
                 self._share_csi(slot, request.ap, request.ues)
             case "grant" if request.ap in slot.unheard and not slot.transmitted:
                 slot.requests[request.ap] = request
@@ -229,7 +285,7 @@ class AccessPoint(Node):
             return
         room = self._config.cooperation.max_partners - len(slot.chosen)
         for asker in (n for n in slot.episode.neighbours if n in slot.requests):  # strongest first
-            if asker in slot.chosen or room > 0:
+            if asker in slot.chosen or (room > 0 and asker not in slot.suspects):
                 room -= asker not in slot.chosen
                 slot.granted.add(asker)
                 self._share_csi(slot, asker, slot.requests[asker].ues)
@@ -245,13 +301,18 @@ class AccessPoint(Node):
 
     def _block(self, slot: Slot, ues: Iterable[int]) -> ChannelBlock:
         """Our channel estimates for some UEs, and those that matter to us."""
-        return slot.episode.precoder.block(slot.index, ues, slot.h_hat)
+        block = slot.episode.precoder.block(slot.index, ues, slot.h_hat)
+        return self.lie(block) if self.lie else block
 
     def _on_block(self, block: ChannelBlock) -> None:
         """A neighbour says yes. Unless clusters are directed, it needs our channels as well."""
         self._refuse_unless_estimates(block)
         slot = self._slot_of(block)
-        if slot is None or slot.transmitted or block.ap not in slot.episode.neighbours:
+        if slot is None or block.ap not in slot.episode.neighbours:
+            return
+        if slot.settled:
+            if block.ap not in slot.shared and self._config.cooperation.cluster != "directed":
+                self._send(ap_address(block.ap), CoopDecline(slot.index, self.ap))  # too late: do not wait for ours
             return
         slot.blocks[block.ap] = block
         if self._config.cooperation.cluster != "directed" and block.ap in slot.chosen:
@@ -280,11 +341,12 @@ class AccessPoint(Node):
     def _on_link_state(self, state: LinkState) -> None:
         """A partner tells what it has learnt of the links."""
         refuse_unless(self._config.cooperation.cluster != "serving", "links that are of no UE")
-        num_aps = self._config.radio.num_aps
-        refuse_unless(max(0, *state.known, *state.links[:, 1].tolist()) < num_aps, "an AP that there is not")
-        refuse_unless(self._known(state.serves[:, 1].tolist()), "service to UEs that there are not")
-        refuse_unless(state.round <= num_aps, "more rounds than there are APs")
-        most = max(Counter(state.links[:, 0].tolist()).values(), default=0)
+        radio = self._config.radio
+        named = max(state.known, default=0), state.links[:, 1].max(initial=0)
+        refuse_unless(max(named) < radio.num_aps, "an AP that there is not")
+        refuse_unless(state.serves[:, 1].max(initial=0) < radio.num_ues, "service to UEs that there are not")
+        refuse_unless(state.round <= radio.num_aps, "more rounds than there are APs")
+        most = _most_alike(state.links[:, 0])
         refuse_unless(most <= self._config.cooperation.max_neighbours, "an AP with too many partners")
         self._form(state)
 
@@ -293,9 +355,9 @@ class AccessPoint(Node):
         refuse_unless(self._config.cooperation.cluster == "serving", "links of a UE")
         radio = self._config.radio
         refuse_unless(state.links[:, 1:].max(initial=0) < radio.num_aps, "an AP that there is not")
-        refuse_unless(self._known(state.links[:, 0].tolist()), "service to UEs that there are not")
+        refuse_unless(state.links[:, 0].max(initial=0) < radio.num_ues, "service to UEs that there are not")
         refuse_unless(state.round < radio.most_serving_aps, "more rounds than APs can be away")
-        most = max(Counter((ue, ap) for ue, ap, _ in state.links.tolist()).values(), default=0)
+        most = _most_alike(state.links[:, 0].astype(int) * radio.num_aps + state.links[:, 1])
         refuse_unless(most < radio.most_serving_aps, "an AP with too many partners")
         self._form(state)
 
@@ -326,7 +388,7 @@ class AccessPoint(Node):
     # --- transmission -------------------------------------------------------------------------------------
 
     def _transmit_when_agreed(self, slot: Slot) -> None:
-        answered = slot.blocks.keys() | slot.declined | slot.restarted
+        answered = slot.blocks.keys() | slot.declined | slot.restarted | slot.doubted
         if slot.transmitted or slot.unheard or not answered >= {*slot.chosen, *slot.granted}:
             return
         if slot.formation is None or not slot.agreed:
@@ -343,11 +405,17 @@ class AccessPoint(Node):
         groups = slot.formation.groups if slot.formation else None
         joint = precoder.joint(slot.h_hat, alone, slot.cluster, groups)
         w, w_alone = (block.swapaxes(-1, -2) for block in (joint, alone))
-        self._send(CHANNEL, Transmission(slot.index, self.ap, slot.episode.ues, w, w_alone, slot.partners))
+        transmission = Transmission(slot.index, self.ap, slot.episode.ues, w, w_alone, slot.partners)
+        self._transmitted.append(transmission)
+        self._send(CHANNEL, transmission)
 
     def _on_deadline(self, deadline: Deadline) -> None:
         """The channel server waits no longer: close what is behind, transmit what there is."""
-        if self._next is None or deadline.slot < self._next:
+        refuse_unless(deadline.slot < self._config.num_slots, "a slot that there is not")
+        if self._next is None:
+            return
+        if deadline.slot < self._next:
+            self._drop("late")
             return
         if self.slot is not None and self.slot.index < deadline.slot:
             self._complete(self.slot)
@@ -358,13 +426,23 @@ class AccessPoint(Node):
             self._next += 1  # nor did this slot's
             self._advance()
         if self.slot is not None and not self.slot.transmitted:
+            self._gone |= self._unanswering(self.slot)
             self._transmit(self.slot)
+
+    def _unanswering(self, slot: Slot) -> set[int]:
+        """Whom this AP still waits for: from the next slot on it does not, until it hears of them again."""
+        answered = slot.blocks.keys() | slot.declined
+        return slot.unheard | ({*slot.chosen, *slot.granted} - answered)
 
     # --- a slot closes ------------------------------------------------------------------------------------
 
     def _on_feedback(self, feedback: SlotFeedback) -> None:
+        self._refuse_unless_audible(feedback.interference)
+        self._refuse_unless_audible(feedback.partner_gain)
         if self.slot is not None and feedback.slot == self.slot.index:
             refuse_unless(len(feedback.rate) == len(self.slot.episode.ues), "feedback for other UEs than one's own")
+            gains = feedback.partner_gain
+            refuse_unless(gains.shape[2] == self._config.radio.antennas or not gains.size, "gains of other antennas")
         slot = self._slot_of(feedback)
         if slot is None:
             return
@@ -376,6 +454,7 @@ class AccessPoint(Node):
         self._complete_when_reported(slot)
 
     def _on_gain(self, report: GainReport) -> None:
+        refuse_unless(-1 <= report.gain <= MOST_GAIN, "a gain that there cannot be")
         slot = self._slot_of(report)
         if slot is not None:
             slot.gains[report.ap] = report.gain
@@ -393,6 +472,7 @@ class AccessPoint(Node):
         if slot.feedback is not None:
             gain = relative_gain(slot.feedback)
             slot.episode.remember(self._config, slot.feedback, gain, slot.partners)
+            self.trust.compare(slot.episode.ues, slot.agreed, slot.feedback)
             earned = self._reward(slot, gain)
             if slot.episode.neighbours:
                 self._lesson = self._transition(slot, earned), slot.index
@@ -400,6 +480,8 @@ class AccessPoint(Node):
         self._loss = 0.0
         self.slot, self._next = None, slot.index + 1
         self.completed += 1
+        if self._next % self._config.run.checkpoint_every_slots == 0 or self._next == self._config.num_slots:
+            self._checkpoint = Checkpoint(self._next, self.state())
         self._finish_if_over()
         self._advance()
 
@@ -437,7 +519,6 @@ class AccessPoint(Node):
         )
 
     def _report(self, slot: Slot, gain: float, earned: float) -> None:
-        sent, dropped = self._take_counts()
         report = ApReport(
             slot=slot.index,
             ap=self.ap,
@@ -448,11 +529,13 @@ class AccessPoint(Node):
             reward=earned,
             loss=self._loss,
             epsilon=self.policy.epsilon(slot.index),
-            sent=sent,
-            dropped=dropped,
+            **self._take_counts(),
             cluster_size=slot.formation.size if slot.formation else 1 + len(slot.partners),
+            incarnation=self.incarnation,
+            checkpoint=self.checkpointed,
+            suspects=slot.suspects,
         )
-        self._send(COORDINATOR, report)
+        self._tell_coordinator(slot.index, report)
 
     def _on_run_over(self, over: RunOver) -> None:
         self._over = over.slot
@@ -465,12 +548,59 @@ class AccessPoint(Node):
             self.done = True
 
     def _on_tick(self, tick: Tick) -> None:
-        """Long silence: what has not come by the end of the run is not waited for."""
-        if self._over is not None and not self.done:
+        """Long silence: what has not come by the end of the run is not waited for; before it, say where we are.
+
+        A channel server that was restarted knows nobody.
+        """
+        if self._over is None:
+            self._send(CHANNEL, self._hello())
+        elif not self.done:
             if self.slot is not None:
                 self._complete(self.slot)
             self._learn()
             self.done = True
+
+    # --- stopped and restored -----------------------------------------------------------------------------
+
+    def take_checkpoint(self) -> Checkpoint | None:
+        """The newest checkpoint that is due to be written; it is given out once."""
+        checkpoint, self._checkpoint = self._checkpoint, None
+        return checkpoint
+
+    def state(self) -> State:
+        """Copies of all that this AP must know, between two slots, to go on as if it had never stopped.
+
+        Where its UEs and neighbours are the channel server tells it again, and what waits for later slots the peers.
+        Whatever is random is keyed by the slot.
+
+        Raises:
+            RuntimeError: if it has not completed a slot.
+        """
+        episode = self._remembered if self._episode is None else self._episode.state()
+        if episode is None:
+            raise RuntimeError(f"AP {self.ap} has not completed a slot")
+        own = {"completed": np.array(self.completed), "next": np.array(self._next or 0)}
+        lesson = _as_arrays(self._lesson, observation_size(self._config))
+        return {**own, **joined(lesson=lesson, episode=episode, policy=self.policy.state())}
+
+    def restore(self, state: State) -> None:
+        """Take over what `state` gave, before `start`. A restarted AP still begins with the slot that comes.
+
+        Raises:
+            StateError: if its arrays are not those of this AP with this config; nothing has changed then.
+        """
+        parts = {name: part(state, name) for name in ("lesson", "episode", "policy")}
+        own = {name: array for name, array in state.items() if name.split(".")[0] not in parts}
+        refuse_other(own, {"completed": (np.int64, ()), "next": (np.int64, ())})
+        refuse_other(parts["lesson"], _lesson_layout(observation_size(self._config)))
+        Episode.refuse_other(parts["episode"])
+        self.policy.restore(parts["policy"])
+        self.completed = int(own["completed"])
+        self._restored = self.checkpointed = int(own["next"])
+        if self._next is not None:
+            self._next = int(own["next"])
+        self._lesson = _as_lesson(parts["lesson"])
+        self._remembered = parts["episode"]
 
     # --- what this AP knows -------------------------------------------------------------------------------
 
@@ -486,10 +616,76 @@ class AccessPoint(Node):
         told = shape[0] if self._config.precoding.joint == "selective" else 0
         refuse_unless(len(block.untold) == told, "covariance of a wrong number of blocks")
         refuse_unless(self._known(block.ues), "channel block for unknown UEs")
+        loudest = max(np.abs(block.h_hat).max(initial=0), math.sqrt(np.abs(block.untold).max(initial=0)))
+        refuse_unless(loudest <= _LOUDEST * self._config.radio.num_ues, "channels that amplify")
+
+    def _refuse_unless_audible(self, interference: FloatArray) -> None:
+        """Refuse reports of more power than anybody sends."""
+        radio = self._config.radio
+        refuse_unless(
+            interference.max(initial=0) <= _LOUDEST**2 * radio.ap_power_w * radio.num_ues, "more power than was sent"
+        )
+
+    def _park(self, message: PilotBlock | _OfSlot) -> None:
+        """Keep a message for its slot. One that is two slots ahead says that the channel server waits for us no more.
+
+        If it has been restarted it may not know us.
+        """
+        self._inbox.park(message, self._next or 0)
+        here = self.slot.index if self.slot else self._next
+        if here is not None and here + 2 <= message.slot != self._ahead:
+            self._ahead = message.slot
+            self._send(CHANNEL, self._hello())
 
     def _slot_of(self, message: _OfSlot) -> Slot | None:
         """The open slot that a message is for; None if it was parked or dropped instead."""
+        if not isinstance(message, SlotFeedback):
+            self._gone.discard(message.ap)
         if self.slot is None or message.slot != self.slot.index:
-            self._inbox.park(message, self._next or 0)
+            self._park(message)
             return None
+        if not isinstance(message, SlotFeedback):
+            self.slot.doubted.discard(message.ap)
         return self.slot if self._inbox.first_time(message) else None
+
+
+def _lesson_layout(observation_size: int) -> Layout:
+    """Of a lesson as arrays: one row, or none."""
+    return {
+        "observation": (np.float64, ("lessons", observation_size)),
+        "action": (np.int64, ("lessons",)),
+        "reward": (np.float64, ("lessons",)),
+        "next_observation": (np.float64, ("lessons", observation_size)),
+        "num_actions": (np.int64, ("lessons",)),
+        "terminal": (np.bool_, ("lessons",)),
+        "slot": (np.int64, ("lessons",)),
+    }
+
+
+def _as_arrays(lesson: tuple[Transition, int] | None, observation_size: int) -> State:
+    values = {name: [] if lesson is None else [getattr(lesson[0], name)] for name in Transition.__dataclass_fields__}
+    values["slot"] = [] if lesson is None else [lesson[1]]
+    return {
+        name: np.array(values[name], dtype).reshape(len(values[name]), *shape[1:])
+        for name, (dtype, shape) in _lesson_layout(observation_size).items()
+    }
+
+
+def _as_lesson(arrays: State) -> tuple[Transition, int] | None:
+    if not len(arrays["slot"]):
+        return None
+    transition = Transition(
+        observation=arrays["observation"][0].copy(),
+        action=int(arrays["action"][0]),
+        reward=float(arrays["reward"][0]),
+        next_observation=arrays["next_observation"][0].copy(),
+        num_actions=int(arrays["num_actions"][0]),
+        terminal=bool(arrays["terminal"][0]),
+    )
+    return transition, int(arrays["slot"][0])
+
+
+def _most_alike(numbers: IntArray) -> int:
+    """How often the most frequent of these numbers, which are not negative, occurs."""
+    starts = np.flatnonzero(np.diff(np.sort(numbers), prepend=-1, append=-1))
+    return int(np.diff(starts).max(initial=0))

@@ -9,22 +9,27 @@ from __future__ import annotations
 import gc
 import os
 import queue
+import signal
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import ray
 from ray.exceptions import RayError
 
 from apnode.access_point import AccessPoint
+from apnode.checkpoint import Checkpoints
 from apnode.config import Config
-from apnode.messages import Tick
+from apnode.faults import Fault, Injector, NodeFaults, Struck
+from apnode.host import CHECKPOINTS, Host, restore
 from apnode.node import CHANNEL, COORDINATOR, Node, Send
 from apnode.policies import Policy, make_policy
 from apnode.transport import CurveKeys, Transport, ZeroMqTransport
 
 LAST_FRAMES_S = 5.0  # frames that are not in so long after the run's end are lost
+_LAST_WORDS_S = 0.1  # for a transport to send what a node says before a planned death
 
 
 @dataclass(frozen=True)
@@ -34,26 +39,32 @@ class Network:
     transport: str  # as in config.Run.transport
     host: str | None  # to bind to; None: the address by which Ray knows the machine
     keys: CurveKeys
+    folder: str | None = None  # of the run, for checkpoints and the journal: the same name on every machine
+    first_slot: int = 0  # to open
 
 
 def run_node(
-    node: Node,
+    host: Host,
     transport: Transport,
     first: Iterable[Send] = (),
     deadline_s: float | None = None,
     phase: Callable[[], object] | None = None,
+    slot_s: float = 0.0,
 ) -> None:
     """Run a node until it is done: frames in, `receive`, frames out. Never waits for a peer.
 
     Args:
-        node: the state machine.
+        host: holds the state machine.
         transport: carries its frames; closed at the end.
         first: what it sends before anything comes in.
         deadline_s: the node gets a Tick whenever so long has passed within one phase [s].
         phase: names what the node is waiting for; without it, every frame begins a new phase.
+        slot_s: what is sent when the node opens a slot is held back until so long after it opened the one before [s].
     """
-    _send_all(node, transport, first)
+    node = host.node
+    _send_all(node, transport, host.begin(list(first)))
     waiting_for, since = phase and phase(), time.monotonic()
+    opens = time.monotonic()
     while not node.done:
         left = None if deadline_s is None else max(0.0, since + deadline_s - time.monotonic())
         leisure = node.has_leisure
@@ -61,11 +72,32 @@ def run_node(
         if leisure and not frames:
             node.use_leisure()
             continue
-        answers = [send for frame in frames for send in node.receive(frame)] if frames else node.handle(Tick())
+        before = node.opened
+        answers = list[Send]()
+        try:
+            for frame in frames:
+                answers += host.receive(frame)
+            if not frames:
+                answers = host.tick()
+        except Struck as struck:
+            _send_all(node, transport, answers + struck.last_words)
+            _suffer(struck.fault)
+            continue
+        if slot_s and node.opened > before:
+            time.sleep(max(0.0, opens - time.monotonic()))
+            opens = time.monotonic() + slot_s
         _send_all(node, transport, answers)
         if not frames or phase is None or phase() != waiting_for:
             waiting_for, since = phase and phase(), time.monotonic()
     transport.close()
+
+
+def _suffer(fault: Fault) -> None:
+    """End this process, or freeze it, as the fault plan says: for real."""
+    time.sleep(_LAST_WORDS_S)
+    if fault.action == "restart":
+        os._exit(1)
+    os.kill(os.getpid(), signal.SIGSTOP if fault.action == "hang" else signal.SIGKILL)
 
 
 def _send_all(node: Node, transport: Transport, sends: Iterable[Send]) -> None:
@@ -81,7 +113,7 @@ def _send_all(node: Node, transport: Transport, sends: Iterable[Send]) -> None:
         transport.send(endpoint, frames)
 
 
-def _own_address() -> str:
+def own_address() -> str:
     """The address by which Ray knows this machine."""
     return str(ray.util.get_node_ip_address())  # type: ignore[no-untyped-call]
 
@@ -89,16 +121,17 @@ def _own_address() -> str:
 class NodeActor:
     """What all actors have in common: a name, a transport, and a way in for frames that come as Ray calls."""
 
-    def __init__(self, name: str, config: Config, network: Network) -> None:
+    def __init__(self, name: str, config: Config, network: Network, faults: NodeFaults) -> None:
         self.config = config
+        self.faults = faults
         self._name = name
         self._network = network
         self._transport: Transport | None = None
         self._inbox: queue.SimpleQueue[Sequence[bytes]] = queue.SimpleQueue()
 
-    def open(self) -> str:
-        """Open the transport, if it is not; returns the endpoint."""
-        return self.transport().endpoint
+    def open(self, endpoint: str | None = None) -> str:
+        """Open the transport, if it is not, at an endpoint that peers know already, if any; returns the endpoint."""
+        return self.transport(endpoint).endpoint
 
     def deliver(self, frames: Sequence[bytes]) -> None:
         """Frames from a peer whose transport is Ray calls."""
@@ -106,22 +139,37 @@ class NodeActor:
 
     def process(self) -> tuple[int, str]:
         """Process id and address of the machine."""
-        return os.getpid(), _own_address()
+        return os.getpid(), own_address()
 
-    def transport(self) -> Transport:
+    def transport(self, endpoint: str | None = None) -> Transport:
         """The transport, opened the first time."""
         if self._transport is None and self._network.transport == "ray":
             self._transport = RayCallTransport(self._name, self._inbox)
         elif self._transport is None:
-            self._transport = ZeroMqTransport(self._network.host or _own_address(), self._network.keys)
+            host = self._network.host or own_address()
+            self._transport = ZeroMqTransport(host, self._network.keys, endpoint)
         return self._transport
+
+    def folder(self) -> Path | None:
+        """Where the run keeps its files, on this machine."""
+        return None if self._network.folder is None else Path(self._network.folder)
+
+    def host(self, node: Node, incarnation: int, checkpoints: Checkpoints | None = None) -> Host:
+        """The node with its disk and its faults; ends this process if the plan says that it fails to start."""
+        if self.faults == NodeFaults():
+            return Host(node, checkpoints)
+        injector = Injector(self.faults, node.address, incarnation, self._network.first_slot)
+        if injector.failing_starts:
+            os._exit(1)
+        folder = self.folder()
+        return Host(node, checkpoints, injector, None if folder is None else folder / CHECKPOINTS)
 
 
 class ApActor(NodeActor):
     """One AP: its DDQN, replay buffer and CSI live in this process and never leave it."""
 
-    def __init__(self, name: str, config: Config, network: Network, ap: int) -> None:
-        super().__init__(name, config, network)
+    def __init__(self, name: str, config: Config, network: Network, faults: NodeFaults, ap: int) -> None:
+        super().__init__(name, config, network, faults)
         self._ap = ap
         self._policy: Policy | None = None
 
@@ -136,8 +184,13 @@ class ApActor(NodeActor):
         policy = self._policy or make_policy(self._ap, self.config)
         node = AccessPoint(self._ap, self.config, policy, incarnation)
         node.endpoints |= {CHANNEL: channel, COORDINATOR: coordinator}
+        folder, checkpoints = self.folder(), None
+        if folder is not None:
+            checkpoints = Checkpoints(folder / CHECKPOINTS, f"ap-{self._ap}")
+            restore(node, checkpoints, self._network.first_slot)
         transport = self.transport()
-        run_node(node, transport, node.start(transport.endpoint), deadline_s=LAST_FRAMES_S)
+        host = self.host(node, incarnation, checkpoints)
+        run_node(host, transport, node.start(transport.endpoint), deadline_s=LAST_FRAMES_S)
         return {"slots": node.completed, "lost": transport.lost}
 
 

@@ -16,11 +16,13 @@ Count = Annotated[int, Field(ge=1, le=10**6)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
-class _Section(BaseModel):
+class Section(BaseModel):
+    """A part of what a person may set."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, strict=True)
 
 
-class Run(_Section):
+class Run(Section):
     """How long, and over what the frames travel."""
 
     episodes: Count = Field(200, description="an episode is one UE layout")
@@ -33,14 +35,24 @@ class Run(_Section):
         "fork", description="how Ray starts AP processes: forked from one that is warm, or each from nothing"
     )
     slot_deadline_s: Positive = Field(
-        10.0, description="an AP silent for so long is told to transmit with what it has, then left out [s]"
+        10.0, description="an AP silent for half of it is told to transmit with what it has, for all of it left out [s]"
     )
+    slot_s: Annotated[float, Field(ge=0, le=3600)] = Field(
+        0.0, description="a slot lasts at least so long, to watch a run or to see in slots what takes seconds [s]"
+    )
+    watchdog_slots: Count = Field(
+        30, description="an AP whose process lives, but misses so many slots in a row, is ended and started again"
+    )
+    restart_budget: Count = Field(
+        3, description="restarts of an AP within a minute; one more, and it stays silent for the rest of the run"
+    )
+    checkpoint_every_slots: Count = Field(50, description="slots from one checkpoint of an AP to the next")
     max_frame_bytes: Annotated[int, Field(ge=1024, le=2**24)] = Field(
         65536, description="longer frames are refused [B]"
     )
 
 
-class Radio(_Section):
+class Radio(Section):
     """The network and its air interface (seed paper, tables I and II)."""
 
     num_aps: Count = Field(100, description="M")
@@ -108,7 +120,7 @@ class Radio(_Section):
         return self
 
 
-class Propagation(_Section):
+class Propagation(Section):
     """How radio propagates: path loss, shadowing and fading."""
 
     model: Literal["three-slope", "umi", "scalable", "3gpp-umi", "3gpp-uma"] = Field(
@@ -171,7 +183,7 @@ class Propagation(_Section):
         return slopes + (["shadowing_db"] if self.is_3gpp else ["carrier_hz", "ue_height_m"])
 
 
-class Cooperation(_Section):
+class Cooperation(Section):
     """Who may ask whom, who says yes, and what the two then do together."""
 
     policy: Literal["ddqn", "never", "always", "random", "threshold"] = Field(
@@ -239,7 +251,7 @@ class Cooperation(_Section):
         return self
 
 
-class Precoding(_Section):
+class Precoding(Section):
     """What an AP makes of the channel estimates it has, alone and with its partners, at which power."""
 
     alone: Literal["mrt", "rzf", "mmse"] = Field(
@@ -261,7 +273,7 @@ class Precoding(_Section):
     )
 
 
-class Reward(_Section):
+class Reward(Section):
     """Eq. (12): r = a1 * relative gain - a2 * links charged +- a3 * interference of those asked."""
 
     gain_weight: float = Field(1.0, description="alpha_1")
@@ -274,7 +286,7 @@ class Reward(_Section):
     charge: Literal["requests", "formed"] = Field("requests", description="which links alpha_2 charges")
 
 
-class Learning(_Section):
+class Learning(Section):
     """The Double DQN of every AP (seed paper, table II)."""
 
     hidden: Annotated[tuple[Count, ...], Field(min_length=1, max_length=8, strict=False)] = Field(
@@ -299,7 +311,7 @@ class Learning(_Section):
         return self
 
 
-class Config(_Section):
+class Config(Section):
     """One experiment. Same config, same seed, same digest, on any runtime."""
 
     seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(0, description="of everything random")
@@ -358,7 +370,7 @@ class Config(_Section):
         precoders = 2 * 8 * blocks * radio.antennas * radio.num_ues
         block = 8 * blocks * radio.antennas * (radio.num_ues + radio.antennas) + 8 * radio.num_ues
         slot_report = 4 * 8 * blocks * radio.num_ues + 10 * radio.num_aps
-        feedback = (16 + 10 * self.cooperation.reported_interferers) * radio.num_ues
+        feedback = (16 + (12 + 4 * radio.antennas) * self.cooperation.reported_interferers) * radio.num_ues
         association = 12 * radio.num_ues + 70 * min(64 + self.cooperation.max_neighbours, radio.num_aps)
         most = max(pilots, precoders, block, slot_report, feedback, association, self._largest_link_state_bytes)
         cluster = radio.num_aps if self.cooperation.cluster == "serving" else self.cooperation.max_cluster_aps

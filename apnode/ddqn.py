@@ -17,6 +17,7 @@ from torch.optim.adam import adam
 from apnode.config import Learning
 from apnode.messages import FloatArray
 from apnode.replay import Batch, Floats
+from apnode.state import State, joined, layout_of, refuse_other
 
 torch.set_num_threads(1)
 
@@ -93,6 +94,25 @@ class DoubleDqn:
         """Copy the online weights into the target network."""
         self._target = [p.detach().clone() for p in self._online]
 
+    def state(self) -> State:
+        """Copies of both networks' weights and of what Adam remembers of the gradients."""
+        return joined(**{part: _numbered(tensors) for part, tensors in self._tensors().items()})
+
+    def restore(self, state: State) -> None:
+        """Take over what `state` gave.
+
+        Raises:
+            StateError: if it is that of another network.
+        """
+        refuse_other(state, layout_of(self.state()))
+        with torch.no_grad():
+            for part, tensors in self._tensors().items():
+                for index, tensor in enumerate(tensors):
+                    tensor.copy_(torch.tensor(state[f"{part}.{index}"]))
+
+    def _tensors(self) -> dict[str, Sequence[Tensor]]:
+        return {"online": self._online, "target": self._target, **self._adam.tensors()}
+
     def _dropout_masks(self, rows: int, rng: np.random.Generator) -> Sequence[Tensor]:
         """(rows, width) for each hidden layer: 0 where its output is dropped, otherwise what keeps its mean."""
         hidden, keep = self._learning.hidden, 1 - self._learning.dropout
@@ -108,6 +128,10 @@ class _Adam:
         self._mean = [torch.zeros_like(p) for p in parameters]
         self._mean_square = [torch.zeros_like(p) for p in parameters]
         self._steps = [torch.zeros(()) for _ in parameters]
+
+    def tensors(self) -> dict[str, Sequence[Tensor]]:
+        """What it remembers, for each parameter."""
+        return {"mean": self._mean, "mean_square": self._mean_square, "steps": self._steps}
 
     def step(self, gradients: Sequence[Tensor]) -> None:
         with torch.no_grad():
@@ -149,6 +173,10 @@ def _forward(parameters: Sequence[Tensor], x: Tensor, masks: Sequence[Tensor] | 
         if masks is not None:
             x = x * masks[layer]
     return nn.functional.linear(x, weight, bias)
+
+
+def _numbered(tensors: Sequence[Tensor]) -> State:
+    return {str(index): tensor.detach().numpy().copy() for index, tensor in enumerate(tensors)}
 
 
 def _tensor(array: Floats) -> Tensor:

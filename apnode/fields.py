@@ -107,9 +107,16 @@ def _checked_ids(name: str, value: Any) -> tuple[int, ...]:
     if items and not ({*map(type, items)} == {int} and min(items) >= 0 and max(items) <= MAX_ID):
         for item in items:
             _checked_id(name, item)
-    if len({*items}) != len(items):
+    if not _all_differ(items):
         _refuse(name, "distinct", value)
     return items
+
+
+def _all_differ(items: tuple[int, ...]) -> bool:
+    if len(items) < 1000:
+        return len({*items}) == len(items)
+    in_order = np.sort(np.array(items, np.uint16))  # a set would take far more memory than the frame
+    return bool((in_order[1:] != in_order[:-1]).all())
 
 
 def _checked_texts(name: str, value: Any) -> tuple[str, ...]:

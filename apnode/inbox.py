@@ -17,8 +17,9 @@ _Key = tuple[type[Message], int, int]  # kind, sender, which of the sender's
 class SlotInbox:
     """Messages of slots that have not opened yet; bounded, so a flood costs memory once."""
 
-    def __init__(self, drop: Callable[[str], None]) -> None:
+    def __init__(self, drop: Callable[[str], None], keep: Callable[[], None]) -> None:
         self._drop = drop  # called with the reason
+        self._keep = keep  # called when a message was parked
         self._parked: dict[int, dict[_Key, Message]] = {}
         self._seen: set[_Key] = set()  # in the open slot
 
@@ -34,17 +35,17 @@ class SlotInbox:
             self._drop("flood")
         else:
             self._parked.setdefault(message.slot, {})[key] = message
+            self._keep()
 
     def parked(self, slot: int) -> list[Message]:
         """What waits for a slot."""
         return list(self._parked.get(slot, {}).values())
 
     def open(self, slot: int) -> list[Message]:
-        """Take what waits for a slot, and forget what waited for earlier ones."""
+        """Take what waits for a slot, or still for an earlier one."""
         self._seen.clear()
-        waiting = self.parked(slot)
-        self._parked = {index: messages for index, messages in self._parked.items() if index > slot}
-        return waiting
+        due = sorted(index for index in self._parked if index <= slot)
+        return [message for index in due for message in self._parked.pop(index).values()]
 
     def first_time(self, message: Message) -> bool:
         """Whether this is the open slot's first message of its kind from its sender, of an owner or round if any."""

@@ -20,8 +20,19 @@ from apnode.messages import (
     SlotFeedback,
 )
 from apnode.observation import observe, reported_interference
+from apnode.power import AVERAGES
 from apnode.precoding import Precoder
 from apnode.rounds import Rounds
+from apnode.state import Layout, State, joined, part, refuse_other
+
+_EPISODE: Layout = {
+    "number": (np.int64, ()),
+    "neighbours": (np.int64, ("N",)),
+    "interference": (np.float64, ("N",)),
+    "linked": (np.bool_, ("N",)),
+    "gain": (np.float64, ("N",)),
+    "times_linked": (np.float64, ("N",)),
+}
 
 
 @dataclass
@@ -69,6 +80,36 @@ class Episode:
                 self.interference[position] += weight * (reported[position] - self.interference[position])
         self.observation = _observation(config, self.association, self.interference, self.linked, self.gain)
 
+    def state(self) -> State:
+        """Copies of the running means, and what they are of."""
+        own = {
+            "number": np.array(self.association.episode),
+            "neighbours": np.array(self.neighbours, np.int64),
+            "interference": self.interference.copy(),
+            "linked": np.array(self.linked, bool),
+            "gain": self.gain.copy(),
+            "times_linked": self.times_linked.copy(),
+        }
+        return {**own, **joined(power=self.precoder.average.state())}
+
+    def recall(self, config: Config, state: State) -> None:
+        """Take over running means, as `state` gave them, if they are of this layout; an episode that has just begun."""
+        if (int(state["number"]), tuple(state["neighbours"].tolist())) != (self.association.episode, self.neighbours):
+            return
+        self.interference, self.gain = state["interference"].copy(), state["gain"].copy()
+        self.linked, self.times_linked = state["linked"].tolist(), state["times_linked"].copy()
+        self.precoder.average.restore(part(state, "power"))
+        self.observation = _observation(config, self.association, self.interference, self.linked, self.gain)
+
+    @staticmethod
+    def refuse_other(state: State) -> None:
+        """Refuse what no `state` gave.
+
+        Raises:
+            StateError: if it has other arrays, dtypes or shapes.
+        """
+        refuse_other(state, {**_EPISODE, **{f"power.{name}": spec for name, spec in AVERAGES.items()}})
+
 
 def _observation(
     config: Config, association: Association, interference: FloatArray, linked: Sequence[bool], gain: FloatArray
@@ -87,17 +128,24 @@ class Slot:
     action: int
     chosen: tuple[int, ...]  # neighbours asked, strongest interferer first
     unheard: set[int]  # acceptance grant: neighbours who have neither asked nor passed
+    suspects: tuple[int, ...]  # whom this AP does not believe
     formation: Rounds[Any] | None  # where clusters reach beyond one's own partners
     requests: dict[int, CoopRequest] = field(default_factory=dict)  # by asker
     granted: set[int] = field(default_factory=set)
     blocks: dict[int, ChannelBlock] = field(default_factory=dict)  # by sender
     declined: set[int] = field(default_factory=set)
     restarted: set[int] = field(default_factory=set)  # peers who have forgotten this slot
+    doubted: set[int] = field(default_factory=set)  # neighbours who may be gone, unheard of in this slot
     shared: set[int] = field(default_factory=set)  # whom our channel block went to
     partners: tuple[int, ...] = ()
     transmitted: bool = False
     feedback: SlotFeedback | None = None
     gains: dict[int, float] = field(default_factory=dict)  # partners' reports
+
+    @property
+    def settled(self) -> bool:
+        """Whether it is too late for another link."""
+        return self.transmitted or (self.formation is not None and self.formation.begun)
 
     @property
     def agreed(self) -> dict[int, ChannelBlock]:

@@ -5,7 +5,7 @@ A message is a frozen dataclass that cannot exist malformed: its constructor che
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 import numpy as np
@@ -22,11 +22,13 @@ IntArray = NDArray[np.integer[Any]]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Hello(Message):
-    """AP -> channel server. "I am here (again); reach me there." Answered by an Association."""
+    """AP -> channel server and coordinator. "I am here (again); reach me there." Answered by an Association."""
 
     ap: Id
     incarnation: Counter  # 0 at the start of the run, then one more with every restart
     endpoint: Text
+    slot: Slot = 0  # the one this AP is in, or waits for
+    restored: Slot = 0  # slots it had completed by the checkpoint it came back with; 0: none
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -42,7 +44,7 @@ class Association(Message):
     beta: Annotated[FloatArray, Array("<f8", 1)]  # (K,) own large-scale fading coefficients [power gain]
     pilots: Annotated[IntArray, Array("<u2", 1)]  # (K,) pilot index of every UE
     neighbours: Ids
-    endpoints: Texts  # of the neighbours, same order
+    endpoints: Texts  # of the neighbours, same order; "" of those who are away
     interference: Annotated[FloatArray, Array("<f8", 1)]  # (len(neighbours),) reported long-term power [W]
     askers: Ids = ()  # who else may ask this AP, where neighbour sets are not reciprocal
     asker_endpoints: Texts = ()
@@ -54,7 +56,12 @@ class Association(Message):
         expect(len(self.asker_endpoints) == len(self.askers), "one endpoint per asker")
         expect(len(self.beta) == len(self.pilots), "one pilot per beta")
         expect(all(ue < len(self.beta) for ue in self.ues), "a served UE must have a beta")
-        expect(bool((self.beta >= 0).all()), "beta must not be negative")
+        _expect_not_negative(self.beta, self.interference)
+
+
+def _expect_not_negative(*arrays: FloatArray) -> None:
+    for array in arrays:
+        expect(bool(array.min(initial=0) >= 0), "powers, gains, ratios and rates must not be negative")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -93,7 +100,7 @@ class ChannelBlock(Message):
 
 def _expect_estimates(block: ChannelBlock | ClusterBlock) -> None:
     expect(block.h_hat.shape[2] == len(block.ues) == len(block.rho), "one column of h_hat and one power per UE")
-    expect(bool((block.rho >= 0).all()), "powers must not be negative")
+    _expect_not_negative(block.rho)
     expect(block.untold.shape[1:] == 2 * block.h_hat.shape[1:2], "the covariance must be L x L")
 
 
@@ -133,8 +140,10 @@ class LinkState(Message):
         expect(self.round >= 1, "rounds are counted from 1")
         expect(self.links.shape[1] == self.serves.shape[1] == 2, "links and serves are pairs")
         expect(len(self.links) == len(self.interference), "one interference per link")
-        named = {*self.links[:, 0].tolist(), *self.serves[:, 0].tolist()}
-        expect(named <= set(self.known), "links and serves must be of known APs")
+        _expect_not_negative(self.interference)
+        known = np.zeros(NOBODY + 1, bool)  # sets of what a hostile frame can name would take megabytes
+        known[list(self.known)] = True
+        expect(bool(known[self.links[:, 0]].all() and known[self.serves[:, 0]].all()), "links and serves of known APs")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -204,12 +213,19 @@ class SlotFeedback(Message):
     rate_alone: Annotated[FloatArray, Array("<f8", 1)]  # (|K_m|,) had no AP cooperated [bit/s/Hz]
     interferers: Annotated[IntArray, Array("<u2", 2)]  # (|K_m|, R) strongest non-partner APs at each UE, NOBODY pads
     interference: Annotated[FloatArray, Array("<f8", 2)]  # (|K_m|, R) their power, as eq. (7) counts it [W]
+    partners: Annotated[IntArray, Array("<u2", 2)] = field(default_factory=lambda: np.zeros((0, 0), np.uint16))
+    # (|K_m|, P) the strongest of the partners I named, P <= R; nothing at all in frames of version 1
+    partner_gain: Annotated[FloatArray, Array("<f4", 3)] = field(default_factory=lambda: np.zeros((0, 0, 0), "<f4"))
+    # (|K_m|, P, L) |h|^2 from each of their antennas in block (slot mod B), by their reference signals [power gain]
 
     def __post_init__(self) -> None:
         Message.__post_init__(self)
         expect(self.rate.shape == self.rate_alone.shape, "rate and rate_alone must have the same shape")
         expect(self.interferers.shape == self.interference.shape, "one power per interferer")
         expect(len(self.interferers) == len(self.rate), "one report per UE")
+        expect(self.partner_gain.shape[:2] == self.partners.shape, "one gain per partner")
+        expect(len(self.partners) in {0, len(self.rate)}, "partners of every UE")
+        _expect_not_negative(self.rate, self.rate_alone, self.interference, self.partner_gain)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -251,6 +267,10 @@ class ApReport(Message):
     sent: Annotated[IntArray, Array("<u4", 2)]  # (2, kinds) messages and bytes sent since my last report, by tag
     dropped: Annotated[IntArray, Array("<u4", 1)]  # (reasons,) frames dropped since my last report
     cluster_size: Counter  # APs in the cluster I was in, or that was refused for its size; 1 alone
+    incarnation: Counter = 0
+    checkpoint: Slot = 0  # slots completed by the newest checkpoint that was written; 0: none
+    accepted: Counter = 0  # frames accepted since my last report
+    suspects: Ids = ()  # neighbours whose channels I do not believe
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -268,6 +288,27 @@ class SlotReport(Message):
     silent: Ids  # APs that did not transmit
     sent: Annotated[IntArray, Array("<u4", 2)]  # (2, kinds) messages and bytes sent since the last report, by tag
     dropped: Annotated[IntArray, Array("<u4", 1)]  # (reasons,) frames dropped since the last report
+    accepted: Counter = 0  # frames accepted since the last report
+
+    def __post_init__(self) -> None:
+        Message.__post_init__(self)
+        _expect_not_negative(self.sinr, self.sinr_alone, self.power)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FaultFired(Message):
+    """Node -> coordinator, in runs with a fault plan: I am about to suffer this."""
+
+    slot: Slot
+    node: Text
+    action: Text
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Resend(Message):
+    """Coordinator -> AP, channel server. I was away: report again what you reported of this slot and later ones."""
+
+    slot: Slot
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -303,5 +344,19 @@ KINDS: tuple[type[Message], ...] = (  # position = tag on the wire; append only
     LinkState,
     ClusterBlock,
     CommonLinks,
+    FaultFired,
+    Resend,
 )
 TAGS = {kind: tag for tag, kind in enumerate(KINDS)}
+KINDS_SINCE: dict[type[Message], int] = {FaultFired: 2, Resend: 2}  # the version of the wire that brought them
+APPENDED: dict[type[Message], dict[str, int]] = {  # fields, with the version of the wire since which they are there
+    Hello: {"slot": 2, "restored": 2},
+    SlotFeedback: {"partners": 2, "partner_gain": 2},
+    ApReport: {"incarnation": 2, "checkpoint": 2, "accepted": 2, "suspects": 2},
+    SlotReport: {"accepted": 2},
+}
+
+
+def kinds_of(version: int) -> tuple[type[Message], ...]:
+    """The kinds that a version of the wire has: the first ones of KINDS."""
+    return tuple(kind for kind in KINDS if KINDS_SINCE.get(kind, 0) <= version)

@@ -9,6 +9,7 @@ import numpy as np
 from apnode.config import Config, Reward
 from apnode.messages import FloatArray, SlotFeedback
 
+MOST_GAIN = 1000.0  # relative; only UEs practically without any rate alone could reach it
 _SNR_SCALE_DB = 50.0  # beta at full power over noise lies within about 0..100 dB
 
 
@@ -81,12 +82,9 @@ def reported_interference(feedback: SlotFeedback, neighbours: Sequence[int]) -> 
 
 
 def relative_gain(feedback: SlotFeedback) -> float:
-    """(sum R_coop - sum R_base) / sum R_base of (12) over this AP's UEs, on the same channels; 0 without rate.
-
-    Capped at 1000, which only UEs practically without any rate alone could reach.
-    """
+    """(sum R_coop - sum R_base) / sum R_base of (12) over this AP's UEs, on the same channels; 0 without rate."""
     alone = float(feedback.rate_alone.sum())
-    return min((float(feedback.rate.sum()) - alone) / alone, 1000.0) if alone > 0 else 0.0
+    return min((float(feedback.rate.sum()) - alone) / alone, MOST_GAIN) if alone > 0 else 0.0
 
 
 def reward(

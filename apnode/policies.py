@@ -11,6 +11,7 @@ from apnode.messages import FloatArray
 from apnode.observation import interference_position, observation_size, shares
 from apnode.replay import Replay, Transition
 from apnode.rng import Purpose, generator, integer_seed
+from apnode.state import State, joined, layout_of, part, refuse_other
 
 if TYPE_CHECKING:
     from apnode.ddqn import DoubleDqn
@@ -28,6 +29,12 @@ class Policy(Protocol):
     def epsilon(self, slot: int) -> float:
         """Chance to explore in this slot."""
 
+    def state(self) -> State:
+        """Copies of all that it has learnt; what is keyed by the slot it need not keep."""
+
+    def restore(self, state: State) -> None:
+        """Take over what `state` gave; a StateError, before anything has changed, if that was another policy's."""
+
 
 class Fixed:
     """Asks nobody, or everybody."""
@@ -43,6 +50,12 @@ class Fixed:
 
     def epsilon(self, slot: int) -> float:
         return 0.0
+
+    def state(self) -> State:
+        return {}
+
+    def restore(self, state: State) -> None:
+        refuse_other(state, {})
 
 
 class Random(Fixed):
@@ -137,6 +150,16 @@ class Ddqn:
 
     def epsilon(self, slot: int) -> float:
         return epsilon_at(self._learning, slot // self._slots_per_episode)
+
+    def state(self) -> State:
+        own = {"synced": np.array(self._synced)}
+        return {**own, **joined(network=self.network.state(), replay=self.replay.state())}
+
+    def restore(self, state: State) -> None:
+        refuse_other(state, layout_of(self.state()))
+        self.network.restore(part(state, "network"))
+        self.replay.restore(part(state, "replay"))
+        self._synced = int(state["synced"])
 
 
 def epsilon_at(learning: Learning, episode: int) -> float:

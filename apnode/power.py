@@ -8,7 +8,16 @@ import numpy as np
 
 from apnode.config import Radio
 from apnode.messages import ComplexArray, FloatArray
+from apnode.state import Layout, State, refuse_other
 
+AVERAGES: Layout = {  # E entries; W is the most partners of one
+    "ue": (np.int64, ("E",)),
+    "group": (np.int64, ("E", "W")),  # its other APs, filled up with _NOBODY
+    "blocks": (np.int64, ("E",)),
+    "own": (np.float64, ("E",)),  # sums of the squared norms: of this AP's rows
+    "others": (np.float64, ("E", "W")),
+}
+_NOBODY = -1
 _WIRE_ROUNDING = 1 - 2.0**-23  # shrinks amplitudes so that rounding to complex64 never exceeds the power
 
 
@@ -78,3 +87,30 @@ class AveragePower:
             self._known[ue, group] = known
             means[0, :, index] = known[1] / known[0]
         return means
+
+    def state(self) -> State:
+        """What it has taken in, as AVERAGES."""
+        count, most = len(self._known), max((len(group) for _, group in self._known), default=0)
+        groups, others = np.full((count, most), _NOBODY), np.zeros((count, most))
+        for index, ((_, group), (_, total)) in enumerate(self._known.items()):
+            groups[index, : len(group)] = group
+            others[index, : len(group)] = total[1:]
+        return {
+            "ue": np.array([ue for ue, _ in self._known], np.int64),
+            "group": groups,
+            "blocks": np.array([blocks for blocks, _ in self._known.values()], np.int64),
+            "own": np.array([total[0] for _, total in self._known.values()], float),
+            "others": others,
+        }
+
+    def restore(self, state: State) -> None:
+        """Take over what `state` gave.
+
+        Raises:
+            StateError: if it is not as AVERAGES.
+        """
+        refuse_other(state, AVERAGES)
+        self._known = {}
+        for ue, row, blocks, own, others in zip(*(state[name] for name in AVERAGES), strict=True):
+            group = tuple(row[row != _NOBODY].tolist())
+            self._known[int(ue), group] = int(blocks), np.array([own, *others[: len(group)]])

@@ -12,6 +12,7 @@ from apnode.messages import Association, ChannelBlock, ClusterBlock, ComplexArra
 from apnode.power import AveragePower, power_split, scaled
 
 Block = ChannelBlock | ClusterBlock  # what an AP told of its channels
+_LEAST_LOAD = 1e-12  # of a matrix's trace: with so much on its diagonal it can be inverted
 
 
 def mrt(h_hat: ComplexArray) -> ComplexArray:
@@ -65,7 +66,11 @@ def mmse(h_hat: ComplexArray, wanted: ComplexArray, covariance: ComplexArray) ->
         (..., N, n) not normalised.
     """
     heard = h_hat @ h_hat.conj().swapaxes(-1, -2) + covariance
-    return np.asarray(np.linalg.solve(heard, wanted), complex)
+    try:
+        return np.asarray(np.linalg.solve(heard, wanted), complex)
+    except np.linalg.LinAlgError:  # channels so strong that R is lost in rounding: a peer claims them
+        load = _LEAST_LOAD * np.trace(heard, axis1=-2, axis2=-1).real
+        return np.asarray(np.linalg.solve(heard + load[..., None, None] * np.eye(heard.shape[-1]), wanted), complex)
 
 
 def positive(covariance: ComplexArray, floor: float) -> ComplexArray:
@@ -130,7 +135,7 @@ class Precoder:
         errors = error_variance(beta, association.pilots, radio.pilot_power_w, radio.pilot_length, noise)
         self._noise = noise / radio.ap_power_w
         self._unknown = float(errors.sum()) + self._noise  # per antenna: what no estimate tells
-        self._average = AveragePower()
+        self.average = AveragePower()
         self.matters = ues_that_matter(config, self._ues, beta)
 
     @property
@@ -212,7 +217,7 @@ class Precoder:
             power, members = _power(w, self._antennas), list(group.values())
         rho = np.array([self._rho[list(ues)], *([spent_on(b, ue) for ue in ues] for b in members)])
         if self._settings.power == "average":
-            power = self._average.add(ues, tuple(group), power)
+            power = self.average.add(ues, tuple(group), power)
         return scaled(own, rho, power)
 
     def block(self, slot: int, asked: Iterable[int], h_hat: ComplexArray) -> ChannelBlock:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apnode.messages import FloatArray, IntArray
+from apnode.state import State, layout_of, refuse_other
 
 Floats = NDArray[np.floating[Any]]  # float32 as kept, which is how exactly the network computes
 
@@ -80,3 +81,28 @@ class Replay:
             num_actions=self._num_actions[at],
             terminal=self._terminal[at],
         )
+
+    def state(self) -> State:
+        """Copies of all that is kept."""
+        return {name: array.copy() for name, array in self._arrays().items()} | {"stored": np.array(self.stored)}
+
+    def restore(self, state: State) -> None:
+        """Take over what `state` gave.
+
+        Raises:
+            StateError: if it is that of a buffer of another size.
+        """
+        refuse_other(state, layout_of(self.state()))
+        for name, array in self._arrays().items():
+            array[:] = state[name]
+        self.stored = int(state["stored"])
+
+    def _arrays(self) -> dict[str, NDArray[Any]]:
+        return {
+            "observation": self._observation,
+            "next_observation": self._next_observation,
+            "action": self._action,
+            "reward": self._reward,
+            "num_actions": self._num_actions,
+            "terminal": self._terminal,
+        }

@@ -28,6 +28,9 @@ class Purpose(IntEnum):
     LINE_OF_SIGHT = 20
     PILOT_ASSIGNMENT = 21
     WALK = 22
+    LINK_FAULTS = 30
+    FAULTS = 31
+    LIES = 32
 
 
 def own_config(config: Config, ap: int) -> Config:

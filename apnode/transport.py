@@ -14,7 +14,7 @@ from typing import Protocol
 import zmq
 
 _QUEUED = 1000  # parcels of frames per peer
-_LINGER_MS = 2000  # to flush the last reports at the end of a run
+_LINGER_MS = 10_000  # to flush the last reports at the end of a run, even to a coordinator that is being restarted
 _MAX_RECEIVED = 2**24  # [B] hard bound of the socket; the wire's own limit is lower
 
 
@@ -50,7 +50,8 @@ class CurveKeys:
 class ZeroMqTransport:
     """PULL to receive on, one PUSH per peer, over TCP, encrypted and authenticated by CURVE."""
 
-    def __init__(self, host: str, keys: CurveKeys) -> None:
+    def __init__(self, host: str, keys: CurveKeys, endpoint: str | None = None) -> None:
+        """Bind to any port of a host, or to the endpoint that a process before this one had."""
         self._keys = keys
         self._context = zmq.Context(io_threads=1)
         self._peers: dict[str, zmq.Socket[bytes]] = {}
@@ -58,8 +59,11 @@ class ZeroMqTransport:
         self._inbox.curve_secretkey, self._inbox.curve_publickey = keys.secret, keys.public
         self._inbox.curve_server = True
         self._inbox.setsockopt(zmq.MAXMSGSIZE, _MAX_RECEIVED)
-        port = self._inbox.bind_to_random_port(f"tcp://{host}")
-        self.endpoint = f"tcp://{host}:{port}"
+        if endpoint is None:
+            endpoint = f"tcp://{host}:{self._inbox.bind_to_random_port(f'tcp://{host}')}"
+        else:
+            self._inbox.bind(endpoint)
+        self.endpoint = endpoint
         self.lost = 0
 
     def send(self, endpoint: str, frames: Sequence[bytes]) -> None:

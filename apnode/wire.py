@@ -2,6 +2,9 @@
 
 Ids travel as packed 16-bit integers, arrays as [shape, raw little-endian bytes], never as lists. Whatever a
 peer sends, `decode` returns a valid message or raises WireError in bounded time and memory.
+
+A version only appends: kinds, and fields with defaults; `messages` says since when they are there. Frames of the
+version before are read, too: what they lack has its default.
 """
 
 from __future__ import annotations
@@ -9,7 +12,7 @@ from __future__ import annotations
 import math
 import struct
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -17,11 +20,15 @@ import msgpack
 import numpy as np
 from numpy.typing import NDArray
 
-from apnode.fields import Array, Message, MessageError, specs
-from apnode.messages import KINDS, TAGS
+from apnode.fields import MAX_TEXT, Array, Message, MessageError, specs
+from apnode.messages import APPENDED, KINDS, TAGS, kinds_of
 
-VERSION = 1
+VERSION = 2
 MAX_FRAME = 65536  # [B] unless the config says more
+_MAX_TEXTS = 64  # in one field
+_BYTES_PER_ID = 10  # of the longest frame: an id takes 40 in memory; where ids are many, reports have 10 for each
+
+Readers = list[Callable[[Any, int], Any]]  # of the fields of a kind: from an unpacker that has come to it, most ids
 
 
 class WireError(ValueError):
@@ -57,36 +64,44 @@ def decode(frame: bytes, max_bytes: int = MAX_FRAME) -> Message:
     body = frame[4:]
     if not body or zlib.crc32(body) != int.from_bytes(frame[:4], "big"):
         raise WireError("checksum", "frame is damaged: its CRC32 does not match")
-    kind, values = _opened(body, max_bytes)
+    unpacker = msgpack.Unpacker(
+        read_size=len(body),
+        strict_map_key=True,
+        max_array_len=0,  # of what no field says is an array: a frame of nested arrays takes 60 times its length
+        max_map_len=0,
+        max_str_len=MAX_TEXT,
+        max_bin_len=max_bytes,
+        max_ext_len=0,
+    )
+    unpacker.feed(body)
+    kind, readers = _begun(unpacker)
     try:
-        return kind(*[unpack(value) for unpack, value in zip(_UNPACKERS[kind], values, strict=True)])
-    except (MessageError, ValueError, TypeError, OverflowError, struct.error) as error:
+        message = kind(*[read(unpacker, max_bytes // _BYTES_PER_ID) for read in readers])
+    except (MessageError, ValueError, TypeError, OverflowError, struct.error, msgpack.UnpackException) as error:
         raise WireError("malformed", f"{kind.__name__}: {error}") from None
+    if unpacker.tell() != len(body):
+        raise WireError("malformed", f"{kind.__name__}: bytes after the message")
+    return message
 
 
-def _opened(body: bytes, max_bytes: int) -> tuple[type[Message], Sequence[Any]]:
-    """The kind of message in a body whose checksum holds, and its raw field values."""
+def _begun(unpacker: Any) -> tuple[type[Message], Readers]:
+    """The kind of the message that an unpacker is fed with, and what reads its fields, which come next."""
     try:
-        content = msgpack.unpackb(
-            body,
-            strict_map_key=True,
-            max_array_len=64,
-            max_map_len=16,
-            max_str_len=64,
-            max_bin_len=max_bytes,
-            max_ext_len=0,
-        )
-    except (ValueError, TypeError, msgpack.UnpackException) as error:
+        length, version, tag = unpacker.read_array_header(), unpacker.unpack(), unpacker.unpack()
+    except (ValueError, msgpack.UnpackException) as error:
         raise WireError("malformed", f"not msgpack within limits: {error}") from None
-    if not isinstance(content, list) or len(content) < 2 or any(type(v) is not int for v in content[:2]):
+    if length < 2 or type(version) is not int or type(tag) is not int:
         raise WireError("malformed", "frame does not begin with a version and a tag")
-    version, tag, *values = content
-    if version != VERSION:
-        raise WireError("version", f"frame of version {version}; this node speaks {VERSION}")
-    if not 0 <= tag < len(KINDS):
-        known = ", ".join(f"{t} {kind.__name__}" for t, kind in enumerate(KINDS))
-        raise WireError("malformed", f"unknown message tag {tag}; this node speaks {known}")
-    return KINDS[tag], values
+    if version not in _READERS:
+        raise WireError("version", f"frame of version {version}; this node speaks {VERSION} and {VERSION - 1}")
+    if not 0 <= tag < len(KINDS) or KINDS[tag] not in _READERS[version]:
+        known = ", ".join(f"{TAGS[kind]} {kind.__name__}" for kind in _READERS[version])
+        raise WireError("malformed", f"unknown message tag {tag}; version {version} has {known}")
+    kind = KINDS[tag]
+    readers = _READERS[version][kind]
+    if length != 2 + len(readers):
+        raise WireError("malformed", f"{kind.__name__} of {length - 2} fields; version {version} has {len(readers)}")
+    return kind, readers
 
 
 def _packer(spec: Any) -> Callable[[Any], Any]:
@@ -95,10 +110,10 @@ def _packer(spec: Any) -> Callable[[Any], Any]:
     return _pack_ids if spec == "ids" else _as_it_is  # a tuple of texts is a list to msgpack
 
 
-def _unpacker(spec: Any) -> Callable[[Any], Any]:
+def _reader(spec: Any) -> Callable[[Any, int], Any]:
     if isinstance(spec, Array):
-        return partial(_unpack_array, np.dtype(spec.dtype), spec.ndim)
-    return {"ids": _unpack_ids, "texts": _unpack_texts}.get(spec, _as_it_is)
+        return partial(_read_array, np.dtype(spec.dtype), spec.ndim)
+    return {"ids": _read_ids, "texts": _read_texts}.get(spec, _read)
 
 
 def _as_it_is(value: Any) -> Any:
@@ -109,9 +124,16 @@ def _pack_array(array: NDArray[Any]) -> list[Any]:
     return [array.shape, array.tobytes()]
 
 
-def _unpack_array(dtype: np.dtype[Any], ndim: int, value: Any) -> NDArray[Any]:
-    shape, raw = value
-    if len(shape) != ndim or {*map(type, shape)} != {int} or min(shape) < 0 or type(raw) is not bytes:
+def _read(unpacker: Any, most: int) -> Any:
+    return unpacker.unpack()
+
+
+def _read_array(dtype: np.dtype[Any], ndim: int, unpacker: Any, most: int) -> NDArray[Any]:
+    if unpacker.read_array_header() != 2 or unpacker.read_array_header() != ndim:
+        raise MessageError(f"an array is [shape, bytes], its shape {ndim} numbers")
+    shape = [unpacker.unpack() for _ in range(ndim)]
+    raw = unpacker.unpack()
+    if {*map(type, shape)} != {int} or min(shape) < 0 or type(raw) is not bytes:
         raise MessageError("an array is [shape, bytes]")
     if math.prod(shape) * dtype.itemsize != len(raw):
         raise MessageError(f"{len(raw)} B do not make an array of shape {shape}")
@@ -122,16 +144,26 @@ def _pack_ids(ids: tuple[int, ...]) -> bytes:
     return struct.pack(f"<{len(ids)}H", *ids)
 
 
-def _unpack_ids(value: Any) -> tuple[int, ...]:
-    if type(value) is not bytes:
-        raise MessageError("ids travel as bytes")
+def _read_ids(unpacker: Any, most: int) -> tuple[int, ...]:
+    value = unpacker.unpack()
+    if type(value) is not bytes or len(value) > 2 * most:
+        raise MessageError(f"ids travel as bytes, at most {most} of them")
     ids: tuple[int, ...] = struct.unpack(f"<{len(value) // 2}H", value)
     return ids
 
 
-def _unpack_texts(value: Any) -> Any:
-    return tuple(value) if type(value) is list else value
+def _read_texts(unpacker: Any, most: int) -> tuple[Any, ...]:
+    count = unpacker.read_array_header()
+    if count > _MAX_TEXTS:
+        raise MessageError(f"{count} texts; at most {_MAX_TEXTS} are read")
+    return tuple([unpacker.unpack() for _ in range(count)])
 
 
 _PACKERS = {kind: [(name, _packer(spec)) for name, spec in specs(kind).items()] for kind in KINDS}
-_UNPACKERS = {kind: [_unpacker(spec) for spec in specs(kind).values()] for kind in KINDS}
+_READERS: dict[int, dict[type[Message], Readers]] = {
+    version: {
+        kind: [_reader(spec) for name, spec in specs(kind).items() if APPENDED.get(kind, {}).get(name, 0) <= version]
+        for kind in kinds_of(version)
+    }
+    for version in (VERSION, VERSION - 1)
+}

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from apnode.messages import NOBODY, FloatArray, IntArray
+from apnode.messages import NOBODY, ComplexArray, FloatArray, IntArray
 from channel_server.propagation import BoolArray
 
 
@@ -40,3 +40,23 @@ def strongest_interferers(
     order = np.argsort(-power, axis=1, kind="stable")[:, :count]
     reported = np.take_along_axis(power, order, axis=1)
     return np.where(reported > 0, np.take_along_axis(heard, order, axis=1), NOBODY), reported
+
+
+def partner_gains(
+    h: ComplexArray, ues: Sequence[int], partners: Sequence[int], count: int
+) -> tuple[IntArray, FloatArray]:
+    """What an AP's UEs measure of its partners by their reference signals: each the strongest few of them.
+
+    Args:
+        h: (M, K, L) true channels of one coherence block [sqrt power gain].
+        ues: K_m, of the AP.
+        partners: whom it named; numbers of no AP are ignored.
+        count: R, how many a report names.
+
+    Returns:
+        (|K_m|, P) the partners, strongest first, P <= R, and (|K_m|, P, L) |h|^2 from each antenna [power gain].
+    """
+    known = np.array([partner for partner in partners if partner < len(h)], int)
+    gain = np.abs(h[known][:, list(ues)].swapaxes(0, 1)) ** 2  # (|K_m|, all partners, L)
+    order = np.argsort(-gain.sum(axis=2), axis=1, kind="stable")[:, :count]
+    return known[order], np.take_along_axis(gain, order[..., None], axis=1)

@@ -22,6 +22,7 @@ from apnode.messages import (
     Hello,
     IntArray,
     PilotBlock,
+    Resend,
     RunOver,
     SlotFeedback,
     SlotReport,
@@ -30,10 +31,11 @@ from apnode.messages import (
 )
 from apnode.node import CHANNEL, COORDINATOR, Node, ap_address, refuse_unless
 from channel_server.fading import channels, received_pilots
-from channel_server.reports import strongest_interferers
+from channel_server.reports import partner_gains, strongest_interferers
 from channel_server.sinr import received, received_interference, sinr_of, spectral_efficiency
 from channel_server.topology import Layout, further_askers, long_term_interference, make_layout, neighbour_lists
 
+_Reports = tuple[IntArray, FloatArray, IntArray, FloatArray]  # as in SlotFeedback
 _MAX_ASKERS = 64  # an Association lists no more; about 15 is the most seen among 100 APs
 
 
@@ -52,23 +54,39 @@ class Air:
 class ChannelServer(Node):
     """Pure state machine of the propagation physics; time comes in as Tick."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, first_slot: int = 0, restarted: bool = False) -> None:
+        """Wait for the APs.
+
+        Args:
+            config: the experiment.
+            first_slot: to open, unless APs say that they are further.
+            restarted: the APs are in mid-run; not all of them may be alive.
+        """
         super().__init__(CHANNEL, config.run.max_frame_bytes)
         self.layout: Layout
         self.air: Air | None = None
         self._config = config
+        self._first_slot, self._restarted = first_slot, restarted
+        self._episode: int | None = None  # that `layout` is of
         self._live: set[int] = set()
+        self._said: dict[int, int] = {}  # by AP, the slot it was in when it said hello
         self._incarnation: dict[int, int] = {}  # by AP, as it said hello
         self._neighbours: list[tuple[int, ...]] = []
         self._askers: list[tuple[int, ...]] = []  # who else may ask an AP
         self._interference: FloatArray
-        self._handlers = {Hello: self._on_hello, Transmission: self._on_transmission, Tick: self._on_tick}
+        self._handlers = {
+            Hello: self._on_hello,
+            Transmission: self._on_transmission,
+            Resend: self._on_resend,
+            Tick: self._on_tick,
+        }
 
     # --- APs come and go ----------------------------------------------------------------------------------
 
     def _on_hello(self, hello: Hello) -> None:
-        """An AP is here (again). The first slot opens when all are; a later hello gets it back into the episode."""
+        """An AP is here (again). When all are, a slot opens; a later hello gets it back into the episode."""
         refuse_unless(hello.ap < self._config.radio.num_aps, f"no AP {hello.ap} in this network")
+        refuse_unless(hello.slot <= self._config.num_slots, f"no slot {hello.slot} in this run")
         known = self._incarnation.get(hello.ap, -1)
         if hello.incarnation <= known:
             self._drop("duplicate" if hello.incarnation == known else "late")
@@ -76,12 +94,24 @@ class ChannelServer(Node):
         self._incarnation[hello.ap] = hello.incarnation
         self.endpoints[ap_address(hello.ap)] = hello.endpoint
         self._live.add(hello.ap)
+        if hello.slot or not hello.incarnation:  # who has just been restarted does not know
+            self._said[hello.ap] = hello.slot
         if self.air is not None:
             self._readmit(hello.ap, self.air)
         elif self.done:
             self._send(ap_address(hello.ap), RunOver(self._config.num_slots))
         elif len(self._live) == self._config.radio.num_aps:
-            self._open(0)
+            self._begin()
+
+    def _begin(self) -> None:
+        """Open the slot that the APs are in: the first of a run, or where the last server has left them.
+
+        If it closed a slot when it died, not all may have heard: then that slot is opened again. Its channels are the
+        same, and who has transmitted in it transmits the same again.
+        """
+        said = {self._first_slot, *self._said.values()}
+        slot = max(said) - (max(said) - 1 in self._said.values())
+        self._go_on(slot)
 
     def _readmit(self, ap: int, air: Air) -> None:
         """Bring a restarted AP and its peers in touch again; the open slot does not wait for it."""
@@ -92,11 +122,15 @@ class ChannelServer(Node):
             self._close_when_complete(air)
 
     def _on_tick(self, tick: Tick) -> None:
-        """The slot's deadline: first a reminder to the late, then on without them until they are heard of again."""
+        """Half the slot's deadline: first a reminder to the late, then on without them until they are heard of again.
+
+        A server that was restarted waits as long for all APs, then goes on with those that there are.
+        """
         air = self.air
         if air is None:
-            return
-        if air.reminded:
+            if self._restarted and self._live and not self.done:
+                self._begin()
+        elif air.reminded:
             self._live -= air.awaited
             self._close(air)
         else:
@@ -107,20 +141,28 @@ class ChannelServer(Node):
 
     # --- a slot -------------------------------------------------------------------------------------------
 
+    def _go_on(self, slot: int) -> None:
+        """Open the next slot, if there is one."""
+        if slot < self._config.num_slots:
+            self._open(slot)
+        else:
+            self._finish(slot)
+
     def _open(self, slot: int) -> None:
         """Draw the slot's channels and let every AP hear the pilots; an episode's first slot comes with a layout."""
         episode, position = divmod(slot, self._config.run.slots_per_episode)
-        if position == 0:
+        if episode != self._episode:
             self._begin_episode(episode)
         h = channels(self._config, self.layout, slot)
         heard = received_pilots(self._config, self.layout, h, slot)
-        self.air = Air(slot, episode, h, awaited=set(self._live))
+        self.air, self.opened = Air(slot, episode, h, awaited=set(self._live)), slot
         for ap in range(self._config.radio.num_aps):
             if ap not in self._live and position:
                 self._associate(ap, episode)  # perhaps it was cut off when the episode began
             self._send(ap_address(ap), PilotBlock(episode, slot, heard[:, ap]))
 
     def _begin_episode(self, episode: int) -> None:
+        self._episode = episode
         self.layout = make_layout(self._config, episode)
         self._interference = long_term_interference(self._config, self.layout)
         self._neighbours = neighbour_lists(self._config, self._interference, self.layout.serving)
@@ -136,12 +178,16 @@ class ChannelServer(Node):
             beta=self.layout.beta[ap],
             pilots=self.layout.pilots,
             neighbours=neighbours,
-            endpoints=tuple(self.endpoints.get(ap_address(n), "") for n in neighbours),
+            endpoints=self._reachable(neighbours),
             interference=self._interference[ap, list(neighbours)],
             askers=askers,
-            asker_endpoints=tuple(self.endpoints.get(ap_address(n), "") for n in askers),
+            asker_endpoints=self._reachable(askers),
         )
         self._send(ap_address(ap), association)
+
+    def _reachable(self, aps: tuple[int, ...]) -> tuple[str, ...]:
+        """Endpoints; of who is not live none, so that nobody waits for it."""
+        return tuple(self.endpoints.get(ap_address(ap), "") if ap in self._live else "" for ap in aps)
 
     def _on_transmission(self, transmission: Transmission) -> None:
         """An AP radiates. One that missed its slot is live again from the next one on."""
@@ -183,10 +229,7 @@ class ChannelServer(Node):
         gain, gain_alone = np.diagonal(effective, axis1=-2, axis2=-1)
         self._report(air, precoders[0], sinr=sinr_now, sinr_alone=sinr_alone, gain=gain, gain_alone=gain_alone)
         self.air = None
-        if air.index + 1 < self._config.num_slots:
-            self._open(air.index + 1)
-        else:
-            self._finish(air.index + 1)
+        self._go_on(air.index + 1)
 
     def precoders(self, air: Air) -> ComplexArray:
         """(2, B, M, K, L) what is radiated, and what would be if every AP were alone; 0 where none [sqrt W]."""
@@ -196,17 +239,20 @@ class ChannelServer(Node):
             precoders[1][:, ap, list(sent.ues)] = sent.w_alone
         return precoders
 
-    def _ue_reports(self, air: Air, suffered: FloatArray) -> Iterator[tuple[IntArray, FloatArray]]:
-        """Of each AP (|K_m|, R) twice: the strongest APs that are no partners, at its UEs, and their power [W]."""
+    def _ue_reports(self, air: Air, suffered: FloatArray) -> Iterator[_Reports]:
+        """Of each AP, what its UEs hear: the strongest that are no partners, their power [W]; partners, their gains."""
         serving, sent = self.layout.serving, air.transmissions
         partners = [sent[ap].partners if ap in sent else () for ap in range(len(serving))]
-        report = strongest_interferers(suffered, serving, partners, self._config.cooperation.reported_interferers)
-        ends = np.cumsum(serving.sum(axis=1))[:-1]  # of each AP's rows
-        return zip(*(np.split(part, ends) for part in report), strict=True)
+        count = self._config.cooperation.reported_interferers
+        interferers, powers = strongest_interferers(suffered, serving, partners, count)
+        ends = np.cumsum(serving.sum(axis=1))  # of each AP's rows
+        sounded = air.h[air.index % len(air.h)]
+        for ues, named, end in zip(self.layout.ues_of, partners, ends.tolist(), strict=True):
+            rows = slice(end - len(ues), end)
+            yield interferers[rows], powers[rows], *partner_gains(sounded, ues, named, count)
 
     def _report(self, air: Air, w: ComplexArray, **at_ues: Any) -> None:
         silent = tuple(ap for ap in range(self._config.radio.num_aps) if ap not in air.transmissions)
-        sent, dropped = self._take_counts()
         radiated = radiated_power(w)
         report = SlotReport(
             slot=air.index,
@@ -215,10 +261,9 @@ class ChannelServer(Node):
             power=np.stack([radiated.mean(axis=0), radiated.max(axis=0)], axis=1),
             pairs=self.layout.pairs,
             silent=silent,
-            sent=sent,
-            dropped=dropped,
+            **self._take_counts(),
         )
-        self._send(COORDINATOR, report)
+        self._tell_coordinator(air.index, report)
 
     def _counted_power(self, w: ComplexArray) -> float:
         """What counts of the power of one AP's precoders (B, UEs, L): the busiest block, or the mean over them [W]."""

@@ -6,29 +6,40 @@ from typing import Any
 
 from apnode.actor import LAST_FRAMES_S, Network, NodeActor, run_node
 from apnode.config import Config
+from apnode.faults import NodeFaults
+from apnode.node import CHANNEL
 from coordinator.collector import Coordinator
+from coordinator.journal import JOURNAL, Journal
 from coordinator.record import Record
 
 
 class CoordinatorActor(NodeActor):
     """Runs one Coordinator; answers while it runs, so it needs two threads."""
 
-    def __init__(self, name: str, config: Config, network: Network) -> None:
-        super().__init__(name, config, network)
-        self._node = Coordinator(config)
+    def __init__(self, name: str, config: Config, network: Network, faults: NodeFaults) -> None:
+        super().__init__(name, config, network, faults)
+        folder = self.folder()
+        self._node = Coordinator(config, None if folder is None else Journal(folder / JOURNAL))
 
-    def run(self) -> Record:
+    def run(self, channel: str, own: str, incarnation: int) -> Record:
         """Collect until the run is over; returns what was collected."""
         node = self._node
-        run_node(node, self.transport(), deadline_s=LAST_FRAMES_S)
+        node.endpoints[CHANNEL] = channel
+        transport = self.transport(own)
+        first = node.ask_again() if incarnation else []
+        run_node(self.host(node, incarnation), transport, first, deadline_s=LAST_FRAMES_S)
         return node.record
 
-    def latest(self) -> tuple[int, dict[str, Any] | None]:
-        """The newest slot, and the row of the one before it, for the progress bar."""
-        return self._node.newest, self._node.latest()
+    def latest(self) -> tuple[int, dict[str, Any] | None, list[int]]:
+        """The newest slot, the row of the one before it, for the progress bar, and the APs that may be hung."""
+        return self._node.newest, self._node.latest(), self._node.hung()
+
+    def give_up(self, ap: int) -> None:
+        """An AP is not restarted any more."""
+        self._node.given_up.add(ap)
 
     def serve_metrics(self, port: int) -> None:
         """Serve Prometheus metrics on this machine's loopback."""
         from coordinator.metrics import serve
 
-        serve(self._node, port)
+        serve(lambda: self._node, port)

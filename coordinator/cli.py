@@ -8,17 +8,23 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from apnode.config import Config
+from coordinator.faults import plan_names
 from coordinator.presets import ConfigError, load, preset_names, to_toml
-from coordinator.rundir import RunDirError
+from coordinator.rundir import Interrupted, RunDirError
+
+if TYPE_CHECKING:
+    from coordinator.console import Console
 
 _EPILOG = """\
 examples:
   cfmimo run demo                                20 APs as 20 Ray actors, learning; a few minutes
   cfmimo run paper --runtime local               the seed paper's network in one process
   cfmimo run demo --set radio.num_aps=36 cooperation.policy=random --seed 7
+  cfmimo run demo --faults churn                 the same, while APs are killed as a plan says
+  cfmimo resume runs/demo-seed0-...              go on with a run that was interrupted
   cfmimo config paper > my.toml                  a commented config to edit, then: cfmimo run my.toml
   cfmimo compare paper --layouts 20              policies at equal numbers of links, with intervals
   cfmimo reproduce --quick                       what the seed paper says, beside what comes out
@@ -35,6 +41,8 @@ def run_command(arguments: Sequence[str]) -> int:
         status: int = options.command(options)
     except (ConfigError, RunDirError) as error:
         return _complain(str(error), 2)
+    except Interrupted as error:
+        return _complain(f"interrupted; `cfmimo resume {error}` goes on with it", 130)
     except KeyboardInterrupt:
         return _complain("interrupted", 130)
     return status
@@ -71,13 +79,34 @@ def _run(options: argparse.Namespace) -> int:
             metrics_port=options.metrics_port,
             console=console,
             command=["cfmimo", *sys.argv[1:]],
+            plan=options.faults,
         )
     except ClusterError as error:
         return _complain(str(error), 1)
+    return _conclude(result, console, options)
+
+
+def _resume(options: argparse.Namespace) -> int:
+    from coordinator.console import Console
+    from coordinator.run import resume
+    from coordinator.session import ClusterError
+
+    console = Console(None, quiet=options.quiet or options.json)
+    try:
+        result = resume(options.run_dir, options.address, options.metrics_port, console)
+    except ClusterError as error:
+        return _complain(str(error), 1)
+    return _conclude(result, console, options)
+
+
+def _conclude(result: dict[str, Any], console: Console, options: argparse.Namespace) -> int:
+    """Print what came of a run; one whose faults were not those planned has failed."""
     if options.json:
         _print_json(result)
     else:
         console.closing_table(result)
+    if result["not_as_planned"]:
+        return _complain("the faults that fired are not those planned: " + "; ".join(result["not_as_planned"]), 1)
     return 0
 
 
@@ -222,9 +251,19 @@ def _parser() -> argparse.ArgumentParser:
     )
     run.add_argument("--address", help="of a running Ray cluster; default: a private one on this machine")
     run.add_argument("--out", help="the run directory, new or empty; default: runs/<name>-seed<seed>-<time>")
-    run.add_argument("--metrics-port", type=_port, metavar="PORT", help="serve Prometheus metrics on 127.0.0.1:PORT")
-    run.add_argument("--quiet", action="store_true", help="no progress bar")
-    _json(run)
+    run.add_argument(
+        "--faults",
+        metavar="PLAN|FILE.toml",
+        help=f"what goes wrong: {', '.join(plan_names())}, or a file (see README)",
+    )
+    _followed(run)
+
+    resumed = _command(
+        commands, "resume", _resume, "go on with a run that was interrupted: the result equals the uninterrupted one"
+    )
+    resumed.add_argument("run_dir", metavar="RUN_DIR")
+    resumed.add_argument("--address", help="of a running Ray cluster; default: a private one on this machine")
+    _followed(resumed)
 
     report = _command(commands, "report", _report, "draw figures and report.html again from a run directory")
     report.add_argument("run_dir", metavar="RUN_DIR")
@@ -288,6 +327,12 @@ def _parser() -> argparse.ArgumentParser:
     _experiment(_command(commands, "config", _config, "print a config, complete and commented, as TOML"))
     _command(commands, "schema", _schema, "print the JSON schema of the config")
     return parser
+
+
+def _followed(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--metrics-port", type=_port, metavar="PORT", help="serve Prometheus metrics on 127.0.0.1")
+    command.add_argument("--quiet", action="store_true", help="no progress bar")
+    _json(command)
 
 
 def _command(commands: Any, name: str, function: Any, text: str) -> argparse.ArgumentParser:

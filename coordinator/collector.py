@@ -7,26 +7,52 @@ from typing import Any
 import numpy as np
 
 from apnode.config import Config
-from apnode.messages import KINDS, ApReport, RunOver, SlotReport, Tick
-from apnode.node import COORDINATOR, DROPS, Node, refuse_unless
+from apnode.messages import KINDS, ApReport, FaultFired, Hello, Resend, RunOver, SlotReport, Tick, kinds_of
+from apnode.node import CHANNEL, COORDINATOR, DROPS, Node, Send, ap_address, refuse_unless
+from apnode.wire import VERSION
+from coordinator.journal import Journal
 from coordinator.record import Record
+
+_MOST_EVENTS = 10**5  # comebacks and faults that are kept; more are a flood
 
 
 class Coordinator(Node):
-    """Pure state machine that fills a Record; done when the run is over and every report is in."""
+    """State machine that fills a Record; done when the run is over and every report is in."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, journal: Journal | None = None) -> None:
+        """Know what is in the journal, if there is one: what was reported before this process began."""
         super().__init__(COORDINATOR, config.run.max_frame_bytes)
         self.record = Record(config)
         self.newest = -1  # slot of the newest SlotReport
         self._config = config
         self._over = False
+        self._journal: Journal | None = None
+        self.given_up: set[int] = set()  # APs that are not restarted any more
         self._handlers = {
             SlotReport: self._on_slot,
             ApReport: self._on_ap,
+            Hello: self._on_hello,
+            FaultFired: self._on_fault,
             RunOver: self._on_run_over,
             Tick: self._on_tick,
         }
+        for frame in journal.frames() if journal else ():
+            self.receive(frame)
+        self._journal = journal
+
+    def receive(self, frame: bytes) -> list[Send]:
+        """Handle one frame off the wire, and keep it if it is a message."""
+        out = super().receive(frame)
+        if self._journal is not None and self.took:
+            self._journal.append(frame)
+        return out
+
+    def ask_again(self) -> list[Send]:
+        """After this coordinator was away: ask everybody to report again what may have been lost meanwhile."""
+        for node in (CHANNEL, *map(ap_address, range(self._config.radio.num_aps))):
+            if node in self.endpoints:
+                self._send(node, Resend(self.record.first_incomplete))
+        return self._take_out()
 
     def latest(self) -> dict[str, Any] | None:
         """The row of the newest slot before the one whose reports are still coming in; None before there is one."""
@@ -34,6 +60,15 @@ class Coordinator(Node):
         if at < 0:
             return None
         return {name: column[0].item() for name, column in self.record.slots(np.array([at])).items()}
+
+    def hung(self) -> list[int]:
+        """APs that missed all slots for as long as the watchdog waits, and have said nothing since."""
+        slots = self._config.run.watchdog_slots
+        newest = self.newest
+        if newest + 1 < slots:
+            return []
+        silent = self.record.silent[newest + 1 - slots : newest + 1].all(axis=0)
+        return [int(ap) for ap in np.flatnonzero(silent & (self.record.back_since <= newest + 1 - slots))]
 
     def _on_slot(self, report: SlotReport) -> None:
         run, radio = self._config.run, self._config.radio
@@ -48,7 +83,7 @@ class Coordinator(Node):
             self._drop("duplicate")
             return
         self.record.add_slot(report)
-        self.newest = max(self.newest, report.slot)
+        self.newest = self.opened = max(self.newest, report.slot)
         self._finish_when_complete()
 
     def _on_ap(self, report: ApReport) -> None:
@@ -56,6 +91,7 @@ class Coordinator(Node):
         refuse_unless(report.slot < self._config.num_slots and report.ap in known, "no such AP or slot")
         refuse_unless(len(report.neighbours) <= self._config.cooperation.max_neighbours, "too many neighbours")
         refuse_unless(all(n in known for n in report.neighbours), "a neighbour that there is not")
+        refuse_unless(all(ap in known for ap in report.suspects), "a suspect that there is not")
         refuse_unless(report.cluster_size <= len(known), "a cluster of more APs than there are")
         _refuse_unless_counts(report)
         if self.record.reported[report.slot, report.ap]:
@@ -63,6 +99,23 @@ class Coordinator(Node):
             return
         self.record.add_ap(report)
         self._finish_when_complete()
+
+    def _on_hello(self, hello: Hello) -> None:
+        """An AP is there, or there again; that is where it is asked for what it has reported already."""
+        refuse_unless(hello.ap < self._config.radio.num_aps, "no such AP")
+        refuse_unless(max(hello.slot, hello.restored) <= self._config.num_slots, "a slot that there is not")
+        self.endpoints[ap_address(hello.ap)] = hello.endpoint
+        if len(self.record.comebacks) >= _MOST_EVENTS:
+            self._drop("flood")
+        elif hello.incarnation:
+            self.record.add_comeback(hello, self.newest + 1)
+
+    def _on_fault(self, fault: FaultFired) -> None:
+        refuse_unless(fault.slot <= self._config.num_slots, "a slot that there is not")
+        if len(self.record.fired) >= _MOST_EVENTS:
+            self._drop("flood")
+        else:
+            self.record.add_fault(fault)
 
     def _on_run_over(self, over: RunOver) -> None:
         self._over = True
@@ -77,5 +130,6 @@ class Coordinator(Node):
 
 
 def _refuse_unless_counts(report: ApReport | SlotReport) -> None:
-    refuse_unless(report.sent.shape == (2, len(KINDS)), "counts of other kinds of messages")
+    shapes = {(2, len(KINDS)), (2, len(kinds_of(VERSION - 1)))}
+    refuse_unless(report.sent.shape in shapes, "counts of other kinds of messages")
     refuse_unless(report.dropped.shape == (len(DROPS),), "counts of other reasons")

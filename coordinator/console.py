@@ -24,7 +24,7 @@ class Console:
     def __init__(self, num_slots: int | None, quiet: bool) -> None:
         self._error = RichConsole(stderr=True, quiet=quiet)
         self._live = self._error.is_terminal
-        self._num_slots = num_slots
+        self.num_slots = num_slots
         self._shown = time.monotonic()
         self._bar = Progress(
             TextColumn("{task.description}"),
@@ -71,10 +71,10 @@ class Console:
         figures = _figures(row)
         if self._live:
             self._bar.update(
-                self._task, description="slot", completed=newest + 1, total=self._num_slots, figures=figures
+                self._task, description="slot", completed=newest + 1, total=self.num_slots, figures=figures
             )
         else:
-            self.say(f"slot {newest + 1} of {self._num_slots}  {figures}")
+            self.say(f"slot {newest + 1} of {self.num_slots}  {figures}")
 
     def stage(self, what: str) -> Callable[[int, int], None]:
         """A stage of long work: what it returns is told how much of it is done, of how much."""
@@ -152,9 +152,27 @@ class Console:
             troubles = (
                 f"{late} reminders after a deadline, {lost} frames lost, {len(summary['restarts'])} APs restarted"
             )
-            out.print(f"{troubles}: this digest depends on timing", highlight=False)
+            if summary["ap_processes"]:  # and not virtual time
+                troubles += ": this digest depends on timing"
+            out.print(troubles, highlight=False)
+        if summary["faults"]:
+            out.print(_fault_line(summary["faults"]), highlight=False, soft_wrap=True)
         rate = f"{summary['slots_per_second']:.1f} slots/s"
         out.print(f"{rate}; run directory: {summary['run_dir']} (open report.html)", highlight=False, soft_wrap=True)
+
+
+def _fault_line(faults: dict[str, Any]) -> str:
+    """What went wrong, in a sentence."""
+    fired, planned = (sum(faults[name].values()) for name in ("fired", "planned"))
+    line = f"{fired} of {planned} faults fired; {faults['deaths']} deaths of APs, {faults['restored']} restored"
+    lost = faults["slots_lost"]
+    if lost:
+        line += f"; a death cost {lost['median']:.3g} slots, at most {lost['max']:.3g}"
+    if faults["with_aps_missing"]:
+        line += f"; sum rate with APs missing: {faults['with_aps_missing'] - 1:+.1%}"
+    if faults["given_up"]:
+        line += f"; given up: AP {', '.join(map(str, faults['given_up']))}"
+    return line
 
 
 def _name(row: dict[str, Any]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+from collections.abc import Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,14 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure as Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from apnode.messages import FloatArray
 from coordinator.map import SlotMap
+from coordinator.outages import Marks
 from coordinator.record import Table
 
 # Okabe-Ito: told apart by colour-blind readers
@@ -31,6 +35,7 @@ STYLE: dict[Any, Any] = {
     "pdf.fonttype": 42,  # publishers refuse the Type 3 fonts that are matplotlib's default
     "svg.fonttype": "none",
 }
+Slots = Mapping[str, Sequence[int]]  # by kind of fault
 styled = mpl.rc_context(STYLE)  # a decorator for what draws
 
 
@@ -53,9 +58,9 @@ def save(figure: Figure, path: Path) -> str:
 
 
 @styled
-def rate(slots: Table) -> Figure:
-    """Sum rate, and what it would have been without cooperation."""
-    figure, axes = _axes("sum rate [bit/s/Hz]")
+def rate(slots: Table, faults: Slots) -> Figure:
+    """Sum rate, and what it would have been without cooperation; `faults` marks slots, by kind of fault."""
+    figure, axes = _axes("sum rate [bit/s/Hz]", faults)
     _over_episodes(axes, slots, "sum_rate_bps_hz", "cooperation", BLUE)
     _over_episodes(axes, slots, "sum_rate_alone_bps_hz", "no cooperation, same slots", GREY)
     figure.legend(loc="outside upper center", ncols=3)
@@ -63,9 +68,9 @@ def rate(slots: Table) -> Figure:
 
 
 @styled
-def sinr(slots: Table) -> Figure:
-    """Mean and 5 %-UE SINR, and what they would have been without cooperation."""
-    figure, axes = _axes("SINR over UEs and blocks [dB]")
+def sinr(slots: Table, faults: Slots) -> Figure:
+    """Mean and 5 %-UE SINR, and what they would have been without cooperation; `faults` as for `rate`."""
+    figure, axes = _axes("SINR over UEs and blocks [dB]", faults)
     _over_episodes(axes, slots, "sinr_mean_db", "mean", BLUE)
     _over_episodes(axes, slots, "sinr_mean_alone_db", "mean, no cooperation", GREY)
     _over_episodes(axes, slots, "sinr_p5_db", "5 %-UE", ORANGE)
@@ -77,7 +82,7 @@ def sinr(slots: Table) -> Figure:
 @styled
 def links(slots: Table) -> Figure:
     """The three numbers that papers call links."""
-    figure, axes = _axes("number in a slot")
+    figure, axes = _axes("number in a slot", {})
     _over_episodes(axes, slots, "pairs", "AP pairs with a common UE", GREY)
     _over_episodes(axes, slots, "requests", "directed requests", ORANGE)
     _over_episodes(axes, slots, "formed", "undirected links formed", BLUE)
@@ -103,12 +108,108 @@ def learning(slots: Table, aps: Table) -> Figure:
     return figure
 
 
-def _axes(label: str) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(7, 3.2), layout="constrained")
-    axes = figure.subplots()
+def _axes(label: str, faults: Slots) -> tuple[Figure, Axes]:
+    """Axes over slots; above them, where there were faults, a line for each kind."""
+    figure = Figure(figsize=(7, 3.2 + _LINE * len(faults)), layout="constrained")
+    if faults:
+        strip, axes = figure.subplots(2, 1, sharex=True, height_ratios=(_LINE * len(faults), 2.6))
+        _fault_lines(strip, faults, (axes,))
+    else:
+        axes = figure.subplots()
     axes.set_xlabel("slot")
     axes.set_ylabel(label)
     return figure, axes
+
+
+_LINE = 0.17  # height of a line of faults [inch]
+_FAULT_LOOKS = {
+    "kill": (ORANGE, "x"),
+    "died": (ORANGE, "+"),
+    "hang": (PINK, "s"),
+    "restart": (SKY, "v"),
+    "crash_on_start": (ORANGE, "^"),
+    "lie": (YELLOW, "D"),
+    "disk_full": (GREY, "P"),
+    "corrupt_checkpoint": (GREY, "d"),
+    "kill_channel_server": ("black", "X"),
+    "kill_coordinator": (GREY, "X"),
+    "kill_node": (ORANGE, "X"),
+}
+_OTHER_FAULT = (GREY, "o")
+
+
+def _fault_lines(strip: Axes, faults: Slots, below: Sequence[Axes]) -> None:
+    """A line for each kind of fault, with a mark in each slot, that goes faintly on in the axes below."""
+    for line, (kind, slots) in enumerate(faults.items()):
+        colour, marker = _FAULT_LOOKS.get(kind, _OTHER_FAULT)
+        at = np.unique(slots)
+        strip.plot(at, np.full(len(at), line), marker, color=colour, markersize=4, linestyle="", clip_on=False)
+        for axes in below:
+            axes.vlines(
+                at, 0, 1, transform=axes.get_xaxis_transform(), color=colour, linewidth=0.7, alpha=0.4, zorder=0.5
+            )
+    strip.set_yticks(range(len(faults)), [kind.replace("_", " ") for kind in faults], fontsize=8)
+    strip.set_ylim(len(faults) - 0.5, -0.5)
+    strip.tick_params(length=0, labelbottom=False)
+    strip.grid(visible=False)
+    strip.spines[:].set_visible(False)
+
+
+@styled
+def states(status: NDArray[Any], marks: Marks) -> Figure:
+    """Which AP was late or down in which slot, and what happened to it.
+
+    Args:
+        status: (slots, M) `ok`, `stale` or `down`.
+        marks: what happened.
+    """
+    slots, aps = status.shape
+    above = {kind: at for kind, at in marks.slots.items() if kind not in marks.places}
+    height = min(max(1.2 + 0.11 * aps, 2), 8)
+    figure = Figure(figsize=(7, height + 0.4 + _LINE * len(above)), layout="constrained")
+    if above:
+        strip, axes = figure.subplots(2, 1, sharex=True, height_ratios=(_LINE * len(above), height))
+        _fault_lines(strip, above, (axes,))
+    else:
+        axes = figure.subplots()
+    worst = _worst(np.select([status == "down", status == "stale"], [2, 1], 0).T)
+    size = 4 if aps <= _FEW_APS else 2.5
+    extent = (-0.5, slots - 0.5, aps - 0.5, -0.5)
+    axes.imshow(
+        worst,
+        ListedColormap(list(_STATE_COLOURS.values())),
+        vmin=0,
+        vmax=2,
+        aspect="auto",
+        interpolation="none",
+        extent=extent,
+    )
+    for state, (label, colour) in enumerate(_STATE_COLOURS.items()):
+        if (worst == state).any():
+            axes.fill_between([], [], [], color=colour, label=label)
+    for what, places in marks.places.items():
+        colour, marker = {**_FAULT_LOOKS, **_RETURN_LOOKS}.get(what, _OTHER_FAULT)
+        fill = {"markerfacecolor": "none"} if what == "back" else {}
+        label = _RETURN_LABELS.get(what, what.replace("_", " "))
+        axes.plot(*np.array(places).T, marker, color=colour, markersize=size, linestyle="", label=label, **fill)
+    axes.set(xlabel="slot", ylabel="AP", xlim=extent[:2], ylim=extent[2:])
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid(visible=False)
+    figure.legend(loc="outside upper center", ncols=4, markerscale=4 / size)
+    return figure
+
+
+_STATE_COLOURS = {"in time": "#e8f1f7", "late": YELLOW, "down": "#888888"}
+_RETURN_LOOKS = {"restored": (GREEN, ">"), "back": (GREEN, ">"), "ended by the watchdog": (BLUE, "*")}
+_RETURN_LABELS = {"restored": "back, from a checkpoint", "back": "back, begun anew"}
+_COLUMNS = 1500  # that the picture can show
+
+
+def _worst(states: NDArray[Any]) -> NDArray[Any]:
+    """(M, columns) the worst state in as many slots as share a column, so that none is lost between pixels."""
+    width = -(-states.shape[1] // _COLUMNS)
+    padded = np.pad(states, ((0, 0), (0, -states.shape[1] % width)))
+    return np.asarray(padded.reshape(len(states), -1, width).max(axis=2))
 
 
 def _over_episodes(axes: Axes, slots: Table, name: str, label: str, colour: str, dashed: bool = False) -> None:
@@ -218,6 +319,30 @@ def pareto(rows: list[dict[str, Any]]) -> Figure:
 
 
 # --- of the seed paper ------------------------------------------------------------------------------------
+
+
+@styled
+def against_loss(share: FloatArray, sum_rate: FloatArray, alone: float, formed: FloatArray) -> Figure:
+    """What is left of cooperation when frames between APs are lost.
+
+    Args:
+        share: (N,) of frames lost.
+        sum_rate: (N,) [bit/s/Hz].
+        alone: sum rate without cooperation [bit/s/Hz].
+        formed: (N,) undirected links, mean over slots.
+    """
+    figure = Figure(figsize=(7, 3.2), layout="constrained")
+    rates, links = figure.subplots(1, 2)
+    rates.plot(share, sum_rate, "o-", color=BLUE, label="cooperation")
+    rates.axhline(alone, color=GREY, label="no cooperation")
+    rates.set_ylabel("sum rate [bit/s/Hz]")
+    rates.legend()
+    links.plot(share, formed, "o-", color=BLUE)
+    links.set_ylabel("undirected links formed")
+    links.set_ylim(bottom=0)
+    for axes in (rates, links):
+        axes.set_xlabel("share of frames between APs that are lost")
+    return figure
 
 
 @styled

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 
+import numpy as np
 from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from apnode.messages import KINDS
+from apnode.node import DROPS
 from coordinator.collector import Coordinator
 
 _PER_AP = (("reward", "Reward (12)"), ("loss", "TD error of the last update"), ("epsilon", "Chance to explore"))
@@ -17,11 +20,12 @@ _PER_AP = (("reward", "Reward (12)"), ("loss", "TD error of the last update"), (
 class RunMetrics(Collector):
     """What a scrape sees: the newest slot whose reports are in, and the counts so far."""
 
-    def __init__(self, coordinator: Coordinator) -> None:
-        self._coordinator = coordinator
+    def __init__(self, coordinator: Callable[[], Coordinator]) -> None:
+        self._coordinator = coordinator  # the present one: it may have been replaced after a death
 
     def collect(self) -> Iterator[Metric]:
-        row, record = self._coordinator.latest(), self._coordinator.record
+        coordinator = self._coordinator()
+        row, record = coordinator.latest(), coordinator.record
         if row is None:
             return
         at = row["slot"]
@@ -34,27 +38,81 @@ class RunMetrics(Collector):
         for unit in ("requests", "formed", "pairs"):
             links.add_metric([unit], row[unit])
         yield links
-        for direction, name in enumerate(("messages", "bytes")):
-            sent = CounterMetricFamily(
-                f"cfmimo_{name}", f"{name.capitalize()} sent by APs and channel server", labels=["type"]
-            )
-            for tag, kind in enumerate(KINDS):
-                sent.add_metric([kind.__name__], float(record.traffic[direction, tag]))
-            yield sent
+        yield from _traffic(coordinator)
         up = GaugeMetricFamily("cfmimo_ap_up", "1 if the AP reported the slot", labels=["ap"])
         linked = GaugeMetricFamily("cfmimo_ap_links", "Partners of the AP", labels=["ap"])
         for ap in range(record.reported.shape[1]):
             up.add_metric([str(ap)], float(record.reported[at, ap]))
             linked.add_metric([str(ap)], float(record.linked[at, ap].sum()))
         yield from (up, linked)
+        suspected = GaugeMetricFamily("cfmimo_ap_suspected", "APs that do not believe this one", labels=["ap"])
+        flagged = GaugeMetricFamily("cfmimo_ap_flagged", "1 if half of its partners do not believe it", labels=["ap"])
+        found, votes = record.flagged(at), record.suspicions(at).sum(axis=0)
+        for ap in np.flatnonzero(votes).tolist():  # no series for whom nobody suspects
+            suspected.add_metric([str(ap)], float(votes[ap]))
+            flagged.add_metric([str(ap)], float(ap in found))
+        yield from (suspected, flagged)
         for index, (name, text) in enumerate(_PER_AP, start=1):
             family = GaugeMetricFamily(f"cfmimo_ap_{name}", text, labels=["ap"])
             for ap, value in enumerate(record.floats[at, :, index]):
                 family.add_metric([str(ap)], float(value))
             yield family
 
+        yield from _recovery(coordinator, at)
 
-def serve(coordinator: Coordinator, port: int) -> None:
+
+def _traffic(coordinator: Coordinator) -> Iterator[Metric]:
+    """What all nodes sent, and what became of it: sent = accepted + rejected + unknown."""
+    record = coordinator.record
+    traffic = record.traffic + coordinator.sent
+    rejected = record.rejected + coordinator.dropped
+    accepted = record.accepted + coordinator.accepted
+    messages = CounterMetricFamily(
+        "cfmimo_messages",
+        "Frames by outcome: sent, of a type; accepted; rejected, for a reason",
+        labels=["type", "outcome", "reason"],
+    )
+    sizes = CounterMetricFamily("cfmimo_bytes", "Bytes sent", labels=["type"])
+    for tag, kind in enumerate(KINDS):
+        messages.add_metric([kind.__name__, "sent", ""], float(traffic[0, tag]))
+        sizes.add_metric([kind.__name__], float(traffic[1, tag]))
+    messages.add_metric(["", "accepted", ""], float(accepted))
+    for reason, count in zip(DROPS, rejected, strict=True):
+        messages.add_metric(["", "rejected", reason], float(count))
+    yield from (messages, sizes)
+    yield GaugeMetricFamily(
+        "cfmimo_messages_unknown",
+        "Sent, but neither accepted nor rejected as far as reports tell: under way, lost, or to or from who died",
+        float(traffic[0].sum() - accepted - rejected.sum()),
+    )
+
+
+def _recovery(coordinator: Coordinator, newest: int) -> Iterator[Metric]:
+    """What went wrong up to the newest slot, and who is back."""
+    record = coordinator.record
+    restarts = CounterMetricFamily("cfmimo_ap_restarts", "Times the AP came back after its death", labels=["ap"])
+    age = GaugeMetricFamily(
+        "cfmimo_checkpoint_age_slots", "Slots that the AP would forget if it died now", labels=["ap"]
+    )
+    given_up = GaugeMetricFamily(
+        "cfmimo_ap_given_up", "1 if the AP has spent its budget of restarts: it stays silent", labels=["ap"]
+    )
+    comebacks = Counter(comeback["ap"] for comeback in record.comebacks)
+    for ap, completed in enumerate(record.newest_checkpoint):
+        restarts.add_metric([str(ap)], comebacks[ap])
+        age.add_metric([str(ap)], float(max(newest + 1 - completed, 0)))
+        given_up.add_metric([str(ap)], float(ap in coordinator.given_up))
+    yield from (restarts, age, given_up)
+    faults = CounterMetricFamily("cfmimo_faults", "Faults of the plan that struck", labels=["kind"])
+    for kind, count in sorted(Counter(fault["action"] for fault in record.fired).items()):
+        faults.add_metric([kind], count)
+    yield faults
+    yield CounterMetricFamily(
+        "cfmimo_slots_missed", "Slots that an AP let pass, summed over APs", float(record.silent.sum())
+    )
+
+
+def serve(coordinator: Callable[[], Coordinator], port: int) -> None:
     """Serve the metrics read-only on 127.0.0.1:port, from a thread that ends with the process."""
     registry = CollectorRegistry()
     registry.register(RunMetrics(coordinator))

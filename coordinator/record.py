@@ -10,7 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apnode.config import Config
-from apnode.messages import FRONTHAUL, KINDS, NOBODY, TAGS, ApReport, SlotReport
+from apnode.fields import Ids
+from apnode.messages import FRONTHAUL, KINDS, NOBODY, TAGS, ApReport, FaultFired, Hello, SlotReport
+from apnode.node import DROPS
+from apnode.trust import LAPSES_AFTER
 from channel_server.sinr import hardening_sinr
 
 _COSTS = ("request_rate", "union_rate", "messages_per_slot", "bytes_per_slot")
@@ -47,6 +50,14 @@ class Record:
         self.fronthaul = np.zeros((slots, aps, 2), np.int64)  # messages, bytes from AP to AP
         self.dropped = np.zeros((slots, aps), np.int64)
         self.traffic = np.zeros((2, len(KINDS)), np.int64)  # messages, bytes of the whole run, by tag
+        self.accepted = 0  # frames of the whole run, as far as reports tell
+        self.rejected = np.zeros(len(DROPS), np.int64)  # likewise, by reason
+        self.back_since = np.zeros(aps, np.int64)  # slot in which it said hello
+        self.checkpoint = np.zeros((slots, aps), np.int64)  # slots completed by the newest checkpoint; 0: none
+        self.comebacks: list[dict[str, int]] = []  # {"ap", "incarnation", "slot", "restored"}
+        self.fired: list[dict[str, Any]] = []  # faults of the plan: {"slot", "node", "action"}
+        self._told: set[tuple[Any, ...]] = set()  # what is in these two
+        self._suspects: dict[tuple[int, int], Ids] = {}  # by slot and AP, where it suspects anybody
 
     def add_slot(self, report: SlotReport) -> None:
         """Take in how a slot went."""
@@ -57,7 +68,7 @@ class Record:
         self.gain[at], self.gain_alone[at] = report.gain, report.gain_alone
         self.power[at] = report.power
         self.silent[at, list(report.silent)] = True
-        self.traffic += report.sent
+        self._add_counts(report)
 
     def add_ap(self, report: ApReport) -> None:
         """Take in how a slot went for one AP."""
@@ -71,12 +82,73 @@ class Record:
         self.floats[at] = report.gain, report.reward, report.loss, report.epsilon
         self.fronthaul[at] = report.sent[:, _FRONTHAUL_TAGS].sum(axis=1)
         self.dropped[at] = report.dropped.sum()
-        self.traffic += report.sent
+        self.checkpoint[at] = report.checkpoint
+        if report.suspects:
+            self._suspects[at] = report.suspects
+        self._add_counts(report)
+
+    def _add_counts(self, report: ApReport | SlotReport) -> None:
+        self.traffic[:, : report.sent.shape[1]] += report.sent  # of the version before: fewer kinds
+        self.accepted += report.accepted
+        self.rejected += report.dropped
+
+    def add_comeback(self, hello: Hello, slot: int) -> None:
+        """An AP is back in some slot, after its process has died; what it says twice counts once."""
+        comeback = {"ap": hello.ap, "incarnation": hello.incarnation, "restored": hello.restored}
+        if self._is_news(*comeback.values()):
+            self.back_since[hello.ap] = slot
+            self.comebacks.append({**comeback, "slot": slot})
+
+    def add_fault(self, fault: FaultFired) -> None:
+        """A fault of the plan has struck; what is told twice counts once."""
+        fired = {"slot": fault.slot, "node": fault.node, "action": fault.action}
+        if self._is_news(*fired.values()):
+            self.fired.append(fired)
+
+    def _is_news(self, *event: Any) -> bool:
+        told = event in self._told
+        self._told.add(event)
+        return not told
+
+    @property
+    def newest_checkpoint(self) -> NDArray[np.int64]:
+        """(M,) slots completed by the checkpoint that each AP told of last; 0: none."""
+        newest = len(self.reported) - 1 - self.reported[::-1].argmax(axis=0)  # the last row if it never reported
+        return np.asarray(self.checkpoint[newest, np.arange(len(newest))])
+
+    @property
+    def first_incomplete(self) -> int:
+        """The first slot of which a report is missing; the number of slots if none is."""
+        missing = ~(self.closed & self.reported.all(axis=1))
+        return int(missing.argmax()) if missing.any() else len(missing)
 
     @property
     def complete(self) -> bool:
         """Whether every report of every slot is in."""
         return bool(self.closed.all() and self.reported.all())
+
+    # --- who is suspected -----------------------------------------------------------------------------------
+
+    def suspicions(self, slot: int) -> NDArray[np.bool_]:
+        """(M, M) whether AP m does not believe AP n in a slot."""
+        aps = self.reported.shape[1]
+        suspects = np.zeros((aps, aps), bool)
+        for ap in range(aps):
+            suspects[ap, list(self._suspects.get((slot, ap), ()))] = True
+        return suspects
+
+    def flagged(self, slot: int) -> Ids:
+        """The APs not believed, in a slot, by half or more of those who precoded with their channels of late.
+
+        Of late: in so many slots as a suspicion lasts. For that long suspects are no partners.
+        """
+        since = max(0, slot + 1 - LAPSES_AFTER)
+        suspects = self.suspicions(slot)
+        heard = suspects.copy()
+        at, ap, position = np.nonzero(self.linked[since : slot + 1])
+        heard[ap, self.neighbours[since + at, ap, position]] = True
+        votes = suspects.sum(axis=0)
+        return tuple(np.flatnonzero((votes > 0) & (2 * votes >= heard.sum(axis=0))).tolist())
 
     # --- tables -------------------------------------------------------------------------------------------
 
@@ -112,6 +184,9 @@ class Record:
         """Exactly APs x slots rows: `ok`, `down` (no report) or `stale` (reported, but transmitted too late)."""
         slots, aps = self.reported.shape
         status = np.where(self.reported, np.where(self.silent, "stale", "ok"), "down")
+        suspects = np.zeros(self.reported.shape, np.int64)
+        for at, of_ap in self._suspects.items():
+            suspects[at] = len(of_ap)
         columns = {
             "slot": np.repeat(np.arange(slots), aps),
             "ap": np.tile(np.arange(aps), slots),
@@ -120,6 +195,7 @@ class Record:
             "requests": self.requested.sum(axis=2).ravel(),
             "partners": self.linked.sum(axis=2).ravel(),
             "cluster_size": self.cluster_size.ravel(),
+            "suspects": suspects.ravel(),
         }
         for index, name in enumerate(("gain", "reward", "loss", "epsilon")):
             columns[name] = self.floats[..., index].ravel()
@@ -298,6 +374,8 @@ class Outcome:
     seconds: float  # from the first hello to the last report, without starting processes
     processes: list[dict[str, Any]] = field(default_factory=list)  # of the APs: {"ap", "pid", "node"}
     restarts: list[dict[str, int]] = field(default_factory=list)  # {"ap", "after_slot"}
+    given_up: list[int] = field(default_factory=list)  # APs that died too often
+    watchdog: list[dict[str, int]] = field(default_factory=list)  # {"ap", "after_slot"} of hung processes it ended
     frames_lost: int = 0  # that a node could not send
 
 

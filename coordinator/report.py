@@ -14,6 +14,7 @@ import numpy as np
 from coordinator import figures
 from coordinator.figures import Figure
 from coordinator.map import slot_map
+from coordinator.outages import Outage, fault_costs, is_afflicted, marks, outages, status_of
 from coordinator.page import beside, figure, page, table
 from coordinator.presets import ConfigError, load
 from coordinator.record import Table
@@ -39,13 +40,21 @@ def write_report(path: Path, slots: Sequence[int] | None = None) -> Path:
     for slot in slots or ():
         if not 0 <= slot <= last:
             raise RunDirError(f"there is no slot {slot}; {path} holds slots 0 to {last}")
+    struck, status = folder.struck(), status_of(aps)
+    deaths = outages(struck, status == "ok")
+    marked = marks(struck, deaths)
     drawn = {
-        "rate": figures.rate(by_slot),
-        "sinr": figures.sinr(by_slot),
+        "rate": figures.rate(by_slot, marked.slots),
+        "sinr": figures.sinr(by_slot, marked.slots),
         "links": figures.links(by_slot),
         "learning": figures.learning(by_slot, aps),
     }
-    over_slots = beside(_drawing(path, name, drawing, _CAPTIONS[name]) for name, drawing in drawn.items())
+    captions = {**_CAPTIONS, **{name: _CAPTIONS[name] + _MARKED for name in ("rate", "sinr") if marked.slots}}
+    over_slots = beside(_drawing(path, name, drawing, captions[name]) for name, drawing in drawn.items())
+    faults = ""
+    if is_afflicted(struck, status == "ok"):
+        states = _drawing(path, "states", figures.states(status, marked), _CAPTIONS["states"])
+        faults = _faults(fault_costs(by_slot, status == "ok", struck), deaths, states)
     maps = _maps(folder, dict.fromkeys(slots or (0, last)), by_slot, aps)
     summary = folder.summary()
     return _write_page(
@@ -53,7 +62,7 @@ def write_report(path: Path, slots: Sequence[int] | None = None) -> Path:
         "run",
         f"<p>{summary['slots']} slots, {summary['slots_per_second']:.1f} slots/s, "
         f"{summary['ap_processes'] or 'no separate'} AP processes.<br/>Digest <code>{summary['digest']}</code></p>\n"
-        f"{_means(summary)}\n{_paragraphs(summary['cluster_notes'])}\n{over_slots}\n<h2>Maps</h2>\n{maps}\n<h2>Messages</h2>\n{_traffic(summary)}",
+        f"{_means(summary)}\n{_paragraphs(summary['cluster_notes'])}\n{over_slots}\n{faults}\n<h2>Maps</h2>\n{maps}\n<h2>Messages</h2>\n{_traffic(summary)}",
     )
 
 
@@ -133,6 +142,7 @@ def _write_page(folder: RunDir, what: str, body: str) -> Path:
 _CAPTIONS = {
     "rate": "Sum rate: every slot faintly, episode means bold. Grey: the same slots had no AP cooperated.",
     "sinr": "SINR (9) of the precoders really transmitted over the true channels.",
+    "states": "Which AP was late or down in which slot, what ended it and how it came back.",
     "links": "Links in the three units: who asked, who precoded jointly, who shares a UE anyway.",
     "learning": "What the agents earn, and how much they still explore.",
     "fig3-cooperation": "Fig. 3: how much the agents cooperate while they learn. Black: what the paper shows at the "
@@ -146,6 +156,7 @@ _CAPTIONS = {
     "fig7-db-per-link": "Fig. 7 in the paper's other unit: gain in mean SINR per link.",
     "pareto": "Sum rate and its 95 % interval over layouts, against what it costs. Dotted: no links, so no such cost.",
 }
+_MARKED = " Above it: the faults that fired."
 _MAP_KEY = (
     "Who served whom, who asked whom and who precoded together. A line that goes out by one border of the square comes "
     "in by the opposite one. The colour scale is the same for all slots of the run."
@@ -206,6 +217,92 @@ def _means(summary: dict[str, Any]) -> str:
 
 def _paragraphs(texts: Iterable[str]) -> str:
     return "".join(f"<p>{html.escape(text)}</p>" for text in texts)
+
+
+def _faults(costs: dict[str, Any], deaths: Sequence[Outage], states: str) -> str:
+    """What went wrong, what came of it, and of every death."""
+    kinds = [
+        (kind.replace("_", " "), str(costs["planned"].get(kind, 0)), str(costs["fired"].get(kind, 0)))
+        for kind in dict.fromkeys((*costs["planned"], *costs["fired"]))
+    ]
+    parts = [table(("fault", "planned", "fired"), kinds)] if kinds else []
+    parts += [_paragraphs(_fault_notes(costs)), _durations(costs), _paragraphs([_TO_RECOVER])]
+    parts += [_rates(costs), _paragraphs([_NO_TWIN]), states]
+    if deaths:
+        header = ("AP", "slot of death", "fault of its own", "slots lost", "checkpoint", "its age at death", "back in")
+        parts += ["<h3>Deaths</h3>", table(header, map(_death, deaths))]
+    return "<h2>Faults</h2>\n" + "\n".join(parts)
+
+
+_TO_RECOVER = (
+    "To recover: from a fault to the first slot in which the sum rate over that without cooperation is at least its "
+    "median before the faults. It crosses its median all the time, so it is counted alike from each slot before them."
+)
+_NO_TWIN = (
+    "During: from the first slot with a fault or without an AP to the last. A run has no twin without faults, and "
+    "nothing that its sum rate is held against here is perfect. Before the faults, UEs were elsewhere and agents knew "
+    "less. The same slots without cooperation lack the APs that are down as well, so they tell what became of "
+    "cooperation and not of the power that is missing. Other slots of the same episodes have the same UEs in the same "
+    "places."
+)
+
+
+def _fault_notes(costs: dict[str, Any]) -> list[str]:
+    notes = [
+        f"{costs['deaths']} deaths of APs; {costs['restored']} came back from a checkpoint.",
+        f"Slots in which an AP was late or did not report, over all APs: {costs['ap_slots_not_ok']}. With an AP dies "
+        "what it had not reported yet.",
+    ]
+    if costs["ended_by_watchdog"]:
+        notes.append(f"The watchdog ended {costs['ended_by_watchdog']} processes that had been silent for long.")
+    if costs["given_up"]:
+        given_up = ", ".join(map(str, costs["given_up"]))
+        notes.append(f"Given up, as they died too often, and silent from then on: AP {given_up}.")
+    return notes
+
+
+def _durations(costs: dict[str, Any]) -> str:
+    recovery = costs["slots_to_recover"] or {}
+    spreads = {
+        "lost by a death": costs["slots_lost"],
+        "checkpoint's age at death": costs["checkpoint_age_slots"],
+        "to recover from a fault": recovery if "median" in recovery else None,
+        "likewise, without a fault": recovery.get("without_fault"),
+    }
+    ends = ("median", "p95", "max")
+    rows = [(of, *(f"{spread[end]:.3g}" for end in ends)) for of, spread in spreads.items() if spread]
+    if recovery.get("never"):
+        rows.append((f"never recovered from: {recovery['never']} slots with faults", "", "", ""))
+    return table(("slots", *ends), rows) if rows else ""
+
+
+def _rates(costs: dict[str, Any]) -> str:
+    rates, before = costs["sum_rate_bps_hz"], costs["sum_rate_bps_hz"]["before"]
+    lines = {
+        "sum rate [bit/s/Hz]": (rates, ".2f"),
+        "over that before": ({name: before and rate and rate / before for name, rate in rates.items()}, ".3f"),
+        "over no cooperation in the same slots": (costs["over_no_cooperation"], ".3f"),
+        "with APs missing, over other slots of the same episodes": ({"during": costs["with_aps_missing"]}, ".3f"),
+    }
+    periods = ("before", "during", "after")
+    cells = [(name, [(values.get(period), form) for period in periods]) for name, (values, form) in lines.items()]
+    return table(
+        ("mean over slots", "before the faults", "during", "after"),
+        [(name, *("" if value is None else format(value, form) for value, form in row)) for name, row in cells],
+    )
+
+
+def _death(outage: Outage) -> tuple[str, ...]:
+    known = f"before slot {outage.restored}" if outage.restored else "none"
+    return (
+        str(outage.ap),
+        str(outage.died),
+        "none" if outage.action is None else outage.action.replace("_", " "),
+        str(outage.lost),
+        "not told" if outage.restored is None else known,
+        "" if outage.age is None else str(outage.age),
+        "never" if outage.back is None else str(outage.back),
+    )
 
 
 def _traffic(summary: dict[str, Any]) -> str:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import platform
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -15,6 +18,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from apnode.config import Config
+from apnode.host import CHECKPOINTS
+from coordinator.journal import JOURNAL
+from coordinator.outages import NOTHING
 from coordinator.presets import to_toml
 from coordinator.record import Record, Table
 
@@ -23,6 +29,10 @@ _PACKAGES = ("cfmimo", "ray", "torch", "numpy", "msgpack", "pyzmq", "pydantic")
 
 class RunDirError(Exception):
     """The folder cannot hold, or does not hold, a run; the text is meant for the person who named it."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """A run was interrupted that can be resumed; the text is its folder."""
 
 
 def new_folder(out: str) -> Path:
@@ -85,6 +95,34 @@ class RunDir:
             "versions": {name: version(name) for name in _PACKAGES},
         }
         (path / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
+        (path / CHECKPOINTS).mkdir(exist_ok=True)
+        return cls(path)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """While one process fills the folder, no other may.
+
+        Raises:
+            RunDirError: if another does.
+        """
+        with (self.path / "config.toml").open("rb") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise RunDirError(f"the run in {self.path} is still going on, in another process") from None
+            yield
+
+    @classmethod
+    def open_unfinished(cls, path: Path) -> RunDir:
+        """A folder that holds a run that was interrupted.
+
+        Raises:
+            RunDirError: if it does not.
+        """
+        if (path / "summary.json").is_file():
+            raise RunDirError(f"the run in {path} is finished; `cfmimo report {path}` draws its figures again")
+        if not all((path / name).is_file() for name in ("config.toml", "manifest.json", JOURNAL)):
+            raise RunDirError(f"{path} holds no run that could go on")
         return cls(path)
 
     @classmethod
@@ -98,17 +136,17 @@ class RunDir:
             raise RunDirError(f"{path} holds no finished run: it has no summary.json")
         return cls(path)
 
-    def finish(self, record: Record, summary: dict[str, Any]) -> None:
-        """Write the tables, the summary, the figures and the report."""
+    def finish(self, record: Record, summary: dict[str, Any], faults: dict[str, Any]) -> None:
+        """Write the tables, the summary, the figures and the report; the journal has nothing to add to them."""
         from coordinator.report import write_report  # matplotlib: a second, wanted at the end only
 
         tables = {"slots": record.slots(), "aps": record.aps(), "ues": record.ues(), "links": record.links()}
         for name, table in tables.items():
             pq.write_table(pa.table(table), self.path / f"{name}.parquet", compression="zstd")
-        faults = {"planned": [], "fired": [], "restarts": summary["restarts"]}
         (self.path / "faults.json").write_text(json.dumps(faults, indent=2) + "\n")
         (self.path / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
         write_report(self.path)
+        (self.path / JOURNAL).unlink(missing_ok=True)
 
     def write_rows(self, name: str, rows: list[dict[str, Any]]) -> None:
         """Rows as a table of their flat columns; a column without any value is one of numbers."""
@@ -133,6 +171,10 @@ class RunDir:
     def summary(self) -> dict[str, Any]:
         """What `summary.json` holds."""
         return self._json("summary")
+
+    def struck(self) -> dict[str, Any]:
+        """What `faults.json` holds; empty lists for what it does not tell."""
+        return {**NOTHING, **(self._json("faults") if (self.path / "faults.json").is_file() else {})}
 
     def manifest(self) -> dict[str, Any]:
         """What `manifest.json` holds."""

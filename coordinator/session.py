@@ -21,7 +21,12 @@ from coordinator.presets import ConfigError
 
 _TOKEN = secrets.token_hex(32)  # of private sessions; Ray reads it once per process
 _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+_QUICK_NEWS = {  # of a death, and that a process is there again: a call to who has died fails as soon as this [ms]
+    "RAY_timeout_ms_task_wait_for_death_info": "50",  # 1000 by default
+    "RAY_core_worker_internal_heartbeat_ms": "200",  # 1000 by default
+}
 _SWEEP_S = 5.0
+_SESSION = "session"  # in a run's folder
 _MEMORY_MIB = {  # by start and whether APs learn: what all share and what each has for itself, as benchmarks/startup.py
     ("fork", True): (500, 52),  # measures it, a little rounded up
     ("fork", False): (100, 50),
@@ -35,10 +40,11 @@ class ClusterError(RuntimeError):
 
 
 @contextmanager
-def connected(address: str | None, num_aps: int) -> Iterator[str]:
+def connected(address: str | None, num_aps: int, run_folder: Path | None = None) -> Iterator[str]:
     """A Ray session: the cluster at `address`, or a private one if that is None.
 
-    The private one asks for a token, kept in a file of mode 0600, and starts no dashboard.
+    The private one asks for a token, kept in a file of mode 0600, and starts no dashboard. While it lives, its folder
+    is named in the run's, should this process be killed.
 
     Yields:
         where the fork server of each machine may have its socket: a folder of the same name on all.
@@ -48,7 +54,11 @@ def connected(address: str | None, num_aps: int) -> Iterator[str]:
     """
     if address is None:
         with _private_session(num_aps) as folder:
+            if run_folder is not None:
+                (run_folder / _SESSION).write_text(str(folder))
             yield str(folder / "fork")
+        if run_folder is not None:
+            (run_folder / _SESSION).unlink(missing_ok=True)
         return
     try:
         ray.init(address=address, log_to_driver=False, runtime_env={"env_vars": _ONE_THREAD})
@@ -72,6 +82,7 @@ def _private_session(num_aps: int) -> Iterator[Path]:
         "RAY_worker_maximum_startup_concurrency": str(
             max(os.cpu_count() or 1, num_aps // 3)
         ),  # it warns at 4 times this
+        **_QUICK_NEWS,
         "RAY_USAGE_STATS_ENABLED": "0",
         **_ONE_THREAD,
     }
@@ -106,6 +117,18 @@ def _init(folder: Path) -> None:
         raise KeyboardInterrupt from None
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, on_sigterm)
+
+
+def sweep_earlier(run_folder: Path) -> None:
+    """End what is left of a run's private session whose driver was killed."""
+    named = run_folder / _SESSION
+    if not named.is_file():
+        return
+    folder = Path(named.read_text())
+    if folder.parent == Path("/tmp") and folder.name.startswith("cfmimo-"):
+        _sweep(folder)
+        shutil.rmtree(folder, ignore_errors=True)
+    named.unlink()
 
 
 def _sweep(folder: Path) -> None:

@@ -159,6 +159,18 @@ def test_feedback_is_about_an_aps_own_ues(run: Watched) -> None:
         np.testing.assert_array_equal(feedback.interferers == NOBODY, feedback.interference == 0)
 
 
+def test_of_other_aps_channels_an_ap_learns_what_its_own_ues_measure_of_its_partners_antennas(run: Watched) -> None:
+    radiated, blocks = run.by(Transmission), run.config.run.blocks_per_slot
+    told = run.by(SlotFeedback)
+    assert any(feedback.partners.size for feedback in told.values())
+    for (slot, ap), feedback in told.items():
+        layout = run.layout(slot)
+        h = channels(run.config, layout, slot)[slot % blocks]
+        assert set(feedback.partners.ravel().tolist()) <= set(radiated[slot, ap].partners)
+        for ue, named, gain in zip(layout.ues_of[ap], feedback.partners, feedback.partner_gain, strict=True):
+            np.testing.assert_allclose(gain, np.abs(h[named, ue]) ** 2, rtol=1e-6)
+
+
 def test_between_aps_only_channel_blocks_and_link_states_carry_arrays(run: Watched) -> None:
     with_arrays = (Association, PilotBlock, SlotFeedback, ChannelBlock, LinkState, CommonLinks, ClusterBlock)
     for to, message, _ in run.frames:
@@ -438,7 +450,7 @@ def test_a_run_without_faults_drops_nothing_and_needs_no_deadline(run: Watched) 
 def test_the_coordinator_gets_reports_and_sends_nothing(run: Watched) -> None:
     to_it = [type(message) for to, message, _ in run.frames if to == COORDINATOR]
     assert sorted(map(TAGS.__getitem__, to_it)) == sorted(
-        [TAGS[SlotReport]] * 8 + [TAGS[ApReport]] * 88 + [TAGS[RunOver]]
+        [TAGS[Hello]] * 11 + [TAGS[SlotReport]] * 8 + [TAGS[ApReport]] * 88 + [TAGS[RunOver]]
     )
     assert {type(message) for to, message, _ in run.frames if to == CHANNEL} == {Hello, Transmission}
     assert not run.network.coordinator.sent.any()

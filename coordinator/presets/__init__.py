@@ -39,7 +39,7 @@ def load(source: str, overrides: Iterable[str] = (), seed: int | None = None) ->
     try:
         return _with_channels(Config.model_validate(tree))
     except ValidationError as error:
-        raise ConfigError("; ".join(_sentence(detail) for detail in error.errors())) from None
+        raise ConfigError("; ".join(sentence(detail) for detail in error.errors())) from None
 
 
 def _with_channels(config: Config) -> Config:
@@ -90,7 +90,7 @@ def _override(tree: dict[str, Any], override: str) -> None:
     tree[key] = value
 
 
-def _sentence(detail: Mapping[str, Any]) -> str:
+def sentence(detail: Mapping[str, Any]) -> str:
     """One pydantic complaint, as a person would say it."""
     where = ".".join(str(part) for part in detail["loc"])
     what = str(detail["msg"]).removeprefix("Value error, ")

@@ -12,6 +12,7 @@ from apnode.config import Learning
 from apnode.ddqn import DoubleDqn, _Adam
 from apnode.messages import FloatArray
 from apnode.replay import Batch
+from apnode.state import StateError
 
 SIZE, ACTIONS = 5, 8
 LEARNING = Learning(hidden=(16, 8), dropout=0.1, learning_rate=1e-2, discount=0.9)
@@ -229,6 +230,26 @@ def test_what_one_network_has_learned_another_can_take_over() -> None:
 def test_weights_of_another_network_are_refused() -> None:
     with pytest.raises(ValueError, match="other layers"):
         DoubleDqn(5, 8, Learning(), 1).load(DoubleDqn(5, 16, Learning(), 1).weights())
+
+
+def test_a_restored_network_learns_on_to_the_last_bit() -> None:
+    original, other = trained(), network(seed=9)
+    original.sync_target()
+    original.update(batch(40), draws(40))
+    state = original.state()
+    other.restore(state)
+    for update in range(50, 60):  # needs the moments and steps of Adam, and both networks
+        assert original.update(batch(update), draws(update)) == other.update(batch(update), draws(update))
+    for one, two in zip(original._online, other._online, strict=True):
+        assert torch.equal(one, two)
+
+
+@pytest.mark.parametrize("hidden", [(16,), (16, 9), (16, 8, 8)])
+def test_the_state_of_another_network_is_refused_and_changes_nothing(hidden: tuple[int, ...]) -> None:
+    learner, before = trained(), trained().state()
+    with pytest.raises(StateError):
+        learner.restore(network(LEARNING.model_copy(update={"hidden": hidden})).state())
+    assert all(np.array_equal(array, before[name]) for name, array in learner.state().items())
 
 
 def test_a_step_is_that_of_torchs_own_optimiser() -> None:

@@ -14,17 +14,23 @@ def drops() -> list[str]:
 
 
 @pytest.fixture
-def inbox(drops: list[str]) -> SlotInbox:
-    return SlotInbox(drops.append)
+def kept() -> list[None]:
+    return []
 
 
-def test_messages_wait_for_their_slot(inbox: SlotInbox, drops: list[str]) -> None:
+@pytest.fixture
+def inbox(drops: list[str], kept: list[None]) -> SlotInbox:
+    return SlotInbox(drops.append, lambda: kept.append(None))
+
+
+def test_messages_wait_for_their_slot(inbox: SlotInbox, drops: list[str], kept: list[None]) -> None:
     now, soon, now_too = CoopDecline(5, 1), CoopDecline(6, 1), CoopPass(5, 2)
     for message in (now, soon, now_too):
         inbox.park(message, upcoming=5)
     assert inbox.open(5) == [now, now_too]
     assert inbox.open(6) == [soon]
     assert not drops
+    assert len(kept) == 3
 
 
 def test_looking_at_what_waits_takes_nothing(inbox: SlotInbox) -> None:
@@ -39,15 +45,18 @@ def test_a_message_is_handed_out_once(inbox: SlotInbox) -> None:
     assert inbox.open(5) == []
 
 
-def test_late_is_dropped(inbox: SlotInbox, drops: list[str]) -> None:
+def test_late_is_dropped(inbox: SlotInbox, drops: list[str], kept: list[None]) -> None:
     inbox.park(CoopDecline(4, 1), upcoming=5)
     assert drops == ["late"]
+    assert not kept
     assert inbox.open(4) == []
 
 
-def test_what_waited_for_a_slot_that_never_opened_is_forgotten(inbox: SlotInbox) -> None:
-    inbox.park(CoopDecline(5, 1), upcoming=5)
-    inbox.open(6)
+def test_what_waited_for_a_slot_that_never_opened_is_handed_out_with_the_next(inbox: SlotInbox) -> None:
+    stale, due = CoopDecline(5, 1), CoopDecline(6, 1)
+    for message in (due, stale):
+        inbox.park(message, upcoming=5)
+    assert inbox.open(6) == [stale, due]
     assert inbox.parked(5) == []
 
 

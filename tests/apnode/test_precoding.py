@@ -99,6 +99,13 @@ def test_mmse_tends_to_mrt_as_what_is_unknown_grows_and_to_zero_forcing_as_it_va
     np.testing.assert_allclose(received, np.eye(5), atol=1e-7)
 
 
+def test_mmse_goes_along_the_estimate_where_no_matrix_can_be_inverted() -> None:
+    h = np.full((8, 3), 1e9 + 0j)
+    with pytest.raises(np.linalg.LinAlgError):
+        np.linalg.inv(h @ h.conj().T + np.eye(8))
+    np.testing.assert_allclose(unit_columns(mmse(h, h, np.eye(8))), unit_columns(mrt(h)), atol=1e-3)
+
+
 def test_mmse_maximises_the_ratio_of_wanted_power_to_all_other() -> None:
     """As a combiner of the dual uplink: no other beam has a better SINR."""
     h, unknown = gaussian(21, 6, 9), np.diag(np.random.default_rng(0).uniform(0.1, 2, 6)).astype(complex)

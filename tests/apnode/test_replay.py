@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from apnode.replay import Replay, Transition
+from apnode.state import StateError
 
 
 def transition(number: int) -> Transition:
@@ -76,3 +77,20 @@ def test_a_batch_does_not_change_when_its_transitions_are_overwritten() -> None:
 def test_sampling_an_empty_buffer_is_refused() -> None:
     with pytest.raises(ValueError, match="empty replay"):
         Replay(5, 2).sample(1, np.random.default_rng(6))
+
+
+@pytest.mark.parametrize("count", [3, 8])
+def test_a_restored_buffer_goes_on_like_the_one_it_was_taken_from(count: int) -> None:
+    original, other = filled(capacity=5, count=count), filled(capacity=5, count=1)
+    state = original.state()
+    original.store(transition(count + 1))
+    other.restore(state)
+    other.store(transition(count + 1))
+    one, two = (replay.sample(50, np.random.default_rng(7)) for replay in (original, other))
+    np.testing.assert_array_equal(one.observation, two.observation)
+    np.testing.assert_array_equal(one.action, two.action)
+
+
+def test_the_state_of_a_buffer_of_another_size_is_refused() -> None:
+    with pytest.raises(StateError, match="observation is"):
+        filled(capacity=5, count=3).restore(filled(capacity=6, count=3).state())

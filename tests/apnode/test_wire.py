@@ -1,6 +1,7 @@
 """Frames: what goes round, and that nothing a peer can send is anything but a message or a WireError."""
 
 import dataclasses
+import timeit
 import tracemalloc
 import zlib
 from collections.abc import Callable
@@ -14,68 +15,32 @@ from apnode.fields import MAX_ID, MAX_MAGNITUDE, MAX_SLOT, Array, Message, Messa
 from apnode.messages import (
     KINDS,
     NOBODY,
+    TAGS,
     ApReport,
     Association,
     ChannelBlock,
     ClusterBlock,
     CommonLinks,
     CoopDecline,
-    CoopPass,
     CoopRequest,
     Deadline,
+    FaultFired,
     GainReport,
     Hello,
     LinkState,
     PilotBlock,
-    RunOver,
     SlotFeedback,
     SlotReport,
     Tick,
     Transmission,
 )
 from apnode.wire import MAX_FRAME, VERSION, WireError, decode, encode
+from benchmarks.frames import bombs
+from tests.apnode.examples import EXAMPLES, golden
 
-
-def gaussian(*shape: int) -> Any:
-    rng = np.random.default_rng(1)
-    return rng.standard_normal(shape) + 1j * rng.standard_normal(shape)
-
-
-COUNTS = np.arange(2 * len(KINDS)).reshape(2, len(KINDS))
-EXAMPLES: dict[type[Message], Message] = {
-    type(message): message
-    for message in (
-        Hello(3, 1, "tcp://10.0.0.7:45123"),
-        Association(2, (0, 2), [1e-9, 0.0, 3e-12], [0, 9, 1], (7, 1), ("tcp://a:1", ""), [2e-10, 1e-10]),
-        PilotBlock(2, 41, gaussian(2, 4, 10)),
-        CoopRequest(41, MAX_ID, (2, 0)),
-        ChannelBlock(41, 7, (0, 2, 5), gaussian(2, 4, 3), [0.5, 0.0, 0.25], gaussian(2, 4, 4)),
-        CoopDecline(41, 7),
-        CoopPass(MAX_SLOT, 0),
-        Transmission(41, 7, (0, 2), gaussian(2, 2, 4), -gaussian(2, 2, 4), (1, 3)),
-        SlotFeedback(41, [1.5, 0.0], [1.25, 2.0], [[3, NOBODY], [4, 5]], [[1e-9, 0.0], [2e-9, 1e-9]]),
-        GainReport(41, 7, -0.125),
-        Deadline(41),
-        RunOver(0),
-        ApReport(41, 7, (1, 3, 5), (3, 5), (3,), 0.5, 0.25, 1e-3, 0.8, COUNTS, range(8), 2),
-        SlotReport(
-            slot=41,
-            episode=2,
-            sinr=gaussian(2, 3).real ** 2,
-            sinr_alone=gaussian(2, 3).imag ** 2,
-            gain=gaussian(2, 3),
-            gain_alone=-gaussian(2, 3),
-            power=[[0.5, 0.75], [0.0, 0.0]],
-            pairs=12,
-            silent=(4, 9),
-            sent=COUNTS,
-            dropped=np.arange(8),
-        ),
-        LinkState(41, 7, 2, (3, 9), [[3, 7], [3, 9], [9, 3]], [1e-10, 0.0, 3e-11], [[3, 0], [3, 5]]),
-        ClusterBlock(41, 7, 3, (0, 2, 5), gaussian(2, 4, 3), [0.5, 0.0, 0.25], gaussian(2, 4, 4)),
-        CommonLinks(41, 7, 2, [[0, 3, 7], [0, 3, 9], [5, 9, 3]]),
-    )
-}
+BOMBS: dict[str, list[bytes]] = {}  # by what they are of
+for _name, _frame in bombs([encode(example) for example in EXAMPLES.values()]):
+    BOMBS.setdefault(_name.split(":")[0], []).append(_frame)
 BY_KIND = [pytest.param(kind, id=kind.__name__) for kind in KINDS]
 
 
@@ -88,15 +53,15 @@ def framed(content: object) -> bytes:
     return sealed(msgpack.packb(content))
 
 
-def content(kind: type[Message]) -> list[Any]:
-    """What the frame of the example packs: version, tag, then fields."""
-    unpacked: list[Any] = msgpack.unpackb(encode(EXAMPLES[kind])[4:])
+def content(message: Message) -> list[Any]:
+    """What a message's frame packs: version, tag, then fields."""
+    unpacked: list[Any] = msgpack.unpackb(encode(message)[4:])
     return unpacked
 
 
 def with_field(kind: type[Message], name: str, raw: object) -> bytes:
     """The example's frame with one field replaced by raw msgpack content."""
-    fields = content(kind)
+    fields = content(EXAMPLES[kind])
     fields[2 + list(specs(kind)).index(name)] = raw
     return framed(fields)
 
@@ -201,9 +166,35 @@ def test_a_frame_with_any_one_bit_flipped_is_fate(kind: type[Message]) -> None:
         assert fate(bytes(flipped)) == "checksum"
 
 
-@pytest.mark.parametrize("version", [VERSION - 1, VERSION + 1, -1, 2**40])
+@pytest.mark.parametrize("kind", BY_KIND)
+def test_the_wire_has_not_changed_without_a_new_version(kind: type[Message]) -> None:
+    assert encode(EXAMPLES[kind]) == golden(VERSION)[kind.__name__]
+
+
+@pytest.mark.parametrize("name", golden(VERSION - 1))
+def test_frames_of_the_version_before_are_read_and_what_they_lack_has_its_default(name: str) -> None:
+    old = golden(VERSION - 1)[name]
+    message = decode(old)
+    version, tag, *values = msgpack.unpackb(old[4:])
+    assert (version, tag) == (VERSION - 1, TAGS[type(message)])
+    assert content(message)[2 : 2 + len(values)] == values
+    given = [getattr(message, field.name) for field in dataclasses.fields(message)[: len(values)]]
+    assert content(message) == content(type(message)(*given))
+
+
+def test_a_frame_of_the_version_before_has_no_fields_of_this_one() -> None:
+    version, tag, *values = content(EXAMPLES[Hello])
+    assert fate(framed([version - 1, tag, *values])) == "malformed"
+
+
+def test_a_frame_of_the_version_before_is_of_no_kind_of_this_one() -> None:
+    version, tag, *values = content(EXAMPLES[FaultFired])
+    assert fate(framed([version - 1, tag, *values])) == "malformed"
+
+
+@pytest.mark.parametrize("version", [VERSION - 2, VERSION + 1, -1, 2**40])
 def test_another_version_is_fate(version: int) -> None:
-    assert fate(framed([version, *content(CoopDecline)[1:]])) == "version"
+    assert fate(framed([version, *content(EXAMPLES[CoopDecline])[1:]])) == "version"
 
 
 def test_a_frame_over_the_limit_is_neither_sent_nor_read() -> None:
@@ -372,6 +363,11 @@ FITTING: dict[str, tuple[Callable[..., Message], tuple[Any, ...]]] = {
     "fewer pilots than beta": (Association, (0, (), [1.0, 1.0], [0], (), (), [])),
     "a served UE without beta": (Association, (0, (2,), [1.0, 1.0], [0, 1], (), (), [])),
     "a negative beta": (Association, (0, (0,), [-1.0], [0], (), (), [])),
+    "negative interference": (Association, (0, (), [1.0], [0], (1,), ("a",), [-1.0])),
+    "a negative rate": (SlotFeedback, (0, [-1.0], [1.0], np.zeros((1, 0)), np.zeros((1, 0)))),
+    "a negative rate alone": (SlotFeedback, (0, [1.0], [-1.0], np.zeros((1, 0)), np.zeros((1, 0)))),
+    "negative interference reported": (SlotFeedback, (0, [1.0], [1.0], [[1]], [[-1.0]])),
+    "links of negative weight": (LinkState, (0, 0, 1, (1,), [[1, 2]], [-1.0], [[1, 0]])),
     "more columns than UEs": (ChannelBlock, (0, 0, (1,), np.zeros((2, 4, 2)), [0.0], np.zeros((0, 4, 4)))),
     "more powers than UEs": (ChannelBlock, (0, 0, (1,), np.zeros((2, 4, 1)), [0.0, 0.0], np.zeros((0, 4, 4)))),
     "a negative power": (ChannelBlock, (0, 0, (1,), np.zeros((2, 4, 1)), [-1.0], np.zeros((0, 4, 4)))),
@@ -470,7 +466,7 @@ def mutated(body: bytes, rng: np.random.Generator) -> bytes:
 
 def test_mutated_frames_with_a_good_checksum_are_messages_or_fate() -> None:
     rng = np.random.default_rng(0)
-    bodies = [encode(example)[4:] for example in EXAMPLES.values()]
+    bodies = [frame[4:] for version in (VERSION, VERSION - 1) for frame in golden(version).values()]
     there = [goes_round(sealed(mutated(bodies[n % len(bodies)], rng) or b"\xc0")) for n in range(15_000)]
     assert 500 < sum(there) < 14_500  # both happen, or the fuzz tests nothing
 
@@ -483,19 +479,38 @@ def test_fields_swapped_for_anything_msgpack_can_say_are_messages_or_fate() -> N
     kinds = list(KINDS)
     there = []
     for n in range(6_000):
-        fields = content(kinds[n % len(kinds)])
+        fields = content(EXAMPLES[kinds[n % len(kinds)]])
         for _ in range(rng.integers(1, 3)):
             fields[int(rng.integers(1, len(fields)))] = oddities[rng.integers(len(oddities))]
         there.append(goes_round(framed(fields)))
     assert 100 < sum(there) < 5_900
 
 
-def test_a_frame_of_arrays_takes_no_more_than_a_few_megabytes() -> None:
-    body = b"\xdc\x00\x40" + 64 * (b"\xdc\x00\x40" + 64 * (b"\x9f" + 15 * b"\x90"))
-    assert len(body) > MAX_FRAME // 2  # as many empty arrays as a frame can hold, nearly
+@pytest.mark.parametrize("name", BOMBS)
+def test_a_frame_made_to_be_expensive_takes_at_most_a_megabyte_and_five_milliseconds(name: str) -> None:
+    """Of everything that fits into a frame, whether there is a message in it or not."""
+    for frame in BOMBS[name]:
+        tracemalloc.start()
+        try:
+            fate(frame)
+            assert tracemalloc.get_traced_memory()[1] <= 2**20
+        finally:
+            tracemalloc.stop()
+        assert min(timeit.repeat(lambda frame=frame: fate(frame), number=1, repeat=5)) <= 5e-3  # type: ignore[misc]
+
+
+def test_memory_grows_no_faster_than_the_frame() -> None:
+    """Where longer frames are allowed, an array of empty arrays must not take 60 times its length."""
+    frame = sealed(b"\xdc\x00\x40" + 64 * (b"\xdc\x00\x40" + 64 * (b"\xdc\x00\x40" + 64 * b"\x90")))
     tracemalloc.start()
     try:
-        assert fate(sealed(body), max_bytes=2**17) == "malformed"
-        assert tracemalloc.get_traced_memory()[1] < 16 * 2**20
+        assert fate(frame, max_bytes=2**20) == "malformed"
+        assert tracemalloc.get_traced_memory()[1] < 4 * len(frame)
     finally:
         tracemalloc.stop()
+
+
+def test_no_more_ids_are_read_than_other_frames_have_room_for() -> None:
+    fits = encode(CoopRequest(0, 0, tuple(range(MAX_FRAME // 10))))
+    assert isinstance(fate(fits), CoopRequest)
+    assert fate(encode(CoopRequest(0, 0, tuple(range(MAX_FRAME // 10 + 1))))) == "malformed"

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from apnode.messages import NOBODY, FloatArray, IntArray
-from channel_server.reports import strongest_interferers
+from channel_server.reports import partner_gains, strongest_interferers
 
 K = 5
 
@@ -60,3 +60,23 @@ def test_who_hears_nothing_reports_nobody(served: bool) -> None:
     assert named.shape == powers.shape == ((6, 2) if served else (0, 2))
     assert (named == NOBODY).all()
     assert not powers.any()
+
+
+@given(seed=st.integers(0, 2**32 - 1), count=counts)
+def test_each_ue_measures_the_strongest_of_its_aps_partners_at_every_antenna(seed: int, count: int) -> None:
+    rng = np.random.default_rng(seed)
+    h = rng.standard_normal((6, K, 2)) + 1j * rng.standard_normal((6, K, 2))
+    partners, ues = (4, 1, 60_000, 3), (0, 2)
+    named, gains = partner_gains(h, ues, partners, count)
+    assert named.shape == (2, min(count, 3))
+    for ue, of_ue, measured in zip(ues, named, gains, strict=True):
+        power = np.abs(h[:, ue]) ** 2
+        assert of_ue.tolist() == sorted((4, 1, 3), key=lambda ap: -power[ap].sum())[:count]
+        np.testing.assert_allclose(measured, power[of_ue])
+
+
+@pytest.mark.parametrize(("ues", "partners"), [((), (1,)), ((0, 1), ()), ((), ())])
+def test_without_ues_or_partners_nothing_is_measured(ues: tuple[int, ...], partners: tuple[int, ...]) -> None:
+    named, gains = partner_gains(np.ones((3, 2, 4), complex), ues, partners, 8)
+    assert named.shape == (len(ues), len(partners))
+    assert gains.shape == (len(ues), len(partners), 4)

@@ -47,9 +47,9 @@ Out = list[tuple[str, Message]]
 class Driven:
     """A channel server whose APs are the test."""
 
-    def __init__(self, *overrides: str) -> None:
+    def __init__(self, *overrides: str, first_slot: int = 0) -> None:
         self.config = load("demo", (*SMALL, *overrides))
-        self.server = ChannelServer(self.config)
+        self.server = ChannelServer(self.config, first_slot)
 
     def frames(self, *messages: Message) -> list[Send]:
         """Every frame that the messages make it send."""
@@ -122,6 +122,26 @@ def test_the_first_slot_opens_when_all_aps_have_said_hello(order: tuple[int, ...
     out = driven.give(hello(order[3]))
     assert receivers(out, Association) == receivers(out, PilotBlock) == sorted(ALL)
     assert len(out) == 8
+
+
+@pytest.mark.parametrize("first_slot", [2, 3, 4], ids=["mid-episode", "new episode", "mid-episode of another"])
+def test_a_resumed_run_opens_at_its_first_slot_with_the_layout_of_its_episode(first_slot: int) -> None:
+    driven, walked = Driven(first_slot=first_slot), started()
+    for slot in range(first_slot):
+        expected = walked.frames(*(walked.transmission(ap, slot) for ap in APS))
+    out = driven.frames(*(hello(ap) for ap in APS))
+    told = [decode(send.frame) for send in out if type(decode(send.frame)) is Association]
+    assert {message.episode for message in told} == {first_slot // 3}
+    assert len(told) == len(APS)
+    pilots = {(send.to, send.frame) for send in out if type(decode(send.frame)) is PilotBlock}
+    assert pilots == {(send.to, send.frame) for send in expected if type(decode(send.frame)) is PilotBlock}
+    assert receivers(driven.transmit(*APS, slot=first_slot), SlotFeedback) == sorted(ALL)
+
+
+def test_a_run_resumed_after_its_last_slot_is_over() -> None:
+    driven = Driven(first_slot=6)
+    assert receivers(driven.give(*(hello(ap) for ap in APS)), RunOver) == [*sorted(ALL), COORDINATOR]
+    assert driven.server.done
 
 
 def test_an_ap_that_says_hello_twice_is_still_one_ap() -> None:
@@ -374,6 +394,7 @@ def test_a_transmission_that_does_not_fit_is_counted_and_not_radiated(name: str)
     ("message", "reason"),
     [
         (Hello(4, 0, ""), "malformed"),
+        (Hello(1, 1, "", 2**40), "malformed"),  # it would be the slot to go on with
         (Transmission(0, 4, (), np.zeros((2, 0, 4)), np.zeros((2, 0, 4)), ()), "malformed"),
         (CoopDecline(0, 1), "unexpected"),
         (RunOver(0), "unexpected"),

@@ -33,7 +33,9 @@ def test_run_leaves_a_complete_run_directory(here: Path, capsys: pytest.CaptureF
     drawn = ("rate", "sinr", "links", "learning", "map-slot0", "map-slot39")
     figures = {f"figures/{name}.{form}" for name in drawn for form in ("svg", "pdf", "png")}
     tables = {"slots.parquet", "aps.parquet", "ues.parquet", "links.parquet"}
-    assert names == {"config.toml", "manifest.json", "summary.json", "faults.json", "report.html"} | tables | figures
+    checkpoints = {f"checkpoints/ap-{ap}.a.ckpt" for ap in range(5)}  # of the run's end
+    pages = {"config.toml", "manifest.json", "summary.json", "faults.json", "report.html"}
+    assert names == pages | tables | figures | checkpoints
     assert pq.read_table("r/aps.parquet").num_rows == 5 * 40
     assert pq.read_table("r/ues.parquet").num_rows == 3 * 40
     assert pq.read_table("r/slots.parquet").num_rows == 40
@@ -89,6 +91,19 @@ def test_the_closing_table_names_what_was_brought_and_what_it_cost(
         "no cooperation",
     ):
         assert text in shown.out
+
+
+def test_the_closing_lines_of_a_run_with_faults_say_what_they_cost(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (here / "plan.toml").write_text('[[faults]]\nslot = 25\ntarget = "ap/1-2"\naction = "kill"\n')
+    run = ["run", "demo", "--runtime", "local", "--quiet", *SMALL, "--faults", "plan.toml", "--out", "r"]
+    assert run_command(run) == 0
+    shown = capsys.readouterr().out.replace("\n", " ")
+    assert "2 of 2 faults fired; 2 deaths of APs, 0 restored; a death cost 3 slots, at most 3; sum rate with" in shown
+    assert "timing" not in shown  # but on the plan
+    costs = json.loads((here / "r/summary.json").read_text())["faults"]
+    assert (costs["fired"], costs["deaths"], costs["ap_slots_not_ok"]) == ({"kill": 2}, 2, 6)
 
 
 @pytest.mark.parametrize("preset", preset_names())

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from apnode.fields import Message
-from apnode.messages import KINDS, ApReport, Deadline, RunOver, SlotReport, Tick
+from apnode.messages import KINDS, ApReport, Deadline, FaultFired, Hello, RunOver, SlotReport, Tick
 from apnode.node import DROPS
 from apnode.wire import encode
+from coordinator import collector
 from coordinator.collector import Coordinator
 from coordinator.presets import load
 
@@ -101,7 +102,11 @@ MISFITS: dict[str, Message] = {
     "a report of an AP that there is not": ap_report(0, 2),
     "a report of too many neighbours": ap_report(neighbours=tuple(range(1, 10))),
     "a report of a neighbour that there is not": ap_report(neighbours=(7,)),
+    "a report of a suspect that there is not": ap_report(suspects=(2,)),
     "a report of a cluster of more APs than there are": ap_report(cluster_size=3),
+    "a fault in a slot that there is not": FaultFired(3, "ap/1", "kill"),
+    "an AP that is in a slot that there is not": Hello(1, 1, "ap/1", 3, 0),
+    "an AP restored to a slot that there is not": Hello(1, 1, "ap/1", 0, 3),
     "a report with counts of a kind too few": ap_report(sent=SENT[:, :-1]),
     "a report with counts of no kind": ap_report(sent=SENT[:, :0]),
     "a report with one row of counts": ap_report(sent=SENT[:1]),
@@ -123,3 +128,11 @@ def test_garbage_and_what_is_not_for_it_is_counted(coordinator: Coordinator) -> 
     assert coordinator.receive(b"garbage") == []
     give(coordinator, Deadline(0))
     assert drops(coordinator) == {"checksum": 1, "unexpected": 1}
+
+
+def test_a_flood_of_comebacks_and_faults_costs_memory_once(coordinator: Coordinator, monkeypatch: Any) -> None:
+    monkeypatch.setattr(collector, "_MOST_EVENTS", 10)
+    give(coordinator, *(Hello(1, incarnation, "ap/1") for incarnation in range(1, 16)))
+    give(coordinator, *(FaultFired(1, f"ap/{ap}", "kill") for ap in range(15)))
+    assert (len(coordinator.record.comebacks), len(coordinator.record.fired)) == (10, 10)
+    assert drops(coordinator) == {"flood": 10}

@@ -242,6 +242,30 @@ def test_rows_of_aps_say_what_they_reported() -> None:
     assert table["dropped"][:4].tolist() == [1, 2, 3, 4]
 
 
+def test_an_ap_is_flagged_if_half_of_those_who_precoded_with_its_channels_or_suspect_it_do() -> None:
+    """AP 0 has two partners in slot 0, of whom one does not believe it; of AP 1 and AP 2 one each."""
+    record = Record(config())
+    for ap in range(4):
+        record.add_ap(ap_report(0, ap, suspects=(0,) if ap == 1 else ()))
+        record.add_ap(ap_report(1, ap, suspects=(0, 3) if ap == 1 else ()))
+    heard = [sum(ap in partners for partners in PARTNERS) for ap in range(4)]
+    assert heard[0] <= 2
+    assert record.flagged(0) == (0,)
+    assert record.flagged(1) == (0, 3)
+    assert np.argwhere(record.suspicions(1)).tolist() == [[1, 0], [1, 3]]
+    assert record.aps()["suspects"].tolist() == [0, 1, 0, 0, 0, 2, 0, 0]
+    assert filled().flagged(1) == ()
+
+
+def test_one_suspicion_among_three_who_heard_an_ap_is_no_flag() -> None:
+    record = Record(config())
+    for ap in (1, 2, 3):
+        report = ap_report(0, ap, neighbours=(0,), requested=(0,), partners=(0,), suspects=(0,) if ap == 2 else ())
+        record.add_ap(report)
+    assert record.flagged(0) == ()
+    assert record.suspicions(0)[:, 0].tolist() == [False, False, True, False]
+
+
 def test_requests_and_partners_that_are_no_neighbours_do_not_count() -> None:
     table = with_change(ApReport, requested=(1, 9), partners=(9,)).aps()
     assert (table["requests"][0], table["partners"][0]) == (1, 0)

@@ -24,6 +24,38 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+PLAN = """
+seed = 1
+[[faults]]
+slot = 4
+target = "ap/2"
+action = "kill"
+[[faults]]
+slot = 9
+target = "ap/0-4"
+action = "kill"
+share = 0.4
+args = { slots = 2 }
+[[faults]]
+slot = 6
+action = "kill_channel_server"
+[[faults]]
+slot = 8
+target = "ap/1"
+action = "lie"
+"""
+
+
+@pytest.fixture(scope="module")
+def afflicted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("afflicted")
+    (path / "plan.toml").write_text(PLAN)
+    settings = (*SMALL[:-2], "run.episodes=2", "run.slots_per_episode=7", "run.checkpoint_every_slots=3")
+    run = ["run", "demo", "--runtime", "local", "--json", *settings, "--faults", str(path / "plan.toml")]
+    assert run_command([*run, "--out", str(path / "r")]) == 0
+    return path / "r"
+
+
 @pytest.fixture
 def run_dir(finished: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(finished, tmp_path / "r"))
@@ -68,6 +100,10 @@ def assert_self_contained(path: Path) -> None:
 def test_a_page_needs_no_other_file(finished: Path, comparison: Path) -> None:
     assert_self_contained(finished)
     assert_self_contained(comparison)
+
+
+def test_a_page_with_faults_needs_no_other_file(afflicted: Path) -> None:
+    assert_self_contained(afflicted)
 
 
 def test_the_page_shows_every_figure_and_maps_of_the_first_and_the_last_slot(finished: Path) -> None:
@@ -161,6 +197,74 @@ def test_the_page_of_a_hundred_aps_stays_small(tmp_path: Path) -> None:
     run = ["run", "paper-directed", "--runtime", "local", "--json", *settings, "--out", str(tmp_path / "r")]
     assert run_command(run) == 0
     assert (tmp_path / "r/report.html").stat().st_size < 5e5
+
+
+# --- of a run with faults ---------------------------------------------------------------------------------
+
+
+def tables_of(path: Path) -> dict[str, list[list[str]]]:
+    """Rows of each table of a page, by the first word of its header."""
+    tables = {}
+    for table in page_of(path).iter("table"):
+        header, *rows = [[text_of(cell) for cell in line] for line in table.iter("tr")]
+        tables[header[0]] = rows
+    return tables
+
+
+def test_the_page_of_a_run_without_faults_does_not_speak_of_any(finished: Path) -> None:
+    assert "Faults" not in {text_of(heading) for heading in page_of(finished).iter("h2")}
+    assert json.loads((finished / "summary.json").read_text())["faults"] is None
+
+
+def test_the_page_tells_of_every_fault_and_every_death(afflicted: Path) -> None:
+    faults = json.loads((afflicted / "faults.json").read_text())
+    tables = tables_of(afflicted)
+    assert {row[0]: row[1:] for row in tables["fault"]} == {
+        "kill": ["3", "3"],
+        "lie": ["1", "1"],
+        "kill channel server": ["1", "1"],
+    }
+    killed = [[fired["node"], str(fired["slot"])] for fired in faults["fired"] if fired["action"] == "kill"]
+    assert [[f"ap/{row[0]}", row[1]] for row in tables["AP"]] == killed
+    restored = {str(back["ap"]): back["restored"] for back in faults["comebacks"]}
+    assert {row[0]: row[4] for row in tables["AP"]} == {ap: f"before slot {slot}" for ap, slot in restored.items()}
+    for ap, died, _, lost, _, _, back in tables["AP"]:
+        assert missed_slots(afflicted, int(ap)) >= set(range(int(died), int(died) + int(lost)))
+        assert int(back) == int(died) + int(lost)
+
+
+def missed_slots(path: Path, ap: int) -> set[int]:
+    rows = pq.read_table(path / "aps.parquet").to_pylist()
+    return {row["slot"] for row in rows if row["ap"] == ap and row["status"] != "ok"}
+
+
+def test_figures_mark_the_faults_that_fired(afflicted: Path) -> None:
+    for name, marked in {
+        "rate": {"kill", "lie", "kill channel server"},
+        "sinr": {"kill", "lie", "kill channel server"},
+        "states": {"kill", "lie", "kill channel server", "in time", "down", "back, from a checkpoint", "slot", "AP"},
+    }.items():
+        drawing = ElementTree.parse(afflicted / f"figures/{name}.svg")  # noqa: S314  # ours
+        assert marked <= {text.text for text in drawing.iter(f"{SVG}text")}
+    for name in ("links", "learning"):
+        assert "kill" not in (afflicted / f"figures/{name}.svg").read_text()
+
+
+def test_faults_are_drawn_again_from_the_files(afflicted: Path, tmp_path: Path) -> None:
+    again = Path(shutil.copytree(afflicted, tmp_path / "r"))
+    shutil.rmtree(again / "figures")
+    (again / "report.html").unlink()
+    assert run_command(["report", str(again)]) == 0
+    for path in (*(afflicted / "figures").iterdir(), afflicted / "report.html"):
+        assert (again / path.relative_to(afflicted)).read_bytes() == path.read_bytes()
+
+
+def test_who_was_given_up_is_named(afflicted: Path, tmp_path: Path) -> None:
+    again = Path(shutil.copytree(afflicted, tmp_path / "r"))
+    faults = json.loads((again / "faults.json").read_text())
+    (again / "faults.json").write_text(json.dumps({**faults, "given_up": [3]}))
+    assert run_command(["report", str(again)]) == 0
+    assert any("silent from then on: AP 3." in text_of(p) for p in page_of(again).iter("p"))
 
 
 # --- of a comparison --------------------------------------------------------------------------------------

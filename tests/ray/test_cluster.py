@@ -2,97 +2,27 @@
 
 import os
 import signal
-import time
-from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
 import ray
 
-from apnode.config import Config
 from apnode.messages import TAGS, Deadline
-from coordinator.cluster import Cluster
-from coordinator.console import Console
-from coordinator.local import LocalNetwork
 from coordinator.presets import load
-from coordinator.record import Record
-from coordinator.session import connected
+from tests.ray.running import (
+    QUIET,
+    SMALL,
+    children,
+    client_of,
+    fork_server,
+    local_record,
+    parent,
+    started,
+    wait_for_slot,
+)
 
 pytestmark = pytest.mark.ray
-
-SMALL = (
-    "radio.num_aps=6",
-    "radio.num_ues=4",
-    "radio.area_m=250.0",
-    "run.blocks_per_slot=2",
-    "run.slots_per_episode=20",
-)
-QUIET = Console(1, quiet=True)
-
-
-@pytest.fixture(scope="module")
-def session() -> Iterator[str]:
-    with connected(None, num_aps=8) as fork_folder:
-        yield fork_folder
-
-
-def local_record(config: Config) -> Record:
-    network = LocalNetwork(config)
-    network.run()
-    return network.coordinator.record
-
-
-def started(config: Config, session: str) -> Cluster:
-    cluster = Cluster(config, "127.0.0.1", session)
-    cluster.start(QUIET, metrics_port=None)
-    cluster.launch()
-    return cluster
-
-
-def wait_for_slot(cluster: Cluster, slot: int) -> None:
-    give_up = time.monotonic() + 60
-    while ray.get(cluster.coordinator.latest.remote(), timeout=30)[0] < slot:
-        assert time.monotonic() < give_up, f"slot {slot} never came"
-        time.sleep(0.02)
-
-
-def fork_server(folder: str) -> int:
-    """Process id of the one fork server in a folder."""
-    (server,) = [pid for pid in called("cfmimo-fork") if folder in Path(f"/proc/{pid}/cmdline").read_text().split("\0")]
-    return server
-
-
-def client_of(pid: int) -> int:
-    """The process that stands for a forked one."""
-    (client,) = called(f"for {pid}")
-    return client
-
-
-def called(name: str) -> set[int]:
-    """Processes that show up under a name."""
-    found = set()
-    for comm in Path("/proc").glob("[0-9]*/comm"):
-        with suppress(OSError):  # ended meanwhile
-            if comm.read_text().strip() == name:
-                found.add(int(comm.parent.name))
-    return found
-
-
-def children(pid: int) -> set[int]:
-    """Process ids of the living children of a process."""
-    entries = (int(entry.name) for entry in Path("/proc").glob("[0-9]*"))
-    return {child for child in entries if parent(child) == pid}
-
-
-def parent(pid: int) -> int | None:
-    """Process id of a process's parent; None if it has ended."""
-    with suppress(OSError):
-        state, above = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[:2]
-        return None if state == "Z" else int(above)
-    return None
-
 
 ROWS = ("cooperation.neighbour_sets=row", "cooperation.policy=random", "radio.num_aps=12", "radio.num_ues=6")
 SELECTIVE = (
@@ -176,4 +106,5 @@ def test_the_coordinator_may_die_without_an_ap_noticing(session: str) -> None:
     cluster = started(config, session)
     wait_for_slot(cluster, 5)
     ray.kill(cluster.coordinator)
-    assert [result["slots"] for result in ray.get(list(cluster.running), timeout=120)] == [config.num_slots] * 6
+    of_aps = [call for call, address in cluster.running.items() if address.startswith("ap/")]
+    assert [result["slots"] for result in ray.get(of_aps, timeout=120)] == [config.num_slots] * 6

@@ -1,0 +1,51 @@
+"""The reports of a run that is not finished, on disk as they came: what a coordinator knows after it has died."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+JOURNAL = "journal"  # in a run's folder
+_LENGTH_BYTES = 4
+_MAX_FRAME = 2**24  # [B]
+
+
+class Journal:
+    """Frames one after the other, each after its length (4 bytes, big endian). A torn end is cut off when it opens."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        os.ftruncate(self._file, sum(_LENGTH_BYTES + len(frame) for frame in self.frames()))
+
+    def append(self, frame: bytes) -> None:
+        """Add a frame; what is written outlives the process, if not the machine."""
+        os.write(self._file, len(frame).to_bytes(_LENGTH_BYTES, "big") + frame)
+
+    def frames(self) -> Iterator[bytes]:
+        """All frames, up to the first that is not complete."""
+        with self._path.open("rb") as file:
+            while len(head := file.read(_LENGTH_BYTES)) == _LENGTH_BYTES:
+                length = int.from_bytes(head, "big")
+                frame = file.read(length) if length <= _MAX_FRAME else b""
+                if len(frame) < length or not frame:
+                    return
+                yield frame
+
+    def keep(self, wanted: Callable[[bytes], bool]) -> None:
+        """Drop all other frames."""
+        kept = self._path.with_suffix(".new")
+        kept.unlink(missing_ok=True)
+        other = Journal(kept)
+        for frame in self.frames():
+            if wanted(frame):
+                other.append(frame)
+        other.close()
+        os.close(self._file)
+        kept.replace(self._path)
+        self._file = os.open(self._path, os.O_RDWR | os.O_APPEND)
+
+    def close(self) -> None:
+        """Write no more."""
+        os.close(self._file)

@@ -1,0 +1,162 @@
+"""Fault plans on real actors: processes are killed and frozen, nodes die, and the run goes on."""
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from apnode.messages import TAGS, Deadline, SlotReport
+from apnode.wire import decode
+from coordinator.cluster import Cluster
+from coordinator.faults import FaultArgs, FaultPlan, Faults, PlannedFault, resolve
+from coordinator.journal import JOURNAL, Journal
+from coordinator.presets import load
+from coordinator.record import Record
+from tests.ray.running import QUIET, SMALL, local_record, started
+
+pytestmark = pytest.mark.ray
+
+EVERY = 5  # slots from checkpoint to checkpoint
+PACED = (  # so that the seconds that Ray takes to restart a process are a number of slots
+    *SMALL,
+    "run.slot_s=0.1",
+    "run.slot_deadline_s=2.0",
+    f"run.checkpoint_every_slots={EVERY}",
+    "run.episodes=4",
+)
+
+
+def fault(slot: int, action: str, target: str = "", **options: Any) -> PlannedFault:
+    return PlannedFault(slot=slot, action=action, target=target, **options)  # type: ignore[arg-type]
+
+
+def follow(
+    session: str, folder: Path, *plan: PlannedFault, settings: Sequence[str] = ()
+) -> tuple[Cluster, Record, Faults]:
+    """A run under a plan, to its end; the faults that fired are those planned."""
+    config = load("demo", (*PACED, *settings), seed=3)
+    faults = resolve(FaultPlan(faults=plan), config)
+    cluster = started(config, session, faults, folder)
+    record = cluster.follow(QUIET)
+    assert record.closed.all()
+    assert faults.not_as_planned(record.fired) == []
+    return cluster, record, faults
+
+
+def late_slots(folder: Path) -> list[int]:
+    """Slots in which the channel server reminded somebody of the deadline."""
+    reports = [decode(frame, 2**24) for frame in Journal(folder / JOURNAL).frames()]
+    return [r.slot for r in reports if isinstance(r, SlotReport) and r.sent[0, TAGS[Deadline]]]
+
+
+def assert_restored_since(deaths: dict[int, int], record: Record) -> None:
+    """Each AP that died, by AP the slot, is back for good with what it knew a checkpoint before."""
+    comebacks = {comeback["ap"]: comeback for comeback in record.comebacks}
+    assert comebacks.keys() == deaths.keys()
+    for ap, died in deaths.items():
+        assert died - EVERY - 1 <= comebacks[ap]["restored"] <= died
+        missed = np.flatnonzero(~record.reported[:, ap])
+        assert missed.min() in {died - 1, died}  # what it said of the slot before may have died with it
+        assert missed.max() == missed.min() + len(missed) - 1  # nothing is missed once it is back
+    assert record.reported[-1].all()
+
+
+def test_killed_aps_come_back_with_their_checkpoints_while_the_others_miss_no_slot(
+    session: str, tmp_path: Path
+) -> None:
+    plan = fault(20, "kill", "ap/*", share=0.25, every=20, until=60)
+    cluster, record, faults = follow(session, tmp_path, plan, settings=["radio.num_aps=8"])
+    deaths = {int(of.node.removeprefix("ap/")): of.slot for of in faults.faults}
+    assert len(deaths) == 4
+    survivors = [ap for ap in range(8) if ap not in deaths]
+    assert record.reported[:, survivors].all()
+    assert not record.silent[:, survivors].any()
+    assert_restored_since(deaths, record)
+    assert sorted(restart["ap"] for restart in cluster.restarts) == sorted(deaths)
+    assert set(late_slots(tmp_path)) <= set(deaths.values())  # once per death, then nobody waits for the dead
+    assert cluster.given_up == cluster.watchdog == []
+
+
+def test_the_watchdog_ends_a_frozen_ap_which_delays_the_others_once(session: str, tmp_path: Path) -> None:
+    settings = ("run.watchdog_slots=20", "cooperation.policy=always")
+    cluster, record, _ = follow(session, tmp_path, fault(20, "hang", "ap/2"), settings=settings)
+    assert [ended["ap"] for ended in cluster.watchdog] == [2]
+    assert 40 <= cluster.watchdog[0]["after_slot"] + 1 < 60
+    survivors = [ap for ap in range(6) if ap != 2]
+    assert record.reported[:, survivors].all()
+    assert not record.silent[:, survivors].any()
+    assert late_slots(tmp_path) == [20]
+    assert_restored_since({2: 20}, record)
+
+
+def test_an_ap_that_fails_to_start_is_back_in_the_end_but_given_up_if_it_does_so_too_often(
+    session: str, tmp_path: Path
+) -> None:
+    a_few_times = fault(10, "crash_on_start", "ap/4", args=FaultArgs(times=2))
+    too_often = fault(10, "crash_on_start", "ap/1", args=FaultArgs(times=9))
+    cluster, record, _ = follow(session, tmp_path, a_few_times, too_often, settings=["run.episodes=6"])
+    assert sorted(restart["ap"] for restart in cluster.restarts) == [1, 1, 1, 4, 4, 4]
+    assert cluster.given_up == [1]
+    assert not record.reported[10:, 1].any()
+    assert record.reported[:, [0, 2, 3, 5]].all()
+    assert record.reported[-1, 4]
+    assert [comeback["ap"] for comeback in record.comebacks] == [4]
+
+
+def test_all_aps_may_be_killed_at_once(session: str, tmp_path: Path) -> None:
+    cluster, record, _ = follow(session, tmp_path, fault(30, "kill", "ap/*"))
+    assert sorted(restart["ap"] for restart in cluster.restarts) == list(range(6))
+    assert record.reported[:29].all()
+    assert record.reported[-20:].all()
+    assert all(30 - EVERY - 1 <= comeback["restored"] <= 30 for comeback in record.comebacks)
+
+
+def test_a_death_of_the_coordinator_and_one_of_the_channel_server_change_no_row(session: str, tmp_path: Path) -> None:
+    plan = fault(10, "kill_channel_server"), fault(20, "kill_coordinator")
+    cluster, record, _ = follow(session, tmp_path, *plan, settings=["run.episodes=5"])
+    assert record.complete
+    assert record.digest() == local_record(load("demo", (*PACED, "run.episodes=5"), seed=3)).digest()
+    assert cluster.restarts == []
+
+
+NODES_DIE = """
+import sys
+from pathlib import Path
+import ray
+from coordinator.cluster import Cluster
+from coordinator.faults import FaultPlan, PlannedFault, resolve
+from coordinator.presets import load
+from coordinator.session import connected
+from tests.ray.running import QUIET, SMALL, nodes
+
+config = load("demo", [*SMALL, "run.slot_s=0.2", "run.slot_deadline_s=2", "run.checkpoint_every_slots=5",
+                       "run.watchdog_slots=1000", "run.episodes=5"])
+faults = resolve(FaultPlan(faults=(PlannedFault(slot=20, target="node/0", action="kill_node"),)), config)
+with nodes(3, sys.argv[1]) as machines, connected(machines.address, config.radio.num_aps) as fork_folder:
+    cluster = Cluster(config, None, fork_folder, faults, Path(sys.argv[1]))
+    cluster.start(QUIET, None)
+    cluster.launch()
+    record = cluster.follow(QUIET)
+    alive = sum(node["Alive"] for node in ray.nodes())
+moved = {restart["ap"] for restart in cluster.restarts}
+print(alive, len(moved) > 0, record.closed.all(), record.reported[-1].all(), cluster.given_up)
+print(all(record.reported[:, ap].all() for ap in range(6) if ap not in moved), faults.not_as_planned(record.fired))
+"""
+QUICK_HEALTH_CHECKS = {
+    "RAY_health_check_period_ms": "1000",
+    "RAY_health_check_timeout_ms": "1000",
+    "RAY_health_check_failure_threshold": "3",
+}
+
+
+def test_the_aps_of_a_machine_that_dies_go_on_on_another() -> None:
+    with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp") as folder:
+        command = [sys.executable, "-c", NODES_DIE, folder]
+        run = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **QUICK_HEALTH_CHECKS})
+    assert run.stdout.splitlines()[-2:] == ["2 True True True []", "True []"], run.stderr

@@ -1,0 +1,123 @@
+"""APs that report false channels: they are found out, and the others lose little by them."""
+
+import numpy as np
+import pytest
+
+from apnode.config import Config
+from apnode.lies import KINDS, liar
+from apnode.messages import CoopRequest
+from apnode.node import Send
+from apnode.policies import Fixed, Policy, make_policy
+from apnode.wire import decode
+from channel_server.topology import make_layout
+from coordinator.local import LocalNetwork
+from coordinator.metrics import RunMetrics
+from coordinator.presets import load
+from coordinator.record import Record
+
+LIARS = (4, 11)
+ONE_BLOCK = ("run.blocks_per_slot=1", "cooperation.policy=always", "run.episodes=2")
+VARIANTS = {
+    "ego": ONE_BLOCK,
+    "grant": (*ONE_BLOCK, "cooperation.acceptance=grant", "cooperation.max_partners=2"),
+    "directed": (*ONE_BLOCK, "cooperation.cluster=directed", "cooperation.acceptance=all"),
+    "serving": (
+        *("run.episodes=1", "cooperation.policy=always", "cooperation.cluster=serving", "precoding.alone=mmse"),
+        *("cooperation.neighbour_sets=common-ue", "precoding.joint=selective", "precoding.power=average"),
+    ),
+}
+
+
+def network(config: Config, kind: str) -> LocalNetwork:
+    """All APs, some of them liars."""
+    local = LocalNetwork(config)
+    for ap in LIARS:
+        local.aps[ap].lie = liar(kind, 0, ap)
+    return local
+
+
+def without_liars(config: Config) -> LocalNetwork:
+    """The same, but the liars cooperate with nobody."""
+
+    def policy_of(ap: int, known: Config) -> Policy:
+        return Fixed(ask=False) if ap in LIARS else make_policy(ap, known)
+
+    return LocalNetwork(config, policy_of=policy_of)
+
+
+def honest_rate(config: Config, record: Record) -> float:
+    """Mean rate of the UEs that an honest AP serves [bit/s/Hz]."""
+    rates, slots = [], config.run.slots_per_episode
+    for episode in range(config.run.episodes):
+        serving = make_layout(config, episode).serving.copy()
+        serving[list(LIARS)] = False
+        sinr = record.sinr[episode * slots : (episode + 1) * slots]
+        rates.append(np.log2(1 + sinr[..., serving.any(axis=0)]).mean())
+    return float(np.mean(rates))
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_an_ap_that_tells_anything_but_its_channels_is_flagged_and_no_other_is(variant: str) -> None:
+    config = load("demo", VARIANTS[variant])
+    local = network(config, "random")
+    local.run()
+    assert local.coordinator.record.flagged(config.num_slots - 1) == LIARS
+    assert not local.coordinator.record.flagged(0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_ues_of_honest_aps_keep_nine_tenths_of_what_they_have_without_liars(kind: str) -> None:
+    config = load("demo", VARIANTS["ego"])
+    lying, absent = network(config, kind), without_liars(config)
+    lying.run()
+    absent.run()
+    kept, had = (honest_rate(config, local.coordinator.record) for local in (lying, absent))
+    assert kept >= 0.9 * had
+
+
+def test_a_suspect_is_not_asked() -> None:
+    config = load("demo", VARIANTS["ego"])
+    local, asked = network(config, "scaled"), set()
+
+    def watch(send: Send) -> None:
+        message = decode(send.frame)
+        if isinstance(message, CoopRequest):
+            asked.add((message.slot, message.ap, int(send.to.removeprefix("ap/"))))
+
+    local.run(watch)
+    record = local.coordinator.record
+    suspicions = [record.suspicions(slot) for slot in range(config.num_slots)]
+    assert suspicions[-1].sum() >= 2
+    assert not any(suspicions[slot][ap, other] for slot, ap, other in asked)
+
+
+@pytest.mark.parametrize("preset", ["demo", "selective"])
+def test_nobody_is_suspected_where_nobody_lies(preset: str) -> None:
+    config = load(preset, ("radio.num_aps=20", "radio.num_ues=8", "radio.area_m=450", "run.episodes=4"))
+    local = LocalNetwork(config)
+    local.run()
+    assert not local.coordinator.record.aps()["suspects"].any()
+
+
+def test_the_order_of_delivery_does_not_change_who_is_suspected() -> None:
+    config = load("demo", (*ONE_BLOCK, "run.episodes=1"))
+    found = []
+    for order_seed in (None, 1):
+        local = LocalNetwork(config, order_seed)
+        for ap in LIARS:
+            local.aps[ap].lie = liar("random", 0, ap)
+        local.run()
+        found.append((local.coordinator.record.aps()["suspects"] > 0).tolist())
+    assert found[0] == found[1]
+    assert any(found[0])
+
+
+def test_a_scrape_tells_who_is_suspected_and_who_is_flagged() -> None:
+    config = load("demo", VARIANTS["ego"])
+    local = network(config, "scaled")
+    local.run()
+    families = {family.name: family.samples for family in RunMetrics(lambda: local.coordinator).collect()}
+    shown = {sample.labels["ap"]: sample.value for sample in families["cfmimo_ap_flagged"]}
+    assert shown == {str(ap): 1.0 for ap in LIARS}
+    votes = local.coordinator.record.suspicions(config.num_slots - 2).sum(axis=0)
+    assert {s.labels["ap"]: s.value for s in families["cfmimo_ap_suspected"]} == {str(a): votes[a] for a in LIARS}
