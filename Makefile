@@ -4,7 +4,9 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 MARL := .venv-marl/.installed
 
-.PHONY: help demo test bench bench-faults bench-marl clean
+SECRETS := deploy/secrets
+
+.PHONY: help demo secrets test bench bench-faults bench-marl clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -18,12 +20,21 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)  ## 100 APs as 100 Ray actors, learning whom to cooperate with (a few minutes)
 	$(BIN)/cfmimo run hundred
 
+secrets:  ## before `docker compose up`: a Ray token, a Grafana password, and the user of the containers (yours; for root, 10001)
+	@umask 077; mkdir -p $(SECRETS); for name in ray_token grafana_password; do \
+	  test -s $(SECRETS)/$$name || head -c 32 /dev/urandom | od -An -tx1 | tr -d ' \n' > $(SECRETS)/$$name; done
+	@mkdir -p runs
+	@if [ "$$(id -u)" = 0 ]; then user=10001:10001; chown -R $$user $(SECRETS) runs; else user=$$(id -u):$$(id -g); fi; \
+	  test -f .env && grep -v '^CFMIMO_USER=' .env > .env.new; echo "CFMIMO_USER=$$user" >> .env.new; mv .env.new .env
+	@echo "made $(SECRETS)/ray_token and $(SECRETS)/grafana_password (user admin); next: docker compose up --build"
+
 test: $(STAMP)  ## lint, types, tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -n auto -m "not ray"
+	$(BIN)/python -m pytest -n auto -m "not ray and not deploy"
 	$(BIN)/python -m pytest -m ray
+	$(BIN)/python -m pytest -m deploy
 
 bench: $(STAMP)  ## slots/s, messages/s and CPU time by part, local against Ray; what an AP costs; how physics and compare grow
 	$(BIN)/python -m benchmarks.throughput

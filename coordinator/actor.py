@@ -7,10 +7,23 @@ from typing import Any
 from apnode.actor import LAST_FRAMES_S, Network, NodeActor, run_node
 from apnode.config import Config
 from apnode.faults import NodeFaults
-from apnode.node import CHANNEL
+from apnode.node import CHANNEL, Send
 from coordinator.collector import Coordinator
 from coordinator.journal import JOURNAL, Journal
 from coordinator.record import Record
+from coordinator.watch import Watch, Watcher
+
+
+class WatchedCoordinator(Coordinator):
+    """A coordinator that lets a watcher look after every frame."""
+
+    watcher: Watcher | None = None
+
+    def receive(self, frame: bytes) -> list[Send]:
+        out = super().receive(frame)
+        if self.watcher is not None:
+            self.watcher.look()
+        return out
 
 
 class CoordinatorActor(NodeActor):
@@ -19,7 +32,7 @@ class CoordinatorActor(NodeActor):
     def __init__(self, name: str, config: Config, network: Network, faults: NodeFaults) -> None:
         super().__init__(name, config, network, faults)
         folder = self.folder()
-        self._node = Coordinator(config, None if folder is None else Journal(folder / JOURNAL))
+        self._node = WatchedCoordinator(config, None if folder is None else Journal(folder / JOURNAL))
 
     def run(self, channel: str, own: str, incarnation: int) -> Record:
         """Collect until the run is over; returns what was collected."""
@@ -38,8 +51,6 @@ class CoordinatorActor(NodeActor):
         """An AP is not restarted any more."""
         self._node.given_up.add(ap)
 
-    def serve_metrics(self, port: int) -> None:
-        """Serve Prometheus metrics on this machine's loopback."""
-        from coordinator.metrics import serve
-
-        serve(lambda: self._node, port)
+    def watch(self, watch: Watch) -> None:
+        """Let the run be watched, on this machine."""
+        self._node.watcher = Watcher(watch, lambda: self._node)

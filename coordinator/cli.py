@@ -14,6 +14,7 @@ from apnode.config import Config
 from coordinator.faults import plan_names
 from coordinator.presets import ConfigError, load, preset_names, to_toml
 from coordinator.rundir import Interrupted, RunDirError
+from coordinator.watch import Watch
 
 if TYPE_CHECKING:
     from coordinator.console import Console
@@ -76,7 +77,7 @@ def _run(options: argparse.Namespace) -> int:
             options.out or _default_out(options.experiment, config),
             runtime=options.runtime,
             address=options.address,
-            metrics_port=options.metrics_port,
+            watch=_watch(options),
             console=console,
             command=["cfmimo", *sys.argv[1:]],
             plan=options.faults,
@@ -93,10 +94,14 @@ def _resume(options: argparse.Namespace) -> int:
 
     console = Console(None, quiet=options.quiet or options.json)
     try:
-        result = resume(options.run_dir, options.address, options.metrics_port, console)
+        result = resume(options.run_dir, options.address, _watch(options), console)
     except ClusterError as error:
         return _complain(str(error), 1)
     return _conclude(result, console, options)
+
+
+def _watch(options: argparse.Namespace) -> Watch:
+    return Watch(options.metrics_port, options.metrics_host)
 
 
 def _conclude(result: dict[str, Any], console: Console, options: argparse.Namespace) -> int:
@@ -330,7 +335,15 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _followed(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--metrics-port", type=_port, metavar="PORT", help="serve Prometheus metrics on 127.0.0.1")
+    command.add_argument(
+        "--metrics-port", type=_port, metavar="PORT", help="serve a live map (/) and Prometheus metrics (/metrics)"
+    )
+    command.add_argument(
+        "--metrics-host",
+        default=Watch.host,
+        metavar="ADDRESS",
+        help=f"of this machine, to serve them on: 0.0.0.0 lets everybody who reaches it read (default: {Watch.host})",
+    )
     command.add_argument("--quiet", action="store_true", help="no progress bar")
     _json(command)
 

@@ -32,6 +32,7 @@ from coordinator.faults import Faults
 from coordinator.forkserver import py_executable
 from coordinator.record import Outcome, Record
 from coordinator.session import ClusterError, connected
+from coordinator.watch import Watch
 
 _START_TIMEOUT_S = 300.0
 _END_TIMEOUT_S = 15.0
@@ -94,20 +95,21 @@ class Cluster:
         self.watchdog: list[dict[str, int]] = []  # {"ap", "after_slot"} of processes that it has ended
         self._machines = list(faults.nodes)  # to be killed
         self._fired: list[dict[str, Any]] = []  # faults of machines, as in Record.fired
-        self._metrics_port: int | None = None
+        self._watch = Watch()
         self._asked: Any = None  # the coordinator's answer under way
         self._newest = -1
 
-    def start(self, console: Console, metrics_port: int | None) -> None:
+    def start(self, console: Console, watch: Watch = Watch()) -> None:  # noqa: B008  frozen
         """Start every process and wait until all are up; an AP whose process dies meanwhile gets another chance.
 
         Raises:
             ClusterError: if they do not come up, or the port is taken.
         """
         pending = {ap.warm_up.remote(): index for index, ap in enumerate(self._aps)}
-        self._metrics_port = metrics_port
-        if metrics_port is not None:
-            self._serve_metrics(metrics_port)
+        self._watch = watch
+        if watch.wanted:
+            self._begin_watch()
+            console.say(watch.where)
         give_up = time.monotonic() + _START_TIMEOUT_S
         failing: dict[int, float] = {}  # by AP, since when
         while pending:
@@ -195,8 +197,8 @@ class Cluster:
                 self._asked = None
                 for ap in self.given_up:
                     self.coordinator.give_up.remote(ap)
-                if self._metrics_port is not None:
-                    self._serve_metrics(self._metrics_port)
+                if self._watch.wanted:
+                    self._begin_watch()
             self._run(address)
 
     def _give_up(self, address: str, why: str, console: Console) -> None:
@@ -272,11 +274,11 @@ class Cluster:
                 console.progress(self._newest, row)
                 self._end_hung(silent)
 
-    def _serve_metrics(self, port: int) -> None:
+    def _begin_watch(self) -> None:
         try:
-            ray.get(self.coordinator.serve_metrics.remote(port), timeout=_START_TIMEOUT_S)
+            ray.get(self.coordinator.watch.remote(self._watch), timeout=_START_TIMEOUT_S)
         except RayTaskError as error:
-            raise ClusterError(f"cannot serve metrics on port {port}: {error.cause}") from None
+            raise ClusterError(f"{self._watch.complaint}: {error.cause}") from None
 
     def _run(self, address: str) -> None:
         """Set a node's loop going."""
@@ -333,7 +335,7 @@ def _end_parent() -> None:
 def run_on_ray(
     config: Config,
     address: str | None,
-    metrics_port: int | None,
+    watch: Watch,
     console: Console,
     faults: Faults,
     folder: Path,
@@ -347,7 +349,7 @@ def run_on_ray(
     with connected(address, config.radio.num_aps, folder) as fork_folder:
         host = "127.0.0.1" if address is None else None
         cluster = Cluster(config, host, fork_folder, faults, folder, first_slot)
-        cluster.start(console, metrics_port)
+        cluster.start(console, watch)
         began = time.monotonic()
         cluster.launch()
         record = cluster.follow(console)

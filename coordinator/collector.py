@@ -24,7 +24,7 @@ class Coordinator(Node):
         super().__init__(COORDINATOR, config.run.max_frame_bytes)
         self.record = Record(config)
         self.newest = -1  # slot of the newest SlotReport
-        self._config = config
+        self.config = config
         self._over = False
         self._journal: Journal | None = None
         self.given_up: set[int] = set()  # APs that are not restarted any more
@@ -49,7 +49,7 @@ class Coordinator(Node):
 
     def ask_again(self) -> list[Send]:
         """After this coordinator was away: ask everybody to report again what may have been lost meanwhile."""
-        for node in (CHANNEL, *map(ap_address, range(self._config.radio.num_aps))):
+        for node in (CHANNEL, *map(ap_address, range(self.config.radio.num_aps))):
             if node in self.endpoints:
                 self._send(node, Resend(self.record.first_incomplete))
         return self._take_out()
@@ -63,7 +63,7 @@ class Coordinator(Node):
 
     def hung(self) -> list[int]:
         """APs that missed all slots for as long as the watchdog waits, and have said nothing since."""
-        slots = self._config.run.watchdog_slots
+        slots = self.config.run.watchdog_slots
         newest = self.newest
         if newest + 1 < slots:
             return []
@@ -71,8 +71,8 @@ class Coordinator(Node):
         return [int(ap) for ap in np.flatnonzero(silent & (self.record.back_since <= newest + 1 - slots))]
 
     def _on_slot(self, report: SlotReport) -> None:
-        run, radio = self._config.run, self._config.radio
-        refuse_unless(report.slot < self._config.num_slots, f"no slot {report.slot} in this run")
+        run, radio = self.config.run, self.config.radio
+        refuse_unless(report.slot < self.config.num_slots, f"no slot {report.slot} in this run")
         shape = (run.blocks_per_slot, radio.num_ues)
         refuse_unless(report.sinr.shape == shape == report.sinr_alone.shape, "SINR of a wrong shape")
         refuse_unless(report.gain.shape == shape == report.gain_alone.shape, "effective gains of a wrong shape")
@@ -87,9 +87,9 @@ class Coordinator(Node):
         self._finish_when_complete()
 
     def _on_ap(self, report: ApReport) -> None:
-        known = range(self._config.radio.num_aps)
-        refuse_unless(report.slot < self._config.num_slots and report.ap in known, "no such AP or slot")
-        refuse_unless(len(report.neighbours) <= self._config.cooperation.max_neighbours, "too many neighbours")
+        known = range(self.config.radio.num_aps)
+        refuse_unless(report.slot < self.config.num_slots and report.ap in known, "no such AP or slot")
+        refuse_unless(len(report.neighbours) <= self.config.cooperation.max_neighbours, "too many neighbours")
         refuse_unless(all(n in known for n in report.neighbours), "a neighbour that there is not")
         refuse_unless(all(ap in known for ap in report.suspects), "a suspect that there is not")
         refuse_unless(report.cluster_size <= len(known), "a cluster of more APs than there are")
@@ -102,8 +102,8 @@ class Coordinator(Node):
 
     def _on_hello(self, hello: Hello) -> None:
         """An AP is there, or there again; that is where it is asked for what it has reported already."""
-        refuse_unless(hello.ap < self._config.radio.num_aps, "no such AP")
-        refuse_unless(max(hello.slot, hello.restored) <= self._config.num_slots, "a slot that there is not")
+        refuse_unless(hello.ap < self.config.radio.num_aps, "no such AP")
+        refuse_unless(max(hello.slot, hello.restored) <= self.config.num_slots, "a slot that there is not")
         self.endpoints[ap_address(hello.ap)] = hello.endpoint
         if len(self.record.comebacks) >= _MOST_EVENTS:
             self._drop("flood")
@@ -111,7 +111,7 @@ class Coordinator(Node):
             self.record.add_comeback(hello, self.newest + 1)
 
     def _on_fault(self, fault: FaultFired) -> None:
-        refuse_unless(fault.slot <= self._config.num_slots, "a slot that there is not")
+        refuse_unless(fault.slot <= self.config.num_slots, "a slot that there is not")
         if len(self.record.fired) >= _MOST_EVENTS:
             self._drop("flood")
         else:

@@ -43,7 +43,7 @@ def slot_map(config: Config, slot: int, aps: Table, ues: Table, links: Table) ->
     Raises:
         ConfigError: if the channels come from a file that does not say where everybody is.
     """
-    _refuse_without_positions(config)
+    refuse_without_positions(config)
     layout = make_layout(config, slot // config.run.slots_per_episode)
     bounds, torus = _square(config, layout.ap_xy, layout.ue_xy)
     here = {name: column[links["slot"] == slot] for name, column in links.items()}
@@ -67,7 +67,8 @@ def slot_map(config: Config, slot: int, aps: Table, ues: Table, links: Table) ->
     )
 
 
-def _refuse_without_positions(config: Config) -> None:
+def refuse_without_positions(config: Config) -> None:
+    """Raise ConfigError if the channels come from a file that does not say where everybody is."""
     file = recorded(config)
     if file is not None and (file.ap_xy is None or file.ue_xy is None):
         raise ConfigError(f"{config.propagation.channel_file} does not say where APs and UEs are")

@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
-from prometheus_client import CollectorRegistry, start_http_server
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+    Metric,
+)
 from prometheus_client.registry import Collector
 
+from apnode.config import Config
 from apnode.messages import KINDS
 from apnode.node import DROPS
 from coordinator.collector import Coordinator
+from coordinator.record import SINR_BOUNDS_DB
+from coordinator.stopwatch import BOUNDS_S, Stopwatch
+
+CONTENT_TYPE = CONTENT_TYPE_LATEST
 
 _PER_AP = (("reward", "Reward (12)"), ("loss", "TD error of the last update"), ("epsilon", "Chance to explore"))
 
@@ -20,12 +31,30 @@ _PER_AP = (("reward", "Reward (12)"), ("loss", "TD error of the last update"), (
 class RunMetrics(Collector):
     """What a scrape sees: the newest slot whose reports are in, and the counts so far."""
 
-    def __init__(self, coordinator: Callable[[], Coordinator]) -> None:
-        self._coordinator = coordinator  # the present one: it may have been replaced after a death
+    def __init__(self, coordinator: Callable[[], Coordinator], stopwatch: Stopwatch | None = None) -> None:
+        """Read from the present coordinator: it may have been replaced after a death.
+
+        Args:
+            coordinator: returns it.
+            stopwatch: knows how long slots took; without it there is no `cfmimo_slot_seconds`.
+        """
+        self._coordinator, self._stopwatch = coordinator, stopwatch
+        self._registry = CollectorRegistry(auto_describe=False)
+        self._registry.register(self)
+
+    def text(self) -> bytes:
+        """All of it as Prometheus reads it, of CONTENT_TYPE."""
+        return generate_latest(self._registry)
+
+    def describe(self) -> Iterator[Metric]:
+        """Nothing ahead of a scrape."""
+        yield from ()
 
     def collect(self) -> Iterator[Metric]:
         coordinator = self._coordinator()
         row, record = coordinator.latest(), coordinator.record
+        yield from _planned(coordinator.config)
+        yield from _distributions(coordinator, self._stopwatch)
         if row is None:
             return
         at = row["slot"]
@@ -38,6 +67,9 @@ class RunMetrics(Collector):
         for unit in ("requests", "formed", "pairs"):
             links.add_metric([unit], row[unit])
         yield links
+        yield GaugeMetricFamily(
+            "cfmimo_request_rate", "Requests over those that could be made", row["requests"] / max(row["candidates"], 1)
+        )
         yield from _traffic(coordinator)
         up = GaugeMetricFamily("cfmimo_ap_up", "1 if the AP reported the slot", labels=["ap"])
         linked = GaugeMetricFamily("cfmimo_ap_links", "Partners of the AP", labels=["ap"])
@@ -59,6 +91,31 @@ class RunMetrics(Collector):
             yield family
 
         yield from _recovery(coordinator, at)
+
+
+def _planned(config: Config) -> Iterator[Metric]:
+    """What does not change during a run."""
+    yield GaugeMetricFamily("cfmimo_aps", "Access points of the run", config.radio.num_aps)
+    yield GaugeMetricFamily("cfmimo_ues", "Users of the run", config.radio.num_ues)
+    yield GaugeMetricFamily("cfmimo_slots", "Slots that the run has, planned", config.num_slots)
+    names = ("policy", "cluster", "acceptance")
+    labels = {name: str(getattr(config.cooperation, name)) for name in names} | {"seed": str(config.seed)}
+    yield InfoMetricFamily("cfmimo_run", "What is run", labels)
+
+
+def _distributions(coordinator: Coordinator, stopwatch: Stopwatch | None) -> Iterator[Metric]:
+    text = "SINR of UEs and blocks of all slots so far; as some are negative there is no sum, the count is that of +Inf"
+    yield _histogram("cfmimo_sinr_db", text, SINR_BOUNDS_DB, coordinator.record.sinr_counts, None)
+    if stopwatch is not None:
+        text = "Wall-clock time from slot to slot, as their reports reach this process of the coordinator"
+        yield _histogram("cfmimo_slot_seconds", text, BOUNDS_S, stopwatch.counts, stopwatch.seconds)
+
+
+def _histogram(name: str, text: str, bounds: Iterable[float], counts: Iterable[int], total: float | None) -> Metric:
+    """Of `counts` between bounds, one more than there are of these."""
+    upto = np.cumsum(np.array(counts)).tolist()
+    buckets = list(zip([*(str(float(bound)) for bound in bounds), "+Inf"], upto, strict=True))
+    return HistogramMetricFamily(name, text, buckets=buckets, sum_value=total)
 
 
 def _traffic(coordinator: Coordinator) -> Iterator[Metric]:
@@ -97,6 +154,17 @@ def _recovery(coordinator: Coordinator, newest: int) -> Iterator[Metric]:
     given_up = GaugeMetricFamily(
         "cfmimo_ap_given_up", "1 if the AP has spent its budget of restarts: it stays silent", labels=["ap"]
     )
+    downtime = GaugeMetricFamily(
+        "cfmimo_ap_downtime_slots", "Slots in a row that the AP has let pass, up to the newest", labels=["ap"]
+    )
+    for ap, slots in enumerate(record.downtime):
+        downtime.add_metric([str(ap)], float(slots))
+    yield downtime
+    yield GaugeMetricFamily(
+        "cfmimo_reports_pending",
+        "Reports of APs on slots that closed which have not come in, but for slots that the AP let pass",
+        record.pending,
+    )
     comebacks = Counter(comeback["ap"] for comeback in record.comebacks)
     for ap, completed in enumerate(record.newest_checkpoint):
         restarts.add_metric([str(ap)], comebacks[ap])
@@ -110,10 +178,3 @@ def _recovery(coordinator: Coordinator, newest: int) -> Iterator[Metric]:
     yield CounterMetricFamily(
         "cfmimo_slots_missed", "Slots that an AP let pass, summed over APs", float(record.silent.sum())
     )
-
-
-def serve(coordinator: Callable[[], Coordinator], port: int) -> None:
-    """Serve the metrics read-only on 127.0.0.1:port, from a thread that ends with the process."""
-    registry = CollectorRegistry()
-    registry.register(RunMetrics(coordinator))
-    start_http_server(port, addr="127.0.0.1", registry=registry)

@@ -18,6 +18,8 @@ from channel_server.sinr import hardening_sinr
 
 _COSTS = ("request_rate", "union_rate", "messages_per_slot", "bytes_per_slot")
 Table = dict[str, NDArray[Any]]
+SINR_BOUNDS_DB = tuple(range(-10, 45, 5))  # of the histogram
+_SINR_BOUNDS = 10 ** (np.array(SINR_BOUNDS_DB) / 10)
 _FRONTHAUL_TAGS = [TAGS[kind] for kind in FRONTHAUL]
 _DIGESTED = (  # not `dropped` and `traffic`: frames that come late and hellos say when, not what was computed
     "closed", "episode", "pairs", "sinr", "sinr_alone", "silent", "reported",
@@ -37,6 +39,7 @@ class Record:
         self.pairs = np.zeros(slots, np.int64)
         self.sinr = np.full((slots, blocks, ues), np.nan)
         self.sinr_alone = np.full((slots, blocks, ues), np.nan)
+        self.sinr_counts = np.zeros(len(SINR_BOUNDS_DB) + 1, np.int64)  # of UEs and blocks, at most so many dB; more
         self.gain = np.zeros((slots, blocks, ues), np.complex64)
         self.gain_alone = np.zeros((slots, blocks, ues), np.complex64)
         self.power = np.zeros((slots, aps, 2), np.float32)  # mean over the blocks, and in the busiest
@@ -65,6 +68,9 @@ class Record:
         self.closed[at] = True
         self.episode[at], self.pairs[at] = report.episode, report.pairs
         self.sinr[at], self.sinr_alone[at] = report.sinr, report.sinr_alone
+        self.sinr_counts += np.bincount(
+            np.searchsorted(_SINR_BOUNDS, report.sinr.ravel()), minlength=len(self.sinr_counts)
+        )
         self.gain[at], self.gain_alone[at] = report.gain, report.gain_alone
         self.power[at] = report.power
         self.silent[at, list(report.silent)] = True
@@ -115,6 +121,21 @@ class Record:
         """(M,) slots completed by the checkpoint that each AP told of last; 0: none."""
         newest = len(self.reported) - 1 - self.reported[::-1].argmax(axis=0)  # the last row if it never reported
         return np.asarray(self.checkpoint[newest, np.arange(len(newest))])
+
+    @property
+    def downtime(self) -> NDArray[np.int64]:
+        """(M,) slots in a row that each AP has let pass, up to the newest that closed; 0: it is up."""
+        backwards = ~self.silent[self.closed][::-1]  # True: it transmitted
+        return (
+            np.where(backwards.any(axis=0), backwards.argmax(axis=0), len(backwards))
+            if len(backwards)
+            else (np.zeros(self.silent.shape[1], np.int64))
+        )
+
+    @property
+    def pending(self) -> int:
+        """Reports of APs on slots that closed, and that they did not let pass, which have not come in."""
+        return int((self.closed[:, None] & ~self.reported & ~self.silent).sum())
 
     @property
     def first_incomplete(self) -> int:

@@ -25,9 +25,11 @@ from coordinator.outages import fault_costs, is_afflicted, status_of
 from coordinator.presets import ConfigError, load
 from coordinator.record import Outcome, Record
 from coordinator.rundir import Interrupted, RunDir, new_folder
+from coordinator.watch import Watch, Watcher
 
 # Ray reads this when it is imported. It would say so at length, and on standard output; our closing table says it, too.
-os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "A worker died or was killed")
+_RAY_SAYS = ("A worker died or was killed", "The node with node id", "worker processes have been started on node")
+os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "|".join(_RAY_SAYS))
 
 PLAN = "faults.toml"  # the fault plan, in the run's folder
 _MAX_RECORDS = 2 * 10**7  # slots x APs, or x UEs and blocks: about 1.5 GB
@@ -38,7 +40,7 @@ def run(
     out: str,
     runtime: str,
     address: str | None,
-    metrics_port: int | None,
+    watch: Watch,
     console: Console,
     command: list[str],
     plan: str | None = None,
@@ -50,7 +52,7 @@ def run(
         out: the run directory.
         runtime: `ray` or `local`.
         address: of a Ray cluster; None: a private one.
-        metrics_port: where to serve metrics, if anywhere.
+        watch: how it can be watched meanwhile.
         console: shows progress.
         command: as typed, for the manifest.
         plan: a fault plan that ships, or a file.
@@ -66,10 +68,10 @@ def run(
     if plan is not None:
         (path / PLAN).write_text(plan_text(plan))
     with folder.held():
-        return _go(folder, config, faults, 0, runtime, address, metrics_port, console)
+        return _go(folder, config, faults, 0, runtime, address, watch, console)
 
 
-def resume(run_dir: str, address: str | None, metrics_port: int | None, console: Console) -> dict[str, Any]:
+def resume(run_dir: str, address: str | None, watch: Watch, console: Console) -> dict[str, Any]:
     """Go on with a run that was interrupted; returns what `run` would have, had it not been.
 
     All APs go back to the newest slot that each of them has a checkpoint of, and to which all reports are there. As
@@ -78,7 +80,7 @@ def resume(run_dir: str, address: str | None, metrics_port: int | None, console:
     Args:
         run_dir: its directory.
         address: as for `run`.
-        metrics_port: as for `run`.
+        watch: as for `run`.
         console: shows progress.
 
     Raises:
@@ -96,7 +98,7 @@ def resume(run_dir: str, address: str | None, metrics_port: int | None, console:
             sweep_earlier(folder.path)
         first_slot = go_back(folder.path, config)
         console.say(f"going on with slot {first_slot} of {config.num_slots}")
-        return _go(folder, config, faults, first_slot, folder.manifest()["runtime"], address, metrics_port, console)
+        return _go(folder, config, faults, first_slot, folder.manifest()["runtime"], address, watch, console)
 
 
 def _go(
@@ -106,12 +108,12 @@ def _go(
     first_slot: int,
     runtime: str,
     address: str | None,
-    metrics_port: int | None,
+    watch: Watch,
     console: Console,
 ) -> dict[str, Any]:
     try:
         with console:
-            outcome = _outcome(folder.path, config, faults, first_slot, runtime, address, metrics_port, console)
+            outcome = _outcome(folder.path, config, faults, first_slot, runtime, address, watch, console)
             console.say(f"writing {folder.path}")
             struck = _struck(outcome, faults)
             summary = _summary(outcome, folder.path, config, faults, first_slot)
@@ -135,14 +137,14 @@ def _outcome(
     first_slot: int,
     runtime: str,
     address: str | None,
-    metrics_port: int | None,
+    watch: Watch,
     console: Console,
 ) -> Outcome:
     if runtime == "local":
-        return run_local(config, metrics_port, console, faults, folder, first_slot)
+        return run_local(config, watch, console, faults, folder, first_slot)
     from coordinator.cluster import run_on_ray  # Ray: a second that the local runtime need not pay
 
-    return run_on_ray(config, address, metrics_port, console, faults, folder, first_slot)
+    return run_on_ray(config, address, watch, console, faults, folder, first_slot)
 
 
 def _summary(outcome: Outcome, folder: Path, config: Config, faults: Faults, first_slot: int) -> dict[str, Any]:
@@ -213,7 +215,7 @@ def _refuse_if_too_long(config: Config) -> None:
 
 def run_local(
     config: Config,
-    metrics_port: int | None,
+    watch: Watch,
     console: Console,
     faults: Faults,
     folder: Path,
@@ -227,16 +229,21 @@ def run_local(
     if faults.nodes:
         raise ConfigError("kill_node needs machines to kill: --runtime ray with --address of a cluster")
     network = LocalNetwork(config, faults=faults, folder=folder, first_slot=first_slot)
-    if metrics_port is not None:
-        from coordinator.metrics import serve
-
-        try:
-            serve(lambda: network.coordinator, metrics_port)
-        except OSError as error:
-            raise ConfigError(f"cannot serve metrics on port {metrics_port}: {error}") from None
+    watcher = _watcher(network, watch, console) if watch.wanted else None
     began = time.monotonic()
     for _ in network.frames():
+        if watcher is not None:
+            watcher.look()
         if console.due:
             console.progress(network.coordinator.newest, network.coordinator.latest())
     seconds = time.monotonic() - began
     return Outcome(network.coordinator.record, seconds, restarts=network.restarts, frames_lost=network.lost)
+
+
+def _watcher(network: LocalNetwork, watch: Watch, console: Console) -> Watcher:
+    try:
+        watcher = Watcher(watch, lambda: network.coordinator)
+    except OSError as error:
+        raise ConfigError(f"{watch.complaint}: {error}") from None
+    console.say(watch.where)
+    return watcher

@@ -12,6 +12,7 @@ HOMES = {
     "torch": {"apnode/ddqn.py"},
     "msgpack": {"apnode/wire.py"},
     "zmq": {"apnode/transport.py"},
+    "aiohttp": {"coordinator/web.py"},
     "prometheus_client": {"coordinator/metrics.py"},
     "ray": {
         "apnode/actor.py",
@@ -25,7 +26,7 @@ HOMES = {
     "rich": {"coordinator/console.py"},
     "tomlkit": {"coordinator/presets/__init__.py"},
 }
-HEAVY = {"torch", "ray", "zmq", "matplotlib", "pyarrow", "prometheus_client"}
+HEAVY = {"torch", "ray", "zmq", "matplotlib", "pyarrow", "prometheus_client", "aiohttp"}
 
 
 def imported(path: Path) -> set[str]:

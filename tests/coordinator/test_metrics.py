@@ -1,18 +1,20 @@
 """What a real scrape of a real run returns."""
 
-import socket
-import urllib.request
+import subprocess
 from collections import Counter
+from pathlib import Path
+from shutil import which
 
+import numpy as np
 import pytest
 from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
-from coordinator.collector import Coordinator
 from coordinator.faults import FaultPlan, Faults, resolve
 from coordinator.local import LocalNetwork
-from coordinator.metrics import RunMetrics, serve
+from coordinator.metrics import RunMetrics
 from coordinator.presets import load
+from coordinator.stopwatch import Stopwatch
 
 SMALL = ("radio.num_aps=5", "radio.num_ues=3", "run.episodes=1", "cooperation.policy=random")
 KILLS = FaultPlan.model_validate(
@@ -29,12 +31,8 @@ KILLS = FaultPlan.model_validate(
 
 
 def scrape(network: LocalNetwork) -> dict[str, Metric]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    serve(lambda: network.coordinator, port)
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as response:
-        return {family.name: family for family in text_string_to_metric_families(response.read().decode())}
+    text = RunMetrics(lambda: network.coordinator).text().decode()
+    return {family.name: family for family in text_string_to_metric_families(text)}
 
 
 def by(label: str, family: Metric, **labels: str) -> Counter[str]:
@@ -119,7 +117,67 @@ def test_an_alert_can_be_had_for_who_is_given_up() -> None:
     assert by("ap", scrape(network)["cfmimo_ap_given_up"]) == {"0": 0, "1": 0, "2": 1, "3": 0, "4": 0}
 
 
-def test_six_hundred_aps_have_at_most_5000_series() -> None:
-    coordinator = Coordinator(load("demo", ("radio.num_aps=600", "run.episodes=1", "run.slots_per_episode=2")))
-    coordinator.newest = 1
-    assert sum(len(family.samples) for family in RunMetrics(lambda: coordinator).collect()) <= 5000
+def test_a_scrape_describes_the_run_before_its_first_slot_closes() -> None:
+    network = LocalNetwork(load("demo", SMALL, seed=4))
+    families = scrape(network)
+    value = {name: family.samples[0].value for name, family in families.items()}
+    planned = {"cfmimo_aps": 5, "cfmimo_ues": 3, "cfmimo_slots": 20, "cfmimo_run_info": 1}
+    assert {name: value[name] for name in planned} == planned
+    assert families["cfmimo_run_info"].samples[0].labels == {
+        "policy": "random", "cluster": "ego", "acceptance": "mutual", "seed": "4"
+    }  # fmt: skip
+    assert "cfmimo_sum_rate_bps_hz" not in families
+
+
+def test_the_sinr_histogram_is_that_of_all_slots_so_far() -> None:
+    network = LocalNetwork(load("demo", SMALL))
+    network.run()
+    level = 10 * np.log10(network.coordinator.record.sinr)
+    samples = scrape(network)["cfmimo_sinr_db"].samples
+    upto = {sample.labels["le"]: sample.value for sample in samples if sample.name.endswith("_bucket")}
+    assert upto.pop("+Inf") == level.size
+    assert upto == {f"{bound:.1f}": (level <= bound).sum() for bound in range(-10, 45, 5)}
+
+
+def test_what_the_coordinator_waits_for_and_who_is_away_shows() -> None:
+    config = load("demo", SMALL)
+    plan = FaultPlan.model_validate(
+        {"faults": [{"slot": 12, "target": "ap/2", "action": "kill", "args": {"slots": 5}}]}
+    )
+    network = LocalNetwork(config, faults=resolve(plan, config))
+    seen = []
+    for _ in network.frames():
+        if not seen and network.coordinator.newest == 14:
+            seen.append(scrape(network))
+    (down,), over = seen, scrape(network)
+    assert by("ap", down["cfmimo_ap_downtime_slots"]) == {"0": 0, "1": 0, "2": 3, "3": 0, "4": 0}
+    assert down["cfmimo_reports_pending"].samples[0].value == 4  # of the slot that has just closed
+    assert set(by("ap", over["cfmimo_ap_downtime_slots"]).values()) == {0}
+    assert over["cfmimo_reports_pending"].samples[0].value == 0
+    row = network.coordinator.latest()
+    assert row is not None
+    assert over["cfmimo_request_rate"].samples[0].value == row["requests"] / row["candidates"]
+
+
+def test_four_hundred_aps_have_at_most_5000_series() -> None:
+    config = load("demo", ("radio.num_aps=400", "run.episodes=1", "run.slots_per_episode=3", *SMALL[3:]))
+    network = LocalNetwork(config)
+    network.run()
+    network.coordinator.record._suspects[1, 0] = tuple(range(1, 400))  # the worst case: nobody believes anybody
+    families = scrape(network)
+    assert len(families["cfmimo_ap_flagged"].samples) == 399
+    assert 4000 < sum(len(family.samples) for family in families.values()) <= 5000
+
+
+@pytest.mark.skipif(which("promtool") is None, reason="promtool (Debian package prometheus) is not there")
+def test_promtool_finds_nothing_to_complain_about(
+    afflicted: tuple[LocalNetwork, dict[str, Metric]], tmp_path: Path
+) -> None:
+    network, _ = afflicted
+    stopwatch = Stopwatch()
+    stopwatch.see(0)
+    stopwatch.see(2)
+    text = RunMetrics(lambda: network.coordinator, stopwatch).text()
+    assert b"cfmimo_slot_seconds_count 2.0" in text
+    checked = subprocess.run(["promtool", "check", "metrics"], input=text, capture_output=True, check=False)  # noqa: S607
+    assert (checked.returncode, checked.stdout + checked.stderr) == (0, b"")

@@ -33,7 +33,7 @@ def local_record(config: Config) -> Record:
 
 def started(config: Config, session: str, faults: Faults = Faults(), folder: Path | None = None) -> Cluster:  # noqa: B008
     cluster = Cluster(config, "127.0.0.1", session, faults, folder)
-    cluster.start(QUIET, metrics_port=None)
+    cluster.start(QUIET)
     cluster.launch()
     return cluster
 

@@ -88,7 +88,7 @@ def test_killing_the_fork_server_changes_nothing_and_a_killed_ap_gets_another(se
     assert cluster.restarts == []
     os.kill(cluster.processes[2]["pid"], signal.SIGKILL)
     cluster.processes.clear()
-    cluster.start(QUIET, metrics_port=None)
+    cluster.start(QUIET)
     (again,) = [process["pid"] for process in cluster.processes if process["ap"] == 2]
     assert parent(again) == fork_server(session) != server
 

@@ -27,7 +27,7 @@ def test_a_private_session_leaves_neither_process_nor_folder(killed: bool) -> No
         (made,) = folders() - before
         assert (made / "token").stat().st_mode & 0o777 == 0o600
         cluster = Cluster(load("demo", ["radio.num_aps=2", "cooperation.policy=never"]), "127.0.0.1", fork_folder)
-        cluster.start(Console(1, quiet=True), metrics_port=None)
+        cluster.start(Console(1, quiet=True))
         (server,) = fork_servers(fork_folder)
         children = descendants(os.getpid()) - others | {server} | descendants(server)
         assert len(children) > 6  # raylet, GCS, two clients, two processes that were forked, ...

@@ -1,0 +1,65 @@
+"""What goes along with the coordinator in its process, so that a run can be watched while it goes on."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from coordinator.collector import Coordinator
+from coordinator.stopwatch import Stopwatch
+
+_EVERYWHERE = {"0.0.0.0", "::"}  # noqa: S104
+
+
+@dataclass(frozen=True)
+class Watch:
+    """How a run can be watched."""
+
+    port: int | None = None  # of live map and metrics; None: they are not served
+    host: str = "127.0.0.1"  # the address of this machine at which they are
+
+    @property
+    def wanted(self) -> bool:
+        """Whether anybody watches."""
+        return self.port is not None
+
+    @property
+    def url(self) -> str:
+        """Of the live map, for a browser."""
+        host = socket.gethostname() if self.host in _EVERYWHERE else self.host
+        return f"http://{f'[{host}]' if ':' in host else host}:{self.port}/"
+
+    @property
+    def where(self) -> str:
+        """What a person is told."""
+        return f"live map: {self.url}   metrics: {self.url}metrics"
+
+    @property
+    def complaint(self) -> str:
+        """What a person is told if it cannot be."""
+        return f"cannot serve metrics on {self.host}, port {self.port}"
+
+
+class Watcher:
+    """Serves what is to be served; told of every frame that the coordinator has handled."""
+
+    def __init__(self, watch: Watch, coordinator: Callable[[], Coordinator]) -> None:
+        """Begin.
+
+        Args:
+            watch: what is wanted.
+            coordinator: returns the present one, as it may be replaced after a death.
+
+        Raises:
+            OSError: if the port is taken, or there is no such host.
+        """
+        self._coordinator, self._stopwatch = coordinator, Stopwatch()
+        if watch.port is not None:
+            from coordinator.web import serve  # aiohttp and prometheus-client: only if wanted
+
+            serve(coordinator, self._stopwatch, watch.host, watch.port)
+
+    def look(self) -> None:
+        """See what has come in."""
+        self._stopwatch.see(self._coordinator().newest)
