@@ -51,6 +51,7 @@ def nodes(count: int, folder: str) -> Iterator[ray.cluster_utils.Cluster]:
 
     For a process of its own: a private session before it, in the same one, would have left Ray asking for a token.
     """
+    Path("/tmp/ray").mkdir(exist_ok=True)  # noqa: S108  it writes its address there, whatever temp_dir is
     cluster = ray.cluster_utils.Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "temp_dir": folder})
     for _ in range(count - 1):
         cluster.add_node(num_cpus=1)
