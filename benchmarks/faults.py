@@ -148,7 +148,7 @@ def on_ray(fork_folder: str) -> Runtime:
         console = Console(config.num_slots, quiet=True)
         with tempfile.TemporaryDirectory() as folder:
             cluster = coordinator.cluster.Cluster(config, "127.0.0.1", fork_folder, faults, Path(folder))
-            cluster.start(console, None)
+            cluster.start(console)
             cluster.launch()
             began = time.monotonic()
             record = cluster.follow(console)

@@ -165,7 +165,7 @@ def in_ray(config: Config) -> tuple[Counter[str], Counter[str]]:
         for name in ("ApActor", "ChannelServerActor", "CoordinatorActor"):
             setattr(coordinator.cluster, name, timed_actor(getattr(coordinator.cluster, name), folder))
         cluster = coordinator.cluster.Cluster(config, "127.0.0.1", fork_folder)
-        cluster.start(console, None)
+        cluster.start(console)
         cluster.launch()
         while ray.get(cluster.coordinator.latest.remote())[0] < FIRST_SLOT:
             time.sleep(0.1)

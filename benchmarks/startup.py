@@ -59,7 +59,7 @@ def measured(aps: int, way: str) -> tuple[float, ...]:
     with connected(None, aps) as fork_folder:
         began = time.monotonic()
         cluster = Cluster(config, "127.0.0.1", fork_folder)
-        cluster.start(console, None)
+        cluster.start(console)
         seconds = time.monotonic() - began
         pids = {process["pid"] for process in cluster.processes} | mentioning(fork_folder)
         cpu = sum(map(cpu_seconds, pids)) / aps

@@ -140,7 +140,7 @@ config = load("demo", [*SMALL, "run.slot_s=0.2", "run.slot_deadline_s=2", "run.c
 faults = resolve(FaultPlan(faults=(PlannedFault(slot=20, target="node/0", action="kill_node"),)), config)
 with nodes(3, sys.argv[1]) as machines, connected(machines.address, config.radio.num_aps) as fork_folder:
     cluster = Cluster(config, None, fork_folder, faults, Path(sys.argv[1]))
-    cluster.start(QUIET, None)
+    cluster.start(QUIET)
     cluster.launch()
     record = cluster.follow(QUIET)
     alive = sum(node["Alive"] for node in ray.nodes())

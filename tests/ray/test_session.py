@@ -52,7 +52,7 @@ from tests.ray.running import QUIET, local_record, nodes
 config = load("demo", ["radio.num_aps=6", "radio.num_ues=3", "run.episodes=3"])  # learns
 with nodes(3, sys.argv[1]) as machines, connected(machines.address, config.radio.num_aps) as fork_folder:
     cluster = Cluster(config, None, fork_folder)
-    cluster.start(QUIET, None)
+    cluster.start(QUIET)
     aps_on = Counter(actor["Address"]["NodeID"] for actor in actors().values() if "-ap-" in actor["Name"])
     cluster.launch()
     record = cluster.follow(QUIET)
