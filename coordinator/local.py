@@ -158,10 +158,12 @@ class LocalNetwork:
         return self._queue.popleft()
 
     def _pass_time(self) -> None:
-        """Nothing is under way: every timer fires. If nothing comes of it, nothing ever will."""
-        for address, host in list(self._hosts.items()):
-            if address not in self._frozen:
-                self._let(host, host.tick)
+        """Nothing is under way: every timer fires, the slot's deadline first. If nothing comes of it, nothing will."""
+        for address in (CHANNEL, *(address for address in self._hosts if address != CHANNEL)):
+            if address in self._hosts and address not in self._frozen:
+                self._let(self._hosts[address], self._hosts[address].tick)
+            if address == CHANNEL and self._queue:
+                return  # it did not take so long that others would have lost patience
         if CHANNEL in self._down:
             self._return(CHANNEL)
         elif not self._queue and self._down and self.channel.air is None:  # no slot goes by, but time does

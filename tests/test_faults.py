@@ -5,6 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from apnode.messages import Hello
+from apnode.node import CHANNEL
+from apnode.wire import decode
 from benchmarks.fuzz import CORPUS, broken, try_kept, try_seed
 from coordinator.faults import FaultPlan, resolve
 from coordinator.local import LocalNetwork
@@ -80,6 +83,19 @@ def test_neighbours_of_a_dead_ap_wait_for_a_deadline_in_one_slot_only(tmp_path: 
         if network.channel.air and network.channel.air.reminded:
             reminded.append(network.channel.air.index)
     assert set(reminded) == {20}
+
+
+def test_a_deadline_in_every_slot_makes_nobody_say_hello_again(tmp_path: Path) -> None:
+    """Who waits for the late hears of the next slot before it loses patience."""
+    config = load("demo", SMALL)
+    faults = resolve(FaultPlan.model_validate({"links": [{"loss": 0.3}]}), config)
+    network, hellos, reminded = LocalNetwork(config, faults=faults), 0, set()
+    for send in network.frames():
+        hellos += send.to == CHANNEL and isinstance(decode(send.frame), Hello)
+        if network.channel.air and network.channel.air.reminded:
+            reminded.add(network.channel.air.index)
+    assert hellos == config.radio.num_aps
+    assert len(reminded) > config.num_slots / 2
 
 
 @pytest.mark.parametrize("action", ["restart", "crash_on_start"])
