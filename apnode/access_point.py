@@ -486,6 +486,10 @@ class AccessPoint(Node):
         self._advance()
 
     @property
+    def now(self) -> int:
+        return max(self.opened, self._ahead)
+
+    @property
     def has_leisure(self) -> bool:
         """Whether this AP has transmitted and not learnt yet from the slot before."""
         return self._lesson is not None and self.slot is not None and self.slot.transmitted

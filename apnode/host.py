@@ -10,11 +10,12 @@ from apnode.checkpoint import Checkpoints
 from apnode.faults import DEADLY, Fault, Injector, Struck
 from apnode.lies import liar
 from apnode.messages import FaultFired, Tick
-from apnode.node import COORDINATOR, Node, Send
+from apnode.node import CHANNEL, COORDINATOR, Node, Send
 from apnode.state import StateError
 from apnode.wire import decode, encode
 
 CHECKPOINTS = "checkpoints"  # in a run's folder
+SILENT_SLOTS = 5  # at least, for which a node has heard nothing when its timer fires
 FIRED = ".fired"  # a node's diary of the faults that struck it, in the same folder
 
 
@@ -65,6 +66,7 @@ class Host:
         self.checkpoints = checkpoints
         self.injector = injector
         self.sent: Counter[str] = Counter()  # frames the node wanted sent, by receiver; kept if there is a fault plan
+        self._silences = 0  # timers gone off in a row, without a frame between
 
     def begin(self, sends: list[Send]) -> list[Send]:
         """What the node says at its start, as the links let it through; and which faults ended its lives before."""
@@ -78,10 +80,12 @@ class Host:
         Raises:
             Struck: if this is where its process is to end or freeze; what it wanted to send is lost with it.
         """
+        self._silences = 0
         return self._after(self.node.receive(frame))
 
     def tick(self) -> list[Send]:
         """Let the node know that time has passed; raises as `receive`."""
+        self._silences += 1
         return self._after(self.node.handle(Tick()))
 
     def _after(self, out: list[Send]) -> list[Send]:
@@ -106,7 +110,17 @@ class Host:
         if self.checkpoints is not None:
             self.checkpoints.quota_bytes = 0 if injector.active("disk_full", slot) else None
         self.sent.update(send.to for send in out + reports)
-        return injector.pass_on(out, slot) + reports
+        return injector.pass_on(out, self._now) + reports
+
+    @property
+    def _now(self) -> int:
+        """The slot as its links have it: while they are cut it may open none, and yet they are to be mended in time.
+
+        So what it hears of others counts as well, and silence that goes on. (The channel server's timer fires within a
+        slot.)
+        """
+        patience = max(0, self._silences - 1) if self.node.address != CHANNEL else 0
+        return self.node.now + SILENT_SLOTS * patience
 
     def _note(self, fault: Fault) -> list[Send]:
         """Write down and say what is about to happen."""

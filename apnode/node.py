@@ -99,7 +99,10 @@ class Node:
         """What is to be written to disk, once, if there is anything."""
         return None
 
-        return
+    @property
+    def now(self) -> int:
+        """The newest slot that it has been in or heard of."""
+        return self.opened
 
     @property
     def has_leisure(self) -> bool:

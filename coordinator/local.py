@@ -11,7 +11,7 @@ from apnode.access_point import AccessPoint
 from apnode.checkpoint import Checkpoints
 from apnode.config import Config
 from apnode.faults import Fault, Injector, Struck
-from apnode.host import CHECKPOINTS, Host, noted_faults, restore
+from apnode.host import CHECKPOINTS, SILENT_SLOTS, Host, noted_faults, restore
 from apnode.node import CHANNEL, COORDINATOR, Node, Send, ap_address
 from apnode.policies import Policy, make_policy
 from apnode.rng import Purpose, generator, own_config
@@ -22,7 +22,6 @@ from coordinator.journal import JOURNAL, Journal
 
 _Link = tuple[str, str]  # from, to
 _MAX_IDLE = 1000
-_SILENT_SLOTS = 5  # without a frame: then an AP's timer fires
 
 
 @dataclass
@@ -176,7 +175,7 @@ class LocalNetwork:
         """Let APs know that time has passed who hear nothing while others go on."""
         for ap in self.aps:
             host = None if ap.address in self._frozen else self._hosts.get(ap.address)
-            if host is not None and self._now - self._heard.setdefault(ap.address, self._now) >= _SILENT_SLOTS:
+            if host is not None and self._now - self._heard.setdefault(ap.address, self._now) >= SILENT_SLOTS:
                 self._heard[ap.address] = self._now
                 self._let(host, host.tick)
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from apnode.host import SILENT_SLOTS
 from apnode.messages import Hello
 from apnode.node import CHANNEL
 from apnode.wire import decode
@@ -96,6 +97,17 @@ def test_a_deadline_in_every_slot_makes_nobody_say_hello_again(tmp_path: Path) -
             reminded.add(network.channel.air.index)
     assert hellos == config.radio.num_aps
     assert len(reminded) > config.num_slots / 2
+
+
+@pytest.mark.parametrize("policy", ["never", "always"])
+def test_an_ap_unknown_to_a_new_channel_server_is_back_when_its_link_is(policy: str, tmp_path: Path) -> None:
+    """Nobody opens slots for it, so by its own slots the link would be cut for ever; peers may ask it, or not."""
+    cut = {"senders": "ap/1", "receivers": "channel", "first": 20, "last": 30, "loss": 1.0}
+    plan = {"faults": [fault(24, "kill_channel_server")], "links": [cut]}
+    record = run(tmp_path, plan, f"cooperation.policy={policy}").coordinator.record
+    missed = np.flatnonzero(record.silent[:, 1]).tolist()
+    assert missed == [*range(20, missed[-1] + 1)]
+    assert 30 <= missed[-1] <= 31 + SILENT_SLOTS
 
 
 @pytest.mark.parametrize("action", ["restart", "crash_on_start"])
