@@ -306,7 +306,7 @@ class FaultFired(Message):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Resend(Message):
-    """Coordinator -> AP, channel server. I was away: report again what you reported of this slot and later ones."""
+    """Coordinator -> AP, channel server. Not all came: report again what you reported of this slot and later ones."""
 
     slot: Slot
 

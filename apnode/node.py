@@ -16,7 +16,7 @@ from apnode.wire import MAX_FRAME, WireError, decode, encode
 
 CHANNEL = "channel"
 COORDINATOR = "coordinator"
-_REPORTS_KEPT = 64  # to be told again to a coordinator that was away
+REPORTS_KEPT = 64  # to be told again to a coordinator that did not get them
 DROPS = ("oversized", "checksum", "version", "malformed", "unexpected", "late", "duplicate", "flood")
 
 
@@ -71,7 +71,7 @@ class Node:
         self._fate = "accepted"  # or "kept" or "dropped": of the frame being handled, as far as is known
         self._max_frame_bytes = max_frame_bytes
         self._out: list[Send] = []
-        self._reports: deque[tuple[int, Message]] = deque(maxlen=_REPORTS_KEPT)  # the newest, with their slots
+        self._reports: deque[tuple[int, Message]] = deque(maxlen=REPORTS_KEPT)  # the newest, with their slots
         self._handlers: dict[type[Message], Callable[[Any], None]] = {}
 
     def receive(self, frame: bytes) -> list[Send]:
@@ -147,7 +147,7 @@ class Node:
         self._send(COORDINATOR, report)
 
     def _on_resend(self, resend: Resend) -> None:
-        """The coordinator was away."""
+        """The coordinator was away, or something was lost on the way to it."""
         for slot, report in self._reports:
             if slot >= resend.slot:
                 self._send(COORDINATOR, report)

@@ -8,11 +8,12 @@ import numpy as np
 
 from apnode.config import Config
 from apnode.messages import KINDS, ApReport, FaultFired, Hello, Resend, RunOver, SlotReport, Tick, kinds_of
-from apnode.node import CHANNEL, COORDINATOR, DROPS, Node, Send, ap_address, refuse_unless
+from apnode.node import CHANNEL, COORDINATOR, DROPS, REPORTS_KEPT, Node, Send, ap_address, refuse_unless
 from apnode.wire import VERSION
 from coordinator.journal import Journal
 from coordinator.record import Record
 
+_OVERDUE_SLOTS = 4  # a report that others have overtaken by so many slots was lost; as often it is asked for
 _MOST_EVENTS = 10**5  # comebacks and faults that are kept; more are a flood
 
 
@@ -26,6 +27,7 @@ class Coordinator(Node):
         self.newest = -1  # slot of the newest SlotReport
         self.config = config
         self._over = False
+        self._asked = -1  # newest slot when something was asked for last
         self._journal: Journal | None = None
         self.given_up: set[int] = set()  # APs that are not restarted any more
         self._handlers = {
@@ -49,6 +51,7 @@ class Coordinator(Node):
 
     def ask_again(self) -> list[Send]:
         """After this coordinator was away: ask everybody to report again what may have been lost meanwhile."""
+        self._asked = self.newest
         for node in (CHANNEL, *map(ap_address, range(self.config.radio.num_aps))):
             if node in self.endpoints:
                 self._send(node, Resend(self.record.first_incomplete))
@@ -84,7 +87,21 @@ class Coordinator(Node):
             return
         self.record.add_slot(report)
         self.newest = self.opened = max(self.newest, report.slot)
+        if self.newest >= self._asked + _OVERDUE_SLOTS:
+            self._ask_for_overdue()
         self._finish_when_complete()
+
+    def _ask_for_overdue(self) -> None:
+        """Ask again for reports lost on the way, of slots long past, as long as they are kept by who sent them."""
+        first, record = max(0, self.newest + 1 - REPORTS_KEPT), self.record
+        slots = slice(first, self.newest + 1 - _OVERDUE_SLOTS)
+        lost = record.missing(slots) & ~record.silent[self.newest]  # who is dead now cannot answer
+        lost &= np.arange(first, slots.stop)[:, None] >= record.back_since  # nor who died in between
+        overdue = {ap_address(int(ap)): lost[:, ap] for ap in np.flatnonzero(lost.any(axis=0))}
+        for node, slots_lost in {CHANNEL: ~record.closed[slots], **overdue}.items():
+            if slots_lost.any() and node in self.endpoints:
+                self._send(node, Resend(first + int(slots_lost.argmax())))
+                self._asked = self.newest
 
     def _on_ap(self, report: ApReport) -> None:
         known = range(self.config.radio.num_aps)

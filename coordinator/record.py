@@ -132,10 +132,14 @@ class Record:
             else (np.zeros(self.silent.shape[1], np.int64))
         )
 
+    def missing(self, slots: slice = slice(None)) -> NDArray[np.bool_]:  # noqa: B008  immutable
+        """(slots, M) reports of APs on slots that closed, and that they did not let pass, which have not come in."""
+        return self.closed[slots, None] & ~self.reported[slots] & ~self.silent[slots]
+
     @property
     def pending(self) -> int:
-        """Reports of APs on slots that closed, and that they did not let pass, which have not come in."""
-        return int((self.closed[:, None] & ~self.reported & ~self.silent).sum())
+        """How many are missing."""
+        return int(self.missing().sum())
 
     @property
     def first_incomplete(self) -> int:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from apnode.host import SILENT_SLOTS
-from apnode.messages import Hello
+from apnode.messages import Hello, Resend
 from apnode.node import CHANNEL
 from apnode.wire import decode
 from benchmarks.fuzz import CORPUS, broken, try_kept, try_seed
@@ -138,6 +138,29 @@ def test_doubled_frames_change_nothing(tmp_path: Path) -> None:
     network = run(tmp_path, plan)
     assert sum(network.ledger.doubled.values()) > 500
     assert network.coordinator.record.digest() == faultless().digest()
+
+
+@pytest.mark.parametrize("action", [None, "kill_coordinator"])
+def test_reports_lost_on_the_way_are_asked_for_until_they_are_there(action: str | None, tmp_path: Path) -> None:
+    """So the digest is that of the run without faults, also if the asking gets lost, too."""
+    lossy = {"loss": 0.6, "corruption": 0.1, "last": 45}
+    nodes = ("ap/*", "channel", "coordinator")
+    links = [
+        {**lossy, "senders": sender, "receivers": to}
+        for sender in nodes
+        for to in nodes
+        if "coordinator" in (sender, to)
+    ]
+    plan = {"links": links, "faults": [fault(30, action)] if action else []}
+    network = run(tmp_path, plan)
+    assert network.coordinator.record.digest() == faultless().digest()
+    assert network.ledger.lost["channel", "coordinator"] > 10
+
+
+@pytest.mark.parametrize("order_seed", [None, *range(5)])
+def test_without_faults_nothing_is_asked_for_again(order_seed: int | None) -> None:
+    network = LocalNetwork(load("demo", SMALL), order_seed)
+    assert not any(isinstance(decode(send.frame), Resend) for send in network.frames())
 
 
 def test_under_loss_and_delay_nobody_misses_a_slot(tmp_path: Path) -> None:
