@@ -41,7 +41,7 @@ class LinkFault:
 
     senders: frozenset[str]
     receivers: frozenset[str]
-    first: int = 0  # slot of the sender
+    first: int = 0  # slot, as far as the sender has heard
     last: int = 2**40
     loss: float = 0.0
     duplication: float = 0.0

@@ -79,7 +79,7 @@ class PlannedLinks(Section):
     senders: str = Field(_ANY_AP, description='"ap/*", "ap/3", "ap/0-4", "channel"')
     receivers: str = Field(_ANY_AP, description="likewise")
     first: _Slot = Field(0, description="slot in which it begins")
-    last: _Slot = Field(10**9, description="slot in which it ends")
+    last: _Slot = Field(10**9, description="slot in which it ends, as far as the sender hears of slots")
     loss: Fraction = Field(0.0, description="the frame never arrives")
     duplication: Fraction = Field(0.0, description="it arrives twice")
     reordering: Fraction = Field(0.0, description="it leaves after what its sender sends next")

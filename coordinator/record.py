@@ -132,7 +132,7 @@ class Record:
             else (np.zeros(self.silent.shape[1], np.int64))
         )
 
-    def missing(self, slots: slice = slice(None)) -> NDArray[np.bool_]:  # noqa: B008  immutable
+    def missing(self, slots: slice = slice(None)) -> NDArray[np.bool_]:
         """(slots, M) reports of APs on slots that closed, and that they did not let pass, which have not come in."""
         return self.closed[slots, None] & ~self.reported[slots] & ~self.silent[slots]
 

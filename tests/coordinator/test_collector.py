@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from apnode.fields import Message
-from apnode.messages import KINDS, ApReport, Deadline, FaultFired, Hello, RunOver, SlotReport, Tick
-from apnode.node import DROPS
-from apnode.wire import encode
+from apnode.messages import KINDS, ApReport, Deadline, FaultFired, Hello, Resend, RunOver, SlotReport, Tick
+from apnode.node import CHANNEL, DROPS
+from apnode.wire import decode, encode
 from coordinator import collector
 from coordinator.collector import Coordinator
 from coordinator.presets import load
@@ -66,6 +66,43 @@ def test_reports_that_never_come_are_not_waited_for_after_the_end(coordinator: C
     coordinator.handle(Tick())
     assert coordinator.done
     assert coordinator.record.closed.tolist() == [False, True]
+
+
+@pytest.fixture
+def reachable() -> Coordinator:
+    """In a run of 40 slots, where the channel server and both APs can be asked."""
+    coordinator = Coordinator(load("demo", (*TINY, "run.slots_per_episode=40")))
+    give(coordinator, Hello(0, 0, "tcp://ap0"), Hello(1, 0, "tcp://ap1"))
+    coordinator.endpoints[CHANNEL] = "tcp://channel"
+    return coordinator
+
+
+def asked(coordinator: Coordinator, *reports: SlotReport | ApReport) -> list[tuple[int, str, int]]:
+    """Whom the coordinator asks to report again from which slot on, and in which slot it does so."""
+    sends = [(coordinator.newest, send) for report in reports for send in coordinator.receive(encode(report))]
+    messages = [(newest, send.to, decode(send.frame)) for newest, send in sends]
+    return [(newest, to, message.slot) for newest, to, message in messages if isinstance(message, Resend)]
+
+
+@pytest.mark.parametrize(("lost", "who"), [("slot", CHANNEL), ("ap", "ap/1")])
+def test_a_lost_report_is_asked_for_every_few_slots_until_it_is_there(
+    reachable: Coordinator, lost: str, who: str
+) -> None:
+    missing: SlotReport | ApReport = slot_report(3) if lost == "slot" else ap_report(3, 1)
+    reports = [r for slot in range(20) for r in (ap_report(slot, 0), ap_report(slot, 1), slot_report(slot))]
+    came = [r for r in reports if r.slot != 3 or type(r) is not type(missing) or getattr(r, "ap", 1) != 1]
+    assert asked(reachable, *came[:-12]) == [(7, who, 3), (11, who, 3), (15, who, 3)]
+    assert asked(reachable, missing, *came[-12:]) == []
+
+
+def test_who_is_dead_is_not_asked_nor_later_for_what_died_with_it(reachable: Coordinator) -> None:
+    """AP 1 transmitted in slot 3 and died before it could report; from slot 9 on it is there again."""
+    reports = [r for slot in range(9) for r in (ap_report(slot), slot_report(slot, silent=(1,) if slot > 3 else ()))]
+    alive = [ap_report(slot, 1) for slot in range(3)]
+    assert asked(reachable, *alive, *reports) == []
+    give(reachable, Hello(1, 1, "tcp://ap1"))
+    back = [r for slot in range(9, 20) for r in (ap_report(slot), ap_report(slot, 1), slot_report(slot))]
+    assert asked(reachable, *back) == []
 
 
 @pytest.mark.parametrize("twice", [slot_report(sent=SENT + 1), ap_report(sent=SENT + 1)])
