@@ -14,7 +14,7 @@ from apnode.config import Config
 from coordinator.faults import plan_names
 from coordinator.presets import ConfigError, load, preset_names, to_toml
 from coordinator.rundir import Interrupted, RunDirError
-from coordinator.watch import Watch
+from coordinator.watch import SCALARS, Watch
 
 if TYPE_CHECKING:
     from coordinator.console import Console
@@ -71,13 +71,14 @@ def _run(options: argparse.Namespace) -> int:
 
     config = load(options.experiment, options.set, options.seed)
     console = Console(config.num_slots, quiet=options.quiet or options.json)
+    out = options.out or _default_out(options.experiment, config)
     try:
         result = run(
             config,
-            options.out or _default_out(options.experiment, config),
+            out,
             runtime=options.runtime,
             address=options.address,
-            watch=_watch(options),
+            watch=_watch(options, out),
             console=console,
             command=["cfmimo", *sys.argv[1:]],
             plan=options.faults,
@@ -94,14 +95,22 @@ def _resume(options: argparse.Namespace) -> int:
 
     console = Console(None, quiet=options.quiet or options.json)
     try:
-        result = resume(options.run_dir, options.address, _watch(options), console)
+        result = resume(options.run_dir, options.address, _watch(options, options.run_dir), console)
     except ClusterError as error:
         return _complain(str(error), 1)
     return _conclude(result, console, options)
 
 
-def _watch(options: argparse.Namespace) -> Watch:
-    return Watch(options.metrics_port, options.metrics_host)
+def _watch(options: argparse.Namespace, run_dir: str) -> Watch:
+    """How a run is to be watched; one that is resumed with its scalars goes on with them, asked or not."""
+    scalars = Path(run_dir).absolute() / SCALARS
+    if not options.tensorboard and not scalars.is_dir():
+        return Watch(options.metrics_port, options.metrics_host)
+    try:
+        import coordinator.scalars  # noqa: F401  to know now that it can be
+    except ModuleNotFoundError:
+        raise ConfigError("--tensorboard needs TensorBoard: pip install tensorboard") from None
+    return Watch(options.metrics_port, options.metrics_host, scalars)
 
 
 def _conclude(result: dict[str, Any], console: Console, options: argparse.Namespace) -> int:
@@ -343,6 +352,11 @@ def _followed(command: argparse.ArgumentParser) -> None:
         default=Watch.host,
         metavar="ADDRESS",
         help=f"of this machine, to serve them on: 0.0.0.0 lets everybody who reaches it read (default: {Watch.host})",
+    )
+    command.add_argument(
+        "--tensorboard",
+        action="store_true",
+        help=f"write scalars to RUN_DIR/{SCALARS} while it goes on (a run that is resumed goes on with them)",
     )
     command.add_argument("--quiet", action="store_true", help="no progress bar")
     _json(command)

@@ -115,6 +115,10 @@ def _go(
         with console:
             outcome = _outcome(folder.path, config, faults, first_slot, runtime, address, watch, console)
             console.say(f"writing {folder.path}")
+            if watch.scalars is not None:
+                from coordinator.scalars import write_scalars  # tensorboard: only if wanted
+
+                write_scalars(watch.scalars, outcome.record)
             struck = _struck(outcome, faults)
             summary = _summary(outcome, folder.path, config, faults, first_slot)
             summary["faults"] = _fault_costs(outcome.record, struck)

@@ -24,9 +24,10 @@ HOMES = {
     "matplotlib": {"coordinator/figures.py"},
     "pyarrow": {"coordinator/rundir.py"},
     "rich": {"coordinator/console.py"},
+    "tensorboard": {"coordinator/scalars.py"},
     "tomlkit": {"coordinator/presets/__init__.py"},
 }
-HEAVY = {"torch", "ray", "zmq", "matplotlib", "pyarrow", "prometheus_client", "aiohttp"}
+HEAVY = {"torch", "ray", "zmq", "matplotlib", "pyarrow", "prometheus_client", "aiohttp", "tensorboard"}
 
 
 def imported(path: Path) -> set[str]:
@@ -65,7 +66,8 @@ def test_channel_server_and_coordinator_do_not_pay_for_torch() -> None:
     import sys
 
     script = (
-        "import sys, channel_server.server, coordinator.collector, apnode.access_point; print('torch' in sys.modules)"
+        "import sys, channel_server.server, coordinator.collector, coordinator.scalars, apnode.access_point; "
+        "print('torch' in sys.modules)"
     )
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, check=True)
     assert result.stdout.strip() == "False"

@@ -14,6 +14,7 @@ from coordinator.console import Console
 from coordinator.faults import Faults
 from coordinator.local import LocalNetwork
 from coordinator.record import Record
+from coordinator.watch import Watch
 
 SMALL = (
     "radio.num_aps=6",
@@ -31,9 +32,15 @@ def local_record(config: Config) -> Record:
     return network.coordinator.record
 
 
-def started(config: Config, session: str, faults: Faults = Faults(), folder: Path | None = None) -> Cluster:  # noqa: B008
+def started(
+    config: Config,
+    session: str,
+    faults: Faults = Faults(),  # noqa: B008  immutable
+    folder: Path | None = None,
+    watch: Watch = Watch(),  # noqa: B008  immutable
+) -> Cluster:
     cluster = Cluster(config, "127.0.0.1", session, faults, folder)
-    cluster.start(QUIET)
+    cluster.start(QUIET, watch)
     cluster.launch()
     return cluster
 

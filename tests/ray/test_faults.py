@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from apnode.messages import TAGS, Deadline, SlotReport
 from apnode.wire import decode
@@ -18,6 +19,7 @@ from coordinator.faults import FaultArgs, FaultPlan, Faults, PlannedFault, resol
 from coordinator.journal import JOURNAL, Journal
 from coordinator.presets import load
 from coordinator.record import Record
+from coordinator.watch import Watch
 from tests.ray.running import QUIET, SMALL, local_record, started
 
 pytestmark = pytest.mark.ray
@@ -37,12 +39,16 @@ def fault(slot: int, action: str, target: str = "", **options: Any) -> PlannedFa
 
 
 def follow(
-    session: str, folder: Path, *plan: PlannedFault, settings: Sequence[str] = ()
+    session: str,
+    folder: Path,
+    *plan: PlannedFault,
+    settings: Sequence[str] = (),
+    watch: Watch = Watch(),  # noqa: B008
 ) -> tuple[Cluster, Record, Faults]:
     """A run under a plan, to its end; the faults that fired are those planned."""
     config = load("demo", (*PACED, *settings), seed=3)
     faults = resolve(FaultPlan(faults=plan), config)
-    cluster = started(config, session, faults, folder)
+    cluster = started(config, session, faults, folder, watch)
     record = cluster.follow(QUIET)
     assert record.closed.all()
     assert faults.not_as_planned(record.fired) == []
@@ -118,11 +124,16 @@ def test_all_aps_may_be_killed_at_once(session: str, tmp_path: Path) -> None:
 
 
 def test_a_death_of_the_coordinator_and_one_of_the_channel_server_change_no_row(session: str, tmp_path: Path) -> None:
-    plan = fault(10, "kill_channel_server"), fault(20, "kill_coordinator")
-    cluster, record, _ = follow(session, tmp_path, *plan, settings=["run.episodes=5"])
+    plan = fault(10, "kill_channel_server"), fault(50, "kill_coordinator")
+    scalars = tmp_path / "tensorboard"
+    cluster, record, _ = follow(session, tmp_path, *plan, settings=["run.episodes=6"], watch=Watch(scalars=scalars))
     assert record.complete
-    assert record.digest() == local_record(load("demo", (*PACED, "run.episodes=5"), seed=3)).digest()
+    assert record.digest() == local_record(load("demo", (*PACED, "run.episodes=6"), seed=3)).digest()
     assert cluster.restarts == []
+    written = EventAccumulator(str(scalars)).Reload().Scalars("rate/sum_rate_bps_hz")
+    assert [event.step for event in written] == list(range(len(written)))
+    assert len(written) > 60  # by its successor, too
+    assert [event.value for event in written] == pytest.approx(record.slots()["sum_rate_bps_hz"][: len(written)])
 
 
 NODES_DIE = """
