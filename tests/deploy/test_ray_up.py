@@ -108,7 +108,7 @@ def hosts(engine: Engine, image: str, tmp_path_factory: pytest.TempPathFactory) 
 
 def test_a_run_over_three_hosts_gives_the_digest_of_local(hosts: Hosts, tmp_path: Path) -> None:
     wait_for_workers(hosts)
-    command = f"{CFMIMO} run {' '.join(RUN)} --address auto --json --out $HOME/runs/first"
+    command = f"cfmimo run {' '.join(RUN)} --address auto --json --out $HOME/runs/first"
     printed = hosts.on("laptop", f"{RAY} exec deploy/ray/cluster.yaml '{command}' 2>/dev/null", 400)
     result = json.loads(printed[printed.index("{\n") : printed.rindex("}") + 1])
     nodes = {process["node"] for process in result["processes"]}

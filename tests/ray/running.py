@@ -78,9 +78,11 @@ def folders() -> set[Path]:
 
 def fork_servers(folder: str) -> set[int]:
     """Process ids of the fork servers of a folder."""
-    found = set()
-    for pid in called("cfmimo-fork"):
+    found, named = set(), called("cfmimo-fork")
+    for pid in named:
         with suppress(OSError):  # ended meanwhile
+            if parent(pid) in named:
+                continue  # just forked, and not renamed yet
             if any(word.startswith(folder) for word in Path(f"/proc/{pid}/cmdline").read_text().split("\0")):
                 found.add(pid)
     return found

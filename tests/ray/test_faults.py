@@ -116,7 +116,7 @@ def test_an_ap_that_fails_to_start_is_back_in_the_end_but_given_up_if_it_does_so
 
 
 def test_all_aps_may_be_killed_at_once(session: str, tmp_path: Path) -> None:
-    cluster, record, _ = follow(session, tmp_path, fault(30, "kill", "ap/*"))
+    cluster, record, _ = follow(session, tmp_path, fault(30, "kill", "ap/*"), settings=["run.episodes=7"])
     assert sorted(restart["ap"] for restart in cluster.restarts) == list(range(6))
     assert record.reported[:29].all()
     assert record.reported[-20:].all()
