@@ -32,7 +32,7 @@ test: $(STAMP)  ## lint, types, tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -n auto -m "not ray and not deploy"
+	$(BIN)/python -m pytest -n auto --dist worksteal -m "not ray and not deploy"
 	$(BIN)/python -m pytest -m ray
 	$(BIN)/python -m pytest -m deploy
 

@@ -18,7 +18,7 @@ Rows = dict[str, dict[str, Any]]
 
 def rows_at(power: str, *policies: str) -> Rows:
     config = load("selective", (f"precoding.power={power}",))
-    rows = compare(config, policies, DROPS, [], slots=5, workers=processors())
+    rows = compare(config, policies, DROPS, [], slots=2, workers=processors())
     return {row["policy"]: row for row in rows}
 
 

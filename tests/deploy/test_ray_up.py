@@ -18,9 +18,9 @@ from tests.deploy.engine import ROOT, Engine
 pytestmark = [pytest.mark.deploy, pytest.mark.timeout(1800)]
 
 HOSTS = ("head", "worker-1", "worker-2")
-RUN = ("demo", "--set", "radio.num_aps=24", "run.episodes=10")
+RUN = ("demo", "--set", "radio.num_aps=24", "run.episodes=5")
 CFMIMO = "$HOME/cfmimo/.venv/bin/cfmimo"
-SLOTS = 200
+SLOTS = 100
 RAY = (
     "RAY_UP_enable_autoscaler_v2=0 RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=deploy/secrets/ray_token "
     "~/cfmimo/.venv/bin/ray"
@@ -127,7 +127,7 @@ def test_the_run_directory_is_fetched(hosts: Hosts) -> None:
 
 def test_a_run_goes_on_when_a_host_is_cut_off(hosts: Hosts) -> None:
     wait_for_workers(hosts)
-    slowly = (*RUN, "run.episodes=20", "run.slot_s=0.3", "run.slot_deadline_s=2", "run.checkpoint_every_slots=5")
+    slowly = (*RUN, "run.episodes=15", "run.slot_s=0.2", "run.slot_deadline_s=2", "run.checkpoint_every_slots=5")
     command = f"RAY_AUTH_MODE=token {CFMIMO} run {' '.join(slowly)} --address auto --json --out $HOME/runs/second"
     run = ["/usr/bin/docker", "exec", *SOMEONE, hosts.container("head"), "bash", "-c", command]
     pipe = subprocess.PIPE
@@ -141,7 +141,7 @@ def test_a_run_goes_on_when_a_host_is_cut_off(hosts: Hosts) -> None:
         printed, complaints = running.communicate(timeout=400)
     assert running.returncode == 0, complaints[-4000:]
     result = json.loads(printed)
-    assert result["slots"] == 2 * SLOTS
+    assert result["slots"] == 300
     assert len(result["restarts"]) >= 24 // 3 - 1  # all of that host's APs
 
 
