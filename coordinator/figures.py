@@ -341,7 +341,7 @@ def against_loss(share: FloatArray, sum_rate: FloatArray, alone: float, formed: 
     links.set_ylabel("undirected links formed")
     links.set_ylim(bottom=0)
     for axes in (rates, links):
-        axes.set_xlabel("share of frames between APs that are lost")
+        axes.set_xlabel("share of frames lost between APs")
     return figure
 
 
