@@ -250,7 +250,7 @@ class AccessPoint(Node):
         """A neighbour asks to cooperate; an AP just restarted declines at once and costs it nothing."""
         refuse_unless(self._is_peer(request.ap) and self._known(request.ues), "request by no AP or for no UE")
         if self._next is None:
-            self._send(ap_address(request.ap), CoopDecline(request.slot, self.ap))
+            self._decline_as_newcomer(request)
             return
         slot = self._slot_of(request)
         if slot is None:
@@ -270,11 +270,23 @@ class AccessPoint(Node):
         """Acceptance grant: a neighbour will not ask; an AP just restarted will not either."""
         if self._next is None:
             refuse_unless(self._is_peer(message.ap), "pass by no AP")
-            self._send(ap_address(message.ap), CoopDecline(message.slot, self.ap))  # no answer comes to that
+            self._decline_as_newcomer(message)  # no answer comes to that
             return
         slot = self._slot_of(message)
         if slot is not None and not slot.transmitted:
             self._heard_from(slot, message.ap)
+
+    def _decline_as_newcomer(self, message: CoopRequest | CoopPass) -> None:
+        """Before its first slot; while peers go from slot to slot, none of which opens for it, it says that it is here.
+
+        Its hello was lost, or came while there was no channel server.
+        """
+        self._send(ap_address(message.ap), CoopDecline(message.slot, self.ap))
+        if self._ahead < 0:
+            self._ahead = message.slot
+        elif message.slot >= self._ahead + 2:
+            self._ahead = message.slot
+            self._send(CHANNEL, self._hello())
 
     def _heard_from(self, slot: Slot, neighbour: int) -> None:
         """Acceptance grant: once every neighbour has asked or passed, say yes to the strongest while there is room."""

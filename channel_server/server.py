@@ -106,12 +106,11 @@ class ChannelServer(Node):
     def _begin(self) -> None:
         """Open the slot that the APs are in: the first of a run, or where the last server has left them.
 
-        If it closed a slot when it died, not all may have heard: then that slot is opened again. Its channels are the
+        What the last server sent while dying is lost: an AP may be a slot further because it was told the deadline, and
+        nothing else of the slot before. So that slot is opened again if nobody has reported it. Its channels are the
         same, and who has transmitted in it transmits the same again.
         """
-        said = {self._first_slot, *self._said.values()}
-        slot = max(said) - (max(said) - 1 in self._said.values())
-        self._go_on(slot)
+        self._go_on(max(self._first_slot, max(self._said.values(), default=0) - 1))
 
     def _readmit(self, ap: int, air: Air) -> None:
         """Bring a restarted AP and its peers in touch again; the open slot does not wait for it."""
