@@ -123,7 +123,7 @@ class AccessPoint(Node):
         refuse_unless(len(association.neighbours) <= cooperation.max_neighbours, "too many neighbours")
         peers = (*association.neighbours, *association.askers)
         refuse_unless(all(self._is_peer(peer) for peer in peers), "a neighbour that there is not")
-        refuse_unless(len(association.beta) == radio.num_ues, "beta of another number of UEs")
+        refuse_unless(self._known(association.reach), "beta of a UE that there is not")
         refuse_unless(bool((association.pilots < radio.pilot_length).all()), "a pilot that there is not")
         refuse_unless(association.beta.max(initial=0) <= _LOUDEST**2, "channels that amplify")
         self._refuse_unless_audible(association.interference)

@@ -42,19 +42,19 @@ def despread(y: ComplexArray) -> ComplexArray:
 def estimate(
     projections: ComplexArray, beta: FloatArray, pilots: IntArray, pilot_power: float, noise_power: float
 ) -> ComplexArray:
-    """MMSE estimates of one AP's channels to all UEs, seed paper eq. (4) with the pilot energy counted once.
+    """MMSE estimates of one AP's channels to the R UEs it knows of, seed paper eq. (4) with pilot energy counted once.
 
     h_hat_k = sqrt(rho tau) beta_k / (rho tau sum_{j: same pilot} beta_j + noise) y_k
 
     Args:
         projections: (B, L, tau_p) from `despread` [sqrt W].
-        beta: (K,) [power gain].
-        pilots: (K,) pilot index of every UE.
+        beta: (R,) [power gain].
+        pilots: (R,) pilot index of every UE.
         pilot_power: rho_p [W].
         noise_power: sigma^2 [W].
 
     Returns:
-        (B, L, K) h_hat [sqrt power gain].
+        (B, L, R) h_hat [sqrt power gain].
     """
     energy = pilot_power * projections.shape[-1]
     heard = _heard_power(beta, pilots, energy, noise_power, projections.shape[-1])
@@ -67,20 +67,20 @@ def error_variance(
     """Variance of each entry of h - h_hat: c_k = beta_k - rho tau beta_k^2 / (rho tau sum_j beta_j + noise).
 
     Args:
-        beta: (K,) [power gain].
-        pilots: (K,) pilot index of every UE.
+        beta: (R,) [power gain].
+        pilots: (R,) pilot index of every UE.
         pilot_power: rho_p [W].
         pilot_length: tau_p.
         noise_power: sigma^2 [W].
 
     Returns:
-        (K,) [power gain].
+        (R,) [power gain].
     """
     energy = pilot_power * pilot_length
     return beta - energy * beta**2 / _heard_power(beta, pilots, energy, noise_power, pilot_length)
 
 
 def _heard_power(beta: FloatArray, pilots: IntArray, energy: float, noise_power: float, length: int) -> FloatArray:
-    """(K,) mean power of an entry of UE k's projection: its own pilot's users and the noise [W]."""
+    """(R,) mean power of an entry of UE k's projection: its own pilot's users and the noise [W]."""
     on_pilot = np.bincount(pilots, weights=beta, minlength=length).astype(float)
     return (energy * on_pilot + noise_power)[pilots]

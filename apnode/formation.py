@@ -43,7 +43,6 @@ class Formation(Rounds[LinkState]):
         self._tell: Callable[[Iterable[int]], ChannelBlock]
         self._graph: dict[int, Entry] = {}
         self._early: dict[tuple[int, int], ClusterBlock] = {}  # by owner and sender, before the cluster is known
-        self._ues: tuple[int, ...] = ()  # of the cluster
         self._trees: dict[int, dict[int, int]] = {}  # by owner
 
     @property
@@ -108,8 +107,7 @@ class Formation(Rounds[LinkState]):
             return []
         adjacent = adjacency(self.members, weights)
         self._trees = {owner: tree(owner, adjacent) for owner in self.members}
-        self._ues = tuple(sorted({ue for member in self.members for ue in self._graph[member].ues}))
-        told = self._tell(self._ues)
+        told = self._tell(tuple(sorted({ue for member in self.members for ue in self._graph[member].ues})))
         own = ClusterBlock(self._slot, self._ap, self._ap, told.ues, told.h_hat, told.rho, told.untold)
         out = self._pass_on(own)
         for at in sorted(self._early):
@@ -125,7 +123,9 @@ class Formation(Rounds[LinkState]):
         return []
 
     def _take_in_block(self, block: ClusterBlock) -> Out:
-        if self._trees.get(block.owner, {}).get(self._ap) != block.ap or not {*block.ues} >= {*self._ues}:
+        if self._trees.get(block.owner, {}).get(self._ap) != block.ap:
+            return []
+        if not {*block.ues} >= {*self._graph[block.owner].ues}:  # of the others as many as the owner has in reach
             return []
         self.blocks[block.owner] = block
         return self._pass_on(replace(block, ap=self._ap))

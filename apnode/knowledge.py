@@ -114,7 +114,7 @@ class Episode:
 def _observation(
     config: Config, association: Association, interference: FloatArray, linked: Sequence[bool], gain: FloatArray
 ) -> FloatArray:
-    return observe(config, association.beta[list(association.ues)], interference, linked, gain)
+    return observe(config, association.beta[association.columns(association.ues)], interference, linked, gain)
 
 
 @dataclass
@@ -123,7 +123,7 @@ class Slot:
 
     index: int
     episode: Episode
-    h_hat: ComplexArray  # (B, L, K) own estimates
+    h_hat: ComplexArray  # (B, L, R) own estimates, of the UEs in reach
     observation: FloatArray
     action: int
     chosen: tuple[int, ...]  # neighbours asked, strongest interferer first

@@ -5,6 +5,7 @@ A message is a frozen dataclass that cannot exist malformed: its constructor che
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
@@ -33,30 +34,41 @@ class Hello(Message):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Association(Message):
-    """Channel server -> AP, each episode and on Hello: whom you serve, your row of beta, whom you may ask.
+    """Channel server -> AP, each episode and on Hello: whom you serve, whose pilots you hear, whom you may ask.
 
-    The neighbour relation (11) is set up by the network from the UEs' long-term reports; an AP is told only
-    its own neighbours, strongest interferer first, and what its own UEs reported of them.
+    Of UEs out of its reach an AP is told nothing. The neighbour relation (11) is set up by the network from the UEs'
+    long-term reports; an AP is told only its own neighbours, strongest interferer first, and what its own UEs reported
+    of them.
     """
 
     episode: Counter
     ues: Ids  # K_m, the UEs this AP serves
-    beta: Annotated[FloatArray, Array("<f8", 1)]  # (K,) own large-scale fading coefficients [power gain]
-    pilots: Annotated[IntArray, Array("<u2", 1)]  # (K,) pilot index of every UE
+    beta: Annotated[FloatArray, Array("<f8", 1)]  # (R,) own large-scale fading coefficients [power gain]
+    pilots: Annotated[IntArray, Array("<u2", 1)]  # (R,) pilot index of every UE in reach
     neighbours: Ids
     endpoints: Texts  # of the neighbours, same order; "" of those who are away
     interference: Annotated[FloatArray, Array("<f8", 1)]  # (len(neighbours),) reported long-term power [W]
     askers: Ids = ()  # who else may ask this AP, where neighbour sets are not reciprocal
     asker_endpoints: Texts = ()
+    reach: Ids = ()  # the R UEs that beta and pilots are of, ascending; not given, as in version 2: UEs 0 to R - 1
 
     def __post_init__(self) -> None:
         Message.__post_init__(self)
         count = len(self.neighbours)
         expect(len(self.endpoints) == count == len(self.interference), "one endpoint and power per neighbour")
         expect(len(self.asker_endpoints) == len(self.askers), "one endpoint per asker")
-        expect(len(self.beta) == len(self.pilots), "one pilot per beta")
-        expect(all(ue < len(self.beta) for ue in self.ues), "a served UE must have a beta")
+        if not self.reach:
+            object.__setattr__(self, "reach", tuple(range(len(self.beta))))
+        expect(len(self.beta) == len(self.pilots) == len(self.reach), "one beta and pilot per UE in reach")
+        reach = np.array(self.reach, int)
+        expect(bool((reach[1:] > reach[:-1]).all()), "UEs in reach must ascend")
+        expect(bool(np.isin(self.ues, reach).all()), "a served UE must be in reach")
         _expect_not_negative(self.beta, self.interference)
+
+    def columns(self, ues: Sequence[int]) -> list[int]:
+        """Where UEs in reach are in beta and pilots, and in estimates."""
+        columns: list[int] = np.searchsorted(self.reach, ues).tolist()
+        return columns
 
 
 def _expect_not_negative(*arrays: FloatArray) -> None:
@@ -84,7 +96,7 @@ class CoopRequest(Message):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ChannelBlock(Message):
-    """AP -> AP. "Yes": my channel estimates for the UEs that you asked about, and for those that matter to me."""
+    """AP -> AP. "Yes": my channel estimates for the UEs in my reach that you asked about, or that matter to me."""
 
     slot: Slot
     ap: Id
@@ -166,7 +178,7 @@ class CommonLinks(Message):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ClusterBlock(Message):
-    """AP -> AP, where clusters reach beyond partners. The owner's channel estimates, for all UEs of the cluster.
+    """AP -> AP, where clusters reach beyond partners. The owner's estimates, for all UEs of the cluster in its reach.
 
     In clusters `serving` as one of the owner's partners was told: for the UEs that matter to the two.
     """
@@ -214,7 +226,7 @@ class SlotFeedback(Message):
     interferers: Annotated[IntArray, Array("<u2", 2)]  # (|K_m|, R) strongest non-partner APs at each UE, NOBODY pads
     interference: Annotated[FloatArray, Array("<f8", 2)]  # (|K_m|, R) their power, as eq. (7) counts it [W]
     partners: Annotated[IntArray, Array("<u2", 2)] = field(default_factory=lambda: np.zeros((0, 0), np.uint16))
-    # (|K_m|, P) the strongest of the partners I named, P <= R; nothing at all in frames of version 1
+    # (|K_m|, P) the strongest of the partners I named, P <= R
     partner_gain: Annotated[FloatArray, Array("<f4", 3)] = field(default_factory=lambda: np.zeros((0, 0, 0), "<f4"))
     # (|K_m|, P, L) |h|^2 from each of their antennas in block (slot mod B), by their reference signals [power gain]
 
@@ -351,6 +363,7 @@ TAGS = {kind: tag for tag, kind in enumerate(KINDS)}
 KINDS_SINCE: dict[type[Message], int] = {FaultFired: 2, Resend: 2}  # the version of the wire that brought them
 APPENDED: dict[type[Message], dict[str, int]] = {  # fields, with the version of the wire since which they are there
     Hello: {"slot": 2, "restored": 2},
+    Association: {"reach": 3},
     SlotFeedback: {"partners": 2, "partner_gain": 2},
     ApReport: {"incarnation": 2, "checkpoint": 2, "accepted": 2, "suspects": 2},
     SlotReport: {"accepted": 2},

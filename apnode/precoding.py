@@ -85,15 +85,17 @@ def positive(covariance: ComplexArray, floor: float) -> ComplexArray:
 
 
 def stack_cluster(
-    own: ComplexArray, own_ues: Sequence[int], blocks: Sequence[tuple[Sequence[int], ComplexArray]]
+    own: tuple[Sequence[int], ComplexArray],
+    own_ues: Sequence[int],
+    blocks: Sequence[tuple[Sequence[int], ComplexArray]],
 ) -> tuple[ComplexArray, list[int]]:
     """The channel matrix H of a cluster, as its first AP knows it.
 
-    What a partner did not tell (its channels to a third AP's UEs) counts as 0.
+    What is out of reach, or a partner did not tell (its channels to a third AP's UEs), counts as 0.
 
     Args:
-        own: (B, L, K) own estimates, of all UEs [sqrt power gain].
-        own_ues: whose columns to take of one's own.
+        own: the R UEs in reach, and (B, L, R) own estimates [sqrt power gain].
+        own_ues: whose columns to take, beside those that partners tell of.
         blocks: of each partner, its UEs and its (B, L, len(ues)) estimates.
 
     Returns:
@@ -101,25 +103,27 @@ def stack_cluster(
     """
     ues = sorted({*own_ues, *(ue for block_ues, _ in blocks for ue in block_ues)})
     column = {ue: index for index, ue in enumerate(ues)}
-    rows = [own[..., ues]]
-    for block_ues, h_hat in blocks:
-        row = np.zeros_like(rows[0])
-        row[..., [column[ue] for ue in block_ues]] = h_hat
+    rows = []
+    for block_ues, h_hat in [own, *blocks]:
+        row = np.zeros((*h_hat.shape[:2], len(ues)), complex)
+        stacked = [index for index, ue in enumerate(block_ues) if ue in column]
+        row[..., [column[block_ues[index]] for index in stacked]] = h_hat[..., stacked]
         rows.append(row)
     return np.concatenate(rows, axis=1), ues
 
 
-def ues_that_matter(config: Config, ues: Sequence[int], beta: FloatArray) -> tuple[int, ...]:
+def ues_that_matter(config: Config, ues: Sequence[int], reach: Sequence[int], beta: FloatArray) -> tuple[int, ...]:
     """UEs whose channels an AP wants its partners to tell: its own, and with `selective` those it hears best.
 
     Args:
         config: gives the precoding.
         ues: whom the AP serves.
-        beta: (K,) its large-scale fading coefficients [power gain].
+        reach: the R UEs in its reach.
+        beta: (R,) its large-scale fading coefficients of these [power gain].
     """
     heard = config.precoding.told_ues if config.precoding.joint == "selective" else 0
     strongest = np.argsort(-beta, kind="stable")[:heard]
-    return tuple(sorted({*ues, *strongest.tolist()}))
+    return tuple(sorted({*ues, *(reach[index] for index in strongest)}))
 
 
 class Precoder:
@@ -127,16 +131,17 @@ class Precoder:
 
     def __init__(self, ap: int, config: Config, association: Association) -> None:
         radio, beta = config.radio, association.beta
-        self._ap, self._ues = ap, association.ues
+        self._ap, self._ues, self._reach = ap, association.ues, association.reach
+        self._column = {ue: column for column, ue in enumerate(self._reach)}  # of estimates
         self._settings, self._antennas = config.precoding, radio.antennas
-        self._rho = np.zeros(radio.num_ues)  # (K,) [W]
-        self._rho[list(self._ues)] = power_split(beta[list(self._ues)], radio)
+        self._own = association.columns(self._ues)
+        self._rho = dict(zip(self._ues, power_split(beta[self._own], radio).tolist(), strict=True))  # [W]
         noise = radio.noise_power_w
         errors = error_variance(beta, association.pilots, radio.pilot_power_w, radio.pilot_length, noise)
         self._noise = noise / radio.ap_power_w
         self._unknown = float(errors.sum()) + self._noise  # per antenna: what no estimate tells
         self.average = AveragePower()
-        self.matters = ues_that_matter(config, self._ues, beta)
+        self.matters = ues_that_matter(config, self._ues, self._reach, beta)
 
     @property
     def _selects(self) -> bool:
@@ -146,9 +151,9 @@ class Precoder:
         """(B, L, |K_m|) precoders without partners [sqrt W].
 
         Args:
-            h_hat: (B, L, K) own estimates [sqrt power gain].
+            h_hat: (B, L, R) own estimates [sqrt power gain].
         """
-        own = h_hat[..., list(self._ues)]
+        own = h_hat[..., self._own]
         match self._settings.alone:
             case "mrt":
                 w = mrt(own)
@@ -168,7 +173,7 @@ class Precoder:
         """(B, L, |K_m|) precoders together with partners [sqrt W].
 
         Args:
-            h_hat: (B, L, K) own estimates [sqrt power gain].
+            h_hat: (B, L, R) own estimates [sqrt power gain].
             alone: what `alone` gave in this slot; stands where there is nothing to do together.
             partners: their channel blocks by AP, in AP order.
             groups: selective: UE -> the partners to precode with for it; without this all who serve it.
@@ -176,7 +181,7 @@ class Precoder:
         if not partners or not self._ues:
             return alone
         if not self._selects:
-            stacked, ues = stack_cluster(h_hat, self._ues, [(b.ues, b.h_hat) for b in partners.values()])
+            stacked, ues = self._stacked(h_hat, self._ues, partners)
             w = rzf(stacked, self._settings.rzf_alpha)[..., [ues.index(ue) for ue in self._ues]]
             return self._at_power(w, self._ues, partners)
         w = alone.copy()
@@ -199,14 +204,20 @@ class Precoder:
 
     def _selective(self, h_hat: ComplexArray, ues: Sequence[int], group: Mapping[int, Block]) -> ComplexArray:
         """(B, L, len(ues)) joint MMSE precoders for UEs that all of a group serve [sqrt W]."""
-        stacked, _ = stack_cluster(h_hat, range(h_hat.shape[-1]), [(b.ues, b.h_hat) for b in group.values()])
+        stacked, known = self._stacked(h_hat, self._reach, group)
         size, antennas = stacked.shape[1], self._antennas
         covariance = np.zeros((len(h_hat), size, size), complex)
         covariance[:, range(antennas), range(antennas)] = self._unknown
         for index, block in enumerate(group.values(), start=1):
             rows = slice(index * antennas, (index + 1) * antennas)
             covariance[:, rows, rows] = positive(block.untold, self._noise)
-        return self._at_power(mmse(stacked, stacked[..., list(ues)], covariance), ues, group)
+        wanted = stacked[..., [known.index(ue) for ue in ues]]
+        return self._at_power(mmse(stacked, wanted, covariance), ues, group)
+
+    def _stacked(
+        self, h_hat: ComplexArray, ues: Sequence[int], partners: Mapping[int, Block]
+    ) -> tuple[ComplexArray, list[int]]:
+        return stack_cluster((self._reach, h_hat), ues, [(b.ues, b.h_hat) for b in partners.values()])
 
     def _at_power(self, w: ComplexArray, ues: Sequence[int], group: Mapping[int, Block]) -> ComplexArray:
         """(B, L, n) own rows of the (B, C L, n) precoders of oneself and a group, by the power rule [sqrt W]."""
@@ -215,7 +226,7 @@ class Precoder:
             power, members = _power(own, self._antennas), []
         else:
             power, members = _power(w, self._antennas), list(group.values())
-        rho = np.array([self._rho[list(ues)], *([spent_on(b, ue) for ue in ues] for b in members)])
+        rho = np.array([[self._rho[ue] for ue in ues], *([spent_on(b, ue) for ue in ues] for b in members)])
         if self._settings.power == "average":
             power = self.average.add(ues, tuple(group), power)
         return scaled(own, rho, power)
@@ -225,16 +236,18 @@ class Precoder:
 
         Args:
             slot: it is for.
-            asked: UEs that matter to the partner.
-            h_hat: (B, L, K) own estimates [sqrt power gain].
+            asked: UEs that matter to the partner; of those out of reach there is nothing to tell.
+            h_hat: (B, L, R) own estimates [sqrt power gain].
         """
-        told = sorted({*self.matters, *asked})
+        told = sorted({*self.matters, *(ue for ue in asked if ue in self._column)})
+        columns = [self._column[ue] for ue in told]
         untold = np.zeros((0, self._antennas, self._antennas), complex)
         if self._selects:
-            others = np.delete(h_hat, told, axis=-1)
+            others = np.delete(h_hat, columns, axis=-1)
             heard = others @ others.conj().swapaxes(-1, -2)
             untold = np.asarray(heard + self._unknown * np.eye(self._antennas))
-        return ChannelBlock(slot, self._ap, tuple(told), h_hat[..., told], self._rho[told], untold)
+        rho = np.array([self._rho.get(ue, 0.0) for ue in told])
+        return ChannelBlock(slot, self._ap, tuple(told), h_hat[..., columns], rho, untold)
 
 
 def spent_on(block: Block, ue: int) -> float:

@@ -187,5 +187,6 @@ class Monolith:
 def _estimator(config: Config, layout: Layout) -> FloatArray:
     """(M, K) what each AP's projection on a UE's pilot is multiplied by: the MMSE estimate (4) is linear in it."""
     radio, ones = config.radio, np.ones((1, 1, config.radio.pilot_length), complex)
-    rows = [estimate(ones, beta, layout.pilots, radio.pilot_power_w, radio.noise_power_w) for beta in layout.beta]
+    known = layout.beta_in_reach
+    rows = [estimate(ones, beta, layout.pilots, radio.pilot_power_w, radio.noise_power_w) for beta in known]
     return np.array(rows)[:, 0, 0].real

@@ -173,9 +173,7 @@ class ChannelServer(Node):
         neighbours, askers = self._neighbours[ap], self._askers[ap]
         association = Association(
             episode=episode,
-            ues=self.layout.ues_of[ap],
-            beta=self.layout.beta[ap],
-            pilots=self.layout.pilots,
+            **self.layout.told(ap),
             neighbours=neighbours,
             endpoints=self._reachable(neighbours),
             interference=self._interference[ap, list(neighbours)],

@@ -21,6 +21,7 @@ from channel_server.scattering import array_correlation, roots
 from channel_server.shadowing import link_field
 
 BoolArray = NDArray[np.bool_]
+HEARD = 1.0  # an AP hears a pilot that arrives at least so strong, despread, relative to the noise
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class Layout:
     ue_xy: FloatArray  # (K, 2) [m]
     beta: FloatArray  # (M, K) large-scale fading coefficients [power gain]
     serving: BoolArray  # (M, K) D: AP m serves UE k
+    reach: BoolArray  # (M, K) UE k is in reach of AP m; of other UEs the AP knows nothing
     pilots: IntArray  # (K,)
     array_root: ComplexArray | None = None  # (M, K, L, L) (R / beta)^(1/2) of the fading, or None if it is iid
 
@@ -38,6 +40,21 @@ class Layout:
     def ues_of(self) -> list[tuple[int, ...]]:
         """K_m of every AP."""
         return [tuple(np.flatnonzero(row).tolist()) for row in self.serving]
+
+    @cached_property
+    def beta_in_reach(self) -> FloatArray:
+        """(M, K) what APs know of beta; 0 for UEs out of reach, and so are estimates made with it [power gain]."""
+        return np.where(self.reach, self.beta, 0)
+
+    def told(self, ap: int) -> dict[str, Any]:
+        """What an AP is told of UEs, as fields of an Association."""
+        reach = np.flatnonzero(self.reach[ap])
+        return {
+            "ues": self.ues_of[ap],
+            "beta": self.beta[ap, reach],
+            "pilots": self.pilots[reach],
+            "reach": tuple(reach.tolist()),
+        }
 
     @cached_property
     def pairs(self) -> int:
@@ -62,7 +79,8 @@ def make_layout(config: Config, episode: int) -> Layout:
         ap_xy = ap_xy if file.ap_xy is None else file.ap_xy
         ue_xy = ue_xy if file.ue_xy is None else file.ue_xy[episode % len(file.ue_xy)]
     serving, pilots = serving_sets(beta, config.radio), assign_pilots(config, beta, episode)
-    return Layout(ap_xy, ue_xy, beta, serving, pilots, _array_root(config, ap_xy, ue_xy))
+    reach = in_reach(beta, serving, config.radio)
+    return Layout(ap_xy, ue_xy, beta, serving, reach, pilots, _array_root(config, ap_xy, ue_xy))
 
 
 def _drawn_beta(config: Config, episode: int, ap_xy: FloatArray, ue_xy: FloatArray) -> FloatArray:
@@ -96,6 +114,24 @@ def serving_sets(beta: FloatArray, radio: Radio) -> BoolArray:
     rank = _rank(beta)
     strong = (beta >= radio.serving_threshold * beta.max(axis=0)) & (beta > 0)
     return np.asarray((rank < radio.max_serving_aps) & strong)
+
+
+def in_reach(beta: FloatArray, serving: BoolArray, radio: Radio) -> BoolArray:
+    """The UEs that an AP serves or whose pilots it hears above the noise, rho_p tau_p beta >= HEARD sigma^2.
+
+    How many they are depends on how dense the UEs are, not on how many there are; so what an AP knows and computes does
+    not grow with the network ("scalable" in the sense of Björnson and Sanguinetti, 2020).
+
+    Args:
+        beta: (M, K) [power gain].
+        serving: (M, K) D.
+        radio: gives rho_p, tau_p and sigma^2.
+
+    Returns:
+        (M, K)
+    """
+    heard = radio.pilot_power_w * radio.pilot_length * beta >= HEARD * radio.noise_power_w
+    return np.asarray(serving | heard)
 
 
 def assign_pilots(config: Config, beta: FloatArray, episode: int) -> IntArray:

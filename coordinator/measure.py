@@ -38,7 +38,7 @@ def measure(drop: Drop, contenders: Sequence[Contender], agents: Weights | None)
     layout, counted = make_layout(config, 0), range(drop.warm_up, config.num_slots)
     observed = sample(config, layout, counted)
     aims = [c.aimed_at or 0 for c in contenders if c.policy == "oracle"]
-    links = greedy_links(config, layout, observed.h, observed.h_hat, max(aims)) if aims else []
+    links = greedy_links(config, layout, observed.h, observed.h_hat_in_reach, max(aims)) if aims else []
     measured = []
     for contender in contenders:
         advance(config.num_slots)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 
 from apnode.config import Config
 from apnode.messages import Association, ChannelBlock, ComplexArray
-from apnode.precoding import Precoder, ues_that_matter
+from apnode.precoding import Precoder
 from channel_server.sinr import sinr_of, spectral_efficiency
 from channel_server.topology import Layout, common_ue, long_term_interference, neighbour_lists
 from coordinator.presets import ConfigError
@@ -54,7 +55,7 @@ def greedy_links(config: Config, layout: Layout, h: ComplexArray, h_hat: Complex
         config: what APs do with links; clusters `ego`, `directed` or `serving`.
         layout: who serves whom.
         h: (B, M, K, L) true channels of all blocks that count [sqrt power gain].
-        h_hat: (B, M, K, L) the APs' estimates in the same blocks [sqrt power gain].
+        h_hat: (B, M, K, L) the APs' estimates in the same blocks; of UEs out of reach not looked at [sqrt power gain].
         count: how many links at most.
 
     Returns:
@@ -86,15 +87,13 @@ class _Network:
         self._cluster = config.cooperation.cluster
         self._selects = config.precoding.joint == "selective"
         self._ues = layout.ues_of
-        self._h, self._h_hat = h, h_hat.swapaxes(2, 3)  # (B, M, L, K) as APs have them
-        self._matters = [
-            ues_that_matter(config, ues, beta) for ues, beta in zip(layout.ues_of, layout.beta, strict=True)
-        ]
+        self._h = h
+        self._h_hat = [h_hat[:, ap, reach].swapaxes(1, 2) for ap, reach in enumerate(layout.reach)]  # (B, L, R) each
+        nobody: dict[str, Any] = {"neighbours": (), "endpoints": (), "interference": np.zeros(0)}
         self._precoders = [
-            Precoder(ap, config, Association(0, ues, layout.beta[ap], layout.pilots, (), (), np.zeros(0)))
-            for ap, ues in enumerate(layout.ues_of)
+            Precoder(ap, config, Association(episode=0, **layout.told(ap), **nobody)) for ap in range(len(self._ues))
         ]
-        self._alone = [precoder.alone(self._h_hat[:, ap]) for ap, precoder in enumerate(self._precoders)]
+        self._alone = [precoder.alone(self._h_hat[ap]) for ap, precoder in enumerate(self._precoders)]
         self._blocks: dict[Link, ChannelBlock] = {}
         self._groups: _Groups = {(ap, ue): frozenset() for ap, ues in enumerate(self._ues) for ue in ues}
         self._precoded: dict[tuple[int, int, frozenset[int]], ComplexArray] = {}  # (B, L) by AP, UE and group
@@ -152,7 +151,7 @@ class _Network:
         """(B, L) an AP's precoder for a UE together with a group."""
         if (ap, ue, group) not in self._precoded:
             partners = {partner: self._block(ap, partner) for partner in sorted(group)}
-            w = self._precoders[ap].joint(self._h_hat[:, ap], self._alone[ap], partners, {ue: group})
+            w = self._precoders[ap].joint(self._h_hat[ap], self._alone[ap], partners, {ue: group})
             for position, served in enumerate(self._ues[ap]):
                 if served == ue or not self._selects:  # RZF is over all UEs at once
                     self._precoded[ap, served, group] = w[..., position]
@@ -161,7 +160,7 @@ class _Network:
     def _block(self, ap: int, partner: int) -> ChannelBlock:
         """What `partner` tells `ap`; taken for what a relay tells it in clusters `serving`, if the two have no link."""
         if (ap, partner) not in self._blocks:
-            told = self._precoders[partner].block(0, self._matters[ap], self._h_hat[:, partner])
+            told = self._precoders[partner].block(0, self._precoders[ap].matters, self._h_hat[partner])
             self._blocks[ap, partner] = told
         return self._blocks[ap, partner]
 

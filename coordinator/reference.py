@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,24 +27,27 @@ class Sample:
 
     layout: Layout
     h: ComplexArray  # (B, M, K, L) true channels of all their blocks [sqrt power gain]
-    h_hat: ComplexArray  # (B, M, K, L) estimates of all APs [sqrt power gain]
+    h_hat: ComplexArray  # (B, M, K, L) estimates at all APs, by who knows every beta [sqrt power gain]
+    h_hat_in_reach: ComplexArray  # (B, M, K, L) the APs' own, 0 for UEs out of reach [sqrt power gain]
     error: FloatArray  # (M, K) variance of their errors [power gain]
 
 
-def sample(config: Config, layout: Layout, slots: Iterable[int]) -> Sample:
+def sample(config: Config, layout: Layout, slots: Sequence[int]) -> Sample:
     """Draw the channels of slots, and what the APs make of the pilots in them, as in a run."""
     radio, noise = config.radio, config.radio.noise_power_w
-    h, h_hat = [], []
-    for slot in slots:
-        h.append(channels(config, layout, slot))
-        projections = despread(received_pilots(config, layout, h[-1], slot))  # (B, M, L, tau_p)
+    h = [channels(config, layout, slot) for slot in slots]
+    heard = np.concatenate([received_pilots(config, layout, *drawn) for drawn in zip(h, slots, strict=True)])
+    projections = despread(heard)  # (B, M, L, tau_p)
+
+    def estimates(known: FloatArray) -> ComplexArray:
         of_aps = [
             estimate(projections[:, ap], beta, layout.pilots, radio.pilot_power_w, noise)
-            for ap, beta in enumerate(layout.beta)
+            for ap, beta in enumerate(known)
         ]
-        h_hat.append(np.stack(of_aps, axis=1).swapaxes(2, 3))
+        return np.stack(of_aps, axis=1).swapaxes(2, 3)
+
     error = [error_variance(b, layout.pilots, radio.pilot_power_w, radio.pilot_length, noise) for b in layout.beta]
-    return Sample(layout, np.concatenate(h), np.concatenate(h_hat), np.array(error))
+    return Sample(layout, np.concatenate(h), estimates(layout.beta), estimates(layout.beta_in_reach), np.array(error))
 
 
 def reference(name: str, config: Config, observed: Sample) -> tuple[FloatArray, ComplexArray, float]:
@@ -77,7 +80,8 @@ def fronthaul_scalars(config: Config, layout: Layout, links: FloatArray) -> floa
     """Complex numbers over the fronthaul in a coherence block, as the cell-free book counts them, of distributed APs.
 
     Each AP gets the data symbols of the UEs it serves, (tau_c - tau_p) |K_m|, and from each partner L estimates of
-    every UE that matters to either. (A central processor gets and gives tau_c L of each AP instead.)
+    every UE in the partner's reach that matters to either. (A central processor gets and gives tau_c L of each AP
+    instead.)
 
     Args:
         config: the experiment.
@@ -85,8 +89,11 @@ def fronthaul_scalars(config: Config, layout: Layout, links: FloatArray) -> floa
         links: (M, M) part of the time in which AP m has the channels of AP n.
     """
     radio = config.radio
-    matter = [set(ues_that_matter(config, ues, beta)) for ues, beta in zip(layout.ues_of, layout.beta, strict=True)]
-    told = sum(links[m, n] * len(matter[m] | matter[n]) for m, n in np.argwhere(links > 0))
+    reach = [np.flatnonzero(row).tolist() for row in layout.reach]
+    matter = [
+        {*ues_that_matter(config, ues, reach[ap], layout.beta[ap, reach[ap]])} for ap, ues in enumerate(layout.ues_of)
+    ]
+    told = sum(links[m, n] * len((matter[m] | matter[n]) & {*reach[n]}) for m, n in np.argwhere(links > 0))
     symbols = radio.coherence_symbols - radio.pilot_length
     return float(symbols * layout.serving.sum() + radio.antennas * told)
 

@@ -48,10 +48,10 @@ def snapshot(config: Config, slot: int) -> Arrays:
     """The arrays of one slot. M APs, K UEs, L antennas, B blocks.
 
     Returns:
-        ap_xy (M, 2), ue_xy (K, 2) [m]; beta (M, K); serving (M, K) bool; pilot (K,); rho (M, K) [W];
-        h, h_hat (B, M, K, L); error_variance (M, K); interference (M, M), eq. (7) in this slot [W];
-        neighbours, requests, links (M, M) bool, row m is AP m's view; w, w_alone (B, M, K, L) [sqrt W];
-        sinr, sinr_alone (B, K) linear; noise_power () [W]; config () as JSON text.
+        ap_xy (M, 2), ue_xy (K, 2) [m]; beta (M, K); serving, reach (M, K) bool; pilot (K,); rho (M, K) [W];
+        h (B, M, K, L); h_hat (B, M, K, L), error_variance (M, K) as the APs know them, 0 for UEs out of reach;
+        interference (M, M), eq. (7) in this slot [W]; neighbours, requests, links (M, M) bool, row m is AP m's view;
+        w, w_alone (B, M, K, L) [sqrt W]; sinr, sinr_alone (B, K) linear; noise_power () [W]; config () as JSON text.
     """
     network = LocalNetwork(config)
     transmissions = _run_to_feedback(network, config, slot)
@@ -64,18 +64,24 @@ def snapshot(config: Config, slot: int) -> Arrays:
     suffered = received_interference(h, w, layout.serving, config.cooperation.interference)
     slots = [ap.slot for ap in network.aps]
     assert all(state is not None for state in slots)
+    h_hat = np.zeros_like(h)
+    for ap, state in enumerate(state for state in slots if state):
+        h_hat[:, ap, layout.reach[ap]] = state.h_hat.swapaxes(1, 2)
+    error = [
+        error_variance(row, layout.pilots, radio.pilot_power_w, radio.pilot_length, noise)
+        for row in layout.beta_in_reach
+    ]
     return {
         "ap_xy": layout.ap_xy,
         "ue_xy": layout.ue_xy,
         "beta": layout.beta,
         "serving": layout.serving,
+        "reach": layout.reach,
         "pilot": layout.pilots,
         "rho": transmit_power(config, layout),
         "h": h,
-        "h_hat": np.stack([state.h_hat.swapaxes(1, 2) for state in slots if state], axis=1),
-        "error_variance": np.stack(
-            [error_variance(row, layout.pilots, radio.pilot_power_w, radio.pilot_length, noise) for row in layout.beta]
-        ),
+        "h_hat": h_hat,
+        "error_variance": np.array(error),
         "interference": layout.serving.astype(float) @ suffered.T * ~np.eye(radio.num_aps, dtype=bool),
         "neighbours": _rows([state.episode.neighbours for state in slots if state]),
         "requests": _rows([state.chosen for state in slots if state]),

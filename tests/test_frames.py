@@ -38,8 +38,12 @@ def as_before(frame: bytes) -> bytes:
 
 @pytest.mark.parametrize("variant", ["grant", "capped", "serving"])
 def test_what_is_said_in_the_version_before_is_understood(variant: str) -> None:
-    """Each node does the same with the frames of a run whether they are of this version or of the one before."""
-    network, now, before = (LocalNetwork(load("demo", VARIANTS[variant])) for _ in range(3))
+    """Each node does the same with the frames of a run whether they are of this version or of the one before.
+
+    All UEs are in reach here: the version before knows nothing else.
+    """
+    config = load("demo", (*VARIANTS[variant], "radio.pilot_power_w=1000.0"))
+    network, now, before = (LocalNetwork(config) for _ in range(3))
     for send in network.frames():
         assert said(now, send.to, send.frame) == said(before, send.to, as_before(send.frame))
     assert before.coordinator.record.digest() == now.coordinator.record.digest() == network.coordinator.record.digest()

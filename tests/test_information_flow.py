@@ -122,15 +122,36 @@ def test_aps_hear_only_from_the_channel_server_and_from_aps(run: Watched) -> Non
     assert {Association, PilotBlock, SlotFeedback, RunOver, CoopRequest, ChannelBlock} <= kinds
 
 
-def test_an_ap_is_told_its_own_large_scale_row_and_no_other(run: Watched) -> None:
+def test_an_ap_is_told_its_own_large_scale_row_of_the_ues_in_its_reach_and_no_other(run: Watched) -> None:
     told = run.of(Association)
     assert len(told) == 2 * 11
     for to, association in told:
         layout = make_layout(run.config, association.episode)
-        np.testing.assert_array_equal(association.beta, layout.beta[index(to)])
-        np.testing.assert_array_equal(association.pilots, layout.pilots)
+        reach = layout.reach[index(to)]
+        np.testing.assert_array_equal(association.reach, np.flatnonzero(reach))
+        np.testing.assert_array_equal(association.beta, layout.beta[index(to), reach])
+        np.testing.assert_array_equal(association.pilots, layout.pilots[reach])
         assert association.ues == layout.ues_of[index(to)]
         assert index(to) not in association.neighbours
+
+
+def test_an_ap_of_a_larger_network_is_told_and_keeps_no_more() -> None:
+    """At the same density, once the network is larger than the reach of an AP, which is short here."""
+    told, kept = dict[int, Any](), dict[int, Any]()
+    for times in (1, 4):
+        size = (f"radio.num_aps={100 * times}", f"radio.num_ues={40 * times}", f"radio.area_m={1000 * times**0.5}")
+        config = load("selective", (*size, "radio.pilot_power_w=0.01", "run.max_frame_bytes=1000000"))
+        run = Watched(config, LocalNetwork(config))
+        for send in run.network.frames():
+            run.watch(send)
+            if type(run.frames[-1][1]) is SlotFeedback:
+                break
+        told[times] = [size for _, message, size in run.frames if type(message) is Association]
+        kept[times] = [ap.slot.h_hat.nbytes for ap in run.network.aps if ap.slot]
+        assert len(told[times]) == len(kept[times]) == 100 * times
+    for sizes in (told, kept):
+        assert np.mean(sizes[4]) < 1.15 * np.mean(sizes[1])
+        assert max(sizes[4]) < 1.5 * max(sizes[1])
 
 
 def test_an_ap_hears_what_its_own_antennas_hear(run: Watched) -> None:
@@ -184,13 +205,16 @@ def content(message: Message) -> dict[str, Any]:
 
 
 def own_estimates(run: Watched) -> dict[tuple[int, int], Any]:
-    """(slot, AP) -> what it can estimate from its pilots."""
+    """(slot, AP) -> (B, L, K) what it can estimate from its pilots, NaN for UEs out of its reach."""
     told = {(association.episode, index(to)): association for to, association in run.of(Association)}
     radio, estimates = run.config.radio, {}
     for (slot, ap), pilots in run.by(PilotBlock).items():
         known = told[slot // 4, ap]
         y = csi.despread(pilots.y)
-        estimates[slot, ap] = csi.estimate(y, known.beta, known.pilots, radio.pilot_power_w, radio.noise_power_w)
+        estimates[slot, ap] = np.full((*y.shape[:2], radio.num_ues), np.nan, complex)
+        estimates[slot, ap][..., known.reach] = csi.estimate(
+            y, known.beta, known.pilots, radio.pilot_power_w, radio.noise_power_w
+        )
     return estimates
 
 
@@ -212,11 +236,16 @@ def test_a_channel_block_is_about_the_ues_of_the_two_and_goes_to_one_who_asked_o
         layout, told = run.layout(block.slot), set()
         for ap in (block.ap, index(to)):  # whom it serves; with selective precoding also whom it hears best
             strongest = np.argsort(-layout.beta[ap])[: run.config.precoding.told_ues]
+            strongest = strongest[layout.reach[ap, strongest]]
             told |= {*layout.ues_of[ap], *(strongest.tolist() if run.config.precoding.joint == "selective" else ())}
-        assert set(block.ues) == told
+        assert set(block.ues) == told & in_reach(layout, block.ap)
         assert (block.slot, index(to), block.ap) in asked or (block.slot, block.ap, index(to)) in asked
         assert (block.slot, block.ap, to) not in seen
         seen.add((block.slot, block.ap, to))
+
+
+def in_reach(layout: Layout, ap: int) -> set[int]:
+    return {*np.flatnonzero(layout.reach[ap]).tolist()}
 
 
 def agreed_links(run: Watched) -> set[tuple[int, int, int]]:
@@ -240,7 +269,8 @@ def test_a_cluster_block_is_for_members_once_each_and_about_the_clusters_ues(run
     for to, block in run.of(ClusterBlock):
         assert {block.owner, block.ap, index(to)} <= cluster[block.slot, index(to)]
         ues = run.layout(block.slot).ues_of
-        assert set(block.ues) == {ue for member in cluster[block.slot, index(to)] for ue in ues[member]}
+        of_cluster = {ue for member in cluster[block.slot, index(to)] for ue in ues[member]}
+        assert set(block.ues) == of_cluster & in_reach(run.layout(block.slot), block.owner)
     came = [(block.slot, block.owner, index(to)) for to, block in run.of(ClusterBlock)]
     expected = {(slot, owner, ap) for (slot, ap), known in cluster.items() if len(known) > 2 for owner in known - {ap}}
     assert sorted(came) == (sorted(expected) if run.config.cooperation.is_transitive else [])

@@ -48,7 +48,16 @@ EXAMPLES: dict[type[Message], Message] = {
     type(message): message
     for message in (
         Hello(3, 1, "tcp://10.0.0.7:45123", 41, 40),
-        Association(2, (0, 2), [1e-9, 0.0, 3e-12], [0, 9, 1], (7, 1), ("tcp://a:1", ""), [2e-10, 1e-10]),
+        Association(
+            episode=2,
+            ues=(0, 5),
+            beta=[1e-9, 0.0, 3e-12],
+            pilots=[0, 9, 1],
+            neighbours=(7, 1),
+            endpoints=("tcp://a:1", ""),
+            interference=[2e-10, 1e-10],
+            reach=(0, 2, 5),
+        ),
         PilotBlock(2, 41, gaussian(2, 4, 10)),
         CoopRequest(41, MAX_ID, (2, 0)),
         ChannelBlock(41, 7, (0, 2, 5), gaussian(2, 4, 3), [0.5, 0.0, 0.25], gaussian(2, 4, 4)),

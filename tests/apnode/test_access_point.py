@@ -1130,8 +1130,8 @@ def test_a_message_that_does_not_fit_is_counted_and_changes_nothing(name: str) -
 @pytest.mark.parametrize(
     "changed",
     [
-        pytest.param({"beta": [1e-9, 1e-9], "pilots": [0, 1], "ues": (0, 1)}, id="a UE too few"),
         pytest.param({"beta": 4 * [1e-9], "pilots": [0, 1, 2, 3]}, id="a UE too many"),
+        pytest.param({"reach": (0, 2, 3)}, id="a UE in reach that there is not"),
         pytest.param({"pilots": [0, 1, 10]}, id="a pilot that there is not"),
         pytest.param({"neighbours": (2, 1, 0)}, id="itself as a neighbour"),
         pytest.param({"neighbours": (2, 1, 5)}, id="a neighbour that there is not"),

@@ -277,7 +277,7 @@ def largest_messages(config: Config) -> list[Message]:
     shape = (blocks, radio.antennas)
     estimates = np.ones((*shape, radio.num_ues), complex), per_ue, np.ones((*shape, radio.antennas), complex)
     return [
-        Association(far, ues, per_ue, np.zeros(len(ues), int), others, endpoints, np.ones(len(others))),
+        Association(far, ues, per_ue, np.zeros(len(ues), int), others, endpoints, np.ones(len(others)), reach=ues),
         PilotBlock(far, far, np.ones((blocks, radio.antennas, radio.pilot_length), complex)),
         CoopRequest(far, 0, ues),
         ChannelBlock(far, 0, ues, *estimates),

@@ -40,7 +40,7 @@ def draws() -> Draws:
     )
     radio = config.radio
     beta = SNR * radio.noise_power_w / (radio.pilot_power_w * radio.pilot_length)
-    layout = Layout(np.zeros((1, 2)), np.zeros((3, 2)), beta[None], np.ones((1, 3), bool), PILOTS)
+    layout = Layout(np.zeros((1, 2)), np.zeros((3, 2)), beta[None], *2 * (np.ones((1, 3), bool),), PILOTS)
     h = channels(config, layout, slot=0)
     projections = despread(received_pilots(config, layout, h, slot=0)[:, 0])
     h_hat = estimate(projections, beta, PILOTS, radio.pilot_power_w, radio.noise_power_w)

@@ -271,7 +271,7 @@ def test_nobody_can_park_more_blocks_than_a_cluster_has_aps() -> None:
         formation.on_block(cluster_block(1, 9, (0,)))
 
 
-def test_a_block_counts_only_if_it_comes_from_where_it_must_and_is_about_the_clusters_ues() -> None:
+def test_a_block_counts_only_if_it_comes_from_where_it_must_and_is_about_the_ues_that_its_owner_serves() -> None:
     formation = begun()
     graph = chain(4)
     for number in (1, 2, 3):
@@ -286,6 +286,15 @@ def test_a_block_counts_only_if_it_comes_from_where_it_must_and_is_about_the_clu
         assert formation.on_block(bad) == []
         assert formation.blocks == {}
     formation.on_block(good)
+    assert list(formation.blocks) == [2]
+
+
+def test_a_block_counts_although_ues_of_the_cluster_are_out_of_its_owners_reach() -> None:
+    formation = begun()
+    graph = chain(4)
+    for number in (1, 2, 3):
+        formation.on_state(state(1, number, graph[number]))
+    formation.on_block(cluster_block(1, 2, (2,)))
     assert list(formation.blocks) == [2]
 
 

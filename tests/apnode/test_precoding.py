@@ -135,7 +135,7 @@ def test_the_nearest_positive_covariance_leaves_one_that_is_positive_and_mends_a
 def test_a_cluster_stacks_own_rows_first_and_what_was_not_told_is_zero() -> None:
     own, second, third = (gaussian(seed, 1, 2, 40) for seed in (12, 13, 14))
     blocks = [([32, 17], second[..., [32, 17]]), ([3, 17], third[..., [3, 17]])]
-    stacked, ues = stack_cluster(own, [17], blocks)
+    stacked, ues = stack_cluster((range(40), own), [17], blocks)
     assert ues == [3, 17, 32]
     nothing = np.zeros((1, 2))
     np.testing.assert_array_equal(stacked[:, :2], own[..., [3, 17, 32]])
@@ -145,7 +145,7 @@ def test_a_cluster_stacks_own_rows_first_and_what_was_not_told_is_zero() -> None
 
 def test_a_cluster_of_one_is_the_ap_itself() -> None:
     own = gaussian(15, 2, 3, 4)
-    stacked, ues = stack_cluster(own, [2, 0], [])
+    stacked, ues = stack_cluster((range(4), own), [2, 0], [])
     assert ues == [0, 2]
     np.testing.assert_array_equal(stacked, own[..., [0, 2]])
 
@@ -153,8 +153,8 @@ def test_a_cluster_of_one_is_the_ap_itself() -> None:
 def test_partners_that_tell_each_other_everything_find_the_same_precoders() -> None:
     first, second = gaussian(16, 1, 3, 4), gaussian(17, 1, 3, 4)
     ues = [0, 1, 2, 3]
-    mine = rzf(stack_cluster(first, [0, 1], [(ues, second)])[0], 2.1)
-    yours = rzf(stack_cluster(second, [2, 3], [(ues, first)])[0], 2.1)
+    mine = rzf(stack_cluster((ues, first), [0, 1], [(ues, second)])[0], 2.1)
+    yours = rzf(stack_cluster((ues, second), [2, 3], [(ues, first)])[0], 2.1)
     np.testing.assert_allclose(mine[:, :3], yours[:, 3:], rtol=1e-9)
     np.testing.assert_allclose(mine[:, 3:], yours[:, :3], rtol=1e-9)
 
@@ -165,9 +165,14 @@ NUM_UES, BLOCKS, ANTENNAS = 6, 3, 4
 BETA = np.array([3e-10, 2e-10, 5e-11, 3e-11, 1e-11, 1e-12])
 
 
-def precoder(ap: int, ues: tuple[int, ...], **settings: object) -> Precoder:
+EVERYBODY = tuple(range(NUM_UES))
+
+
+def precoder(
+    ap: int, ues: tuple[int, ...], reach: tuple[int, ...] = EVERYBODY, beta: FloatArray = BETA, **settings: object
+) -> Precoder:
     config = Config(radio=Radio(num_ues=NUM_UES, antennas=ANTENNAS), precoding=Precoding.model_validate(settings))
-    return Precoder(ap, config, Association(0, ues, BETA, np.arange(NUM_UES), (), (), []))
+    return Precoder(ap, config, Association(0, ues, beta[list(reach)], reach, (), (), [], reach=reach))
 
 
 def estimates(seed: int) -> ComplexArray:
@@ -263,6 +268,30 @@ def test_what_is_not_told_counts_as_covariance() -> None:
     assert few.ues == (0, 1)  # its own UE, and the strongest two
     assert all_of_them.ues == tuple(range(NUM_UES))
     np.testing.assert_allclose(heard(few), heard(all_of_them), rtol=1e-5, atol=1e-18)
+
+
+@pytest.mark.parametrize("settings", [{}, {"alone": "mmse"}, SELECTIVE, {**SELECTIVE, "power": "peak"}])
+def test_an_ap_precodes_as_one_that_hears_of_the_ues_out_of_its_reach_nothing(settings: dict[str, object]) -> None:
+    """Which is one that takes their channels for 0, whatever partners tell of them."""
+    reach = (1, 3, 4)
+    heard = np.isin(EVERYBODY, reach)
+    one, other = precoder(0, (1, 4), reach, **settings), precoder(0, (1, 4), beta=BETA * heard, **settings)
+    h_hat = estimates(60) * heard
+    partner = precoder(1, (1, 2), **settings).block(0, EVERYBODY, estimates(61))
+    alone, expected = one.alone(h_hat[..., reach]), other.alone(h_hat)
+    np.testing.assert_allclose(alone, expected, rtol=1e-9)
+    joint = one.joint(h_hat[..., reach], alone, {1: partner})
+    np.testing.assert_allclose(joint, other.joint(h_hat, expected, {1: partner}), rtol=1e-9)
+    assert np.abs(joint - alone).max() > 1e-3
+
+
+@pytest.mark.parametrize("settings", [{}, SELECTIVE])
+def test_a_block_tells_nothing_of_ues_out_of_reach_whoever_asks(settings: dict[str, object]) -> None:
+    h_hat = estimates(62)[..., :3]
+    block = precoder(0, (1, 4), (1, 3, 4), **settings).block(0, EVERYBODY, h_hat)
+    assert block.ues == (1, 3, 4)
+    np.testing.assert_array_equal(block.h_hat, h_hat.astype("<c8"))
+    np.testing.assert_array_equal(block.rho, [0.5, 0, 0.5])
 
 
 def test_a_hostile_covariance_breaks_nothing() -> None:

@@ -24,7 +24,6 @@ from apnode.messages import (
     CoopDecline,
     CoopRequest,
     Deadline,
-    FaultFired,
     GainReport,
     Hello,
     LinkState,
@@ -183,13 +182,15 @@ def test_frames_of_the_version_before_are_read_and_what_they_lack_has_its_defaul
 
 
 def test_a_frame_of_the_version_before_has_no_fields_of_this_one() -> None:
-    version, tag, *values = content(EXAMPLES[Hello])
+    version, tag, *values = content(EXAMPLES[Association])
     assert fate(framed([version - 1, tag, *values])) == "malformed"
 
 
-def test_a_frame_of_the_version_before_is_of_no_kind_of_this_one() -> None:
-    version, tag, *values = content(EXAMPLES[FaultFired])
-    assert fate(framed([version - 1, tag, *values])) == "malformed"
+def test_an_association_of_the_version_before_is_of_all_ues() -> None:
+    version, tag, *values = content(Association(0, (1,), [1e-9, 2e-9, 0.0], [0, 1, 2], (), (), []))
+    message = fate(framed([version - 1, tag, *values[:-1]]))
+    assert isinstance(message, Association)
+    assert message.reach == (0, 1, 2)
 
 
 @pytest.mark.parametrize("version", [VERSION - 2, VERSION + 1, -1, 2**40])
@@ -231,12 +232,12 @@ BODIES = {
     "an array of 65 entries": msgpack.packb([VERSION, 5, *range(63)]),
     "a map of 17 entries": msgpack.packb([VERSION, 5, 0, {str(key): 0 for key in range(17)}]),
     "a map with integer keys": msgpack.packb([VERSION, 5, 0, {1: 0}]),
-    "a map with an array for a key": b"\x94\x01\x05\x00\x81\x90\x00",
+    "a map with an array for a key": b"\x94%c\x05\x00\x81\x90\x00" % VERSION,
     "a string of 65 bytes": msgpack.packb([VERSION, 0, 0, 0, 65 * "x"]),
-    "a string that is not UTF-8": b"\x95\x01\x00\x00\x00\xa2\xff\xfe",
-    "an extension": b"\x94\x01\x05\x00\xd4\x05\x00",
-    "an empty extension": b"\x94\x01\x05\x00\xc7\x00\x05",
-    "a timestamp": b"\x94\x01\x05\x00\xd6\xff\x00\x00\x00\x00",
+    "a string that is not UTF-8": b"\x97%c\x00\x00\x00\xa2\xff\xfe\x00\x00" % VERSION,
+    "an extension": b"\x94%c\x05\x00\xd4\x05\x00" % VERSION,
+    "an empty extension": b"\x94%c\x05\x00\xc7\x00\x05" % VERSION,
+    "a timestamp": b"\x94%c\x05\x00\xd6\xff\x00\x00\x00\x00" % VERSION,
     "a byte that msgpack never uses": b"\xc1",
     "arrays in arrays without end": b"\x91" * 60_000,
     "maps in maps without end": b"\x81\xa1a" * 20_000,
@@ -362,6 +363,9 @@ FITTING: dict[str, tuple[Callable[..., Message], tuple[Any, ...]]] = {
     "fewer powers than neighbours": (Association, (0, (), [1.0], [0], (1, 2), ("a", "b"), [1.0])),
     "fewer pilots than beta": (Association, (0, (), [1.0, 1.0], [0], (), (), [])),
     "a served UE without beta": (Association, (0, (2,), [1.0, 1.0], [0, 1], (), (), [])),
+    "a served UE out of reach": (Association, (0, (0,), [1.0], [0], (), (), [], (), (), (1,))),
+    "more betas than UEs in reach": (Association, (0, (), [1.0, 1.0], [0, 1], (), (), [], (), (), (1,))),
+    "UEs in reach in any order": (Association, (0, (), [1.0, 1.0], [0, 1], (), (), [], (), (), (2, 1))),
     "a negative beta": (Association, (0, (0,), [-1.0], [0], (), (), [])),
     "negative interference": (Association, (0, (), [1.0], [0], (1,), ("a",), [-1.0])),
     "a negative rate": (SlotFeedback, (0, [-1.0], [1.0], np.zeros((1, 0)), np.zeros((1, 0)))),

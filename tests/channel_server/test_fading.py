@@ -23,7 +23,9 @@ def two_links(beta: tuple[float, float]) -> tuple[Config, Layout]:
         run=Run(blocks_per_slot=BLOCKS, max_frame_bytes=2**24),
         radio=Radio(num_aps=1, num_ues=2, antennas=2, pilot_length=2),
     )
-    return config, Layout(np.zeros((1, 2)), np.zeros((2, 2)), np.array([beta]), np.ones((1, 2), bool), np.zeros(2, int))
+    return config, Layout(
+        np.zeros((1, 2)), np.zeros((2, 2)), np.array([beta]), *2 * (np.ones((1, 2), bool),), np.zeros(2, int)
+    )
 
 
 def test_complex_normal_is_circular_of_unit_variance() -> None:

@@ -158,8 +158,9 @@ def test_an_association_tells_an_ap_its_own_and_where_its_neighbours_are() -> No
         told = sent_to(out, ap_address(ap), Association)
         assert told.episode == 0
         assert told.ues == layout.ues_of[ap]
-        np.testing.assert_array_equal(told.beta, layout.beta[ap])
-        np.testing.assert_array_equal(told.pilots, layout.pilots)
+        np.testing.assert_array_equal(told.reach, np.flatnonzero(layout.reach[ap]))
+        np.testing.assert_array_equal(told.beta, layout.beta[ap, layout.reach[ap]])
+        np.testing.assert_array_equal(told.pilots, layout.pilots[layout.reach[ap]])
         assert told.endpoints == tuple(f"tcp://{n}.example" for n in told.neighbours)
         assert ap not in told.neighbours
         met += len(told.neighbours)
@@ -194,8 +195,8 @@ def test_a_new_episode_begins_with_new_associations() -> None:
         assert receivers(driven.transmit(*APS, slot=slot), Association) == []
     out = driven.transmit(*APS, slot=2)
     assert [sent_to(out, to, Association).episode for to in sorted(ALL)] == [1, 1, 1, 1]
-    beta = make_layout(driven.config, 1).beta
-    np.testing.assert_array_equal(sent_to(out, "ap/2", Association).beta, beta[2])
+    layout = make_layout(driven.config, 1)
+    np.testing.assert_array_equal(sent_to(out, "ap/2", Association).beta, layout.beta[2, layout.reach[2]])
 
 
 # --- what the feedback says --------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ from channel_server.topology import (
     assign_pilots,
     further_askers,
     greedy_pilots,
+    in_reach,
     long_term_interference,
     make_layout,
     neighbour_lists,
@@ -110,7 +111,7 @@ def test_everybody_is_in_the_square_all_over_it() -> None:
 
 def test_ues_of_and_pairs_worked_by_hand() -> None:
     serving = np.array([[1, 1, 0], [0, 1, 0], [0, 0, 0], [1, 1, 0]], bool)
-    layout = Layout(np.zeros((4, 2)), np.zeros((3, 2)), np.ones((4, 3)), serving, np.zeros(3, int))
+    layout = Layout(np.zeros((4, 2)), np.zeros((3, 2)), np.ones((4, 3)), serving, serving, np.zeros(3, int))
     assert layout.ues_of == [(0, 1), (1,), (), (0, 1)]
     assert layout.pairs == 3  # 0-1, 0-3, 1-3
 
@@ -149,6 +150,30 @@ def test_delta_one_leaves_the_strongest_alone() -> None:
     beta = np.array([[1.0, 5.0], [2.0, 4.9], [1.99, 0.1]])
     expected = np.array([[0, 1], [1, 0], [0, 0]], bool)
     np.testing.assert_array_equal(serving_sets(beta, Radio(serving_threshold=1.0)), expected)
+
+
+# --- reach ---
+
+
+def test_ues_are_in_reach_that_an_ap_serves_or_whose_pilots_arrive_above_the_noise() -> None:
+    radio = Radio(max_serving_aps=1, pilot_power_w=0.1, pilot_length=20)  # 2 W-symbols
+    noise = radio.noise_power_w
+    beta = noise * np.array([[0.49, 0.51, 0.1], [1e6, 0.5, 0.2]])
+    expected = np.array([[0, 1, 0], [1, 1, 1]], bool)
+    np.testing.assert_array_equal(in_reach(beta, serving_sets(beta, radio), radio), expected)
+
+
+def test_how_many_ues_are_in_reach_does_not_grow_with_a_network_of_the_same_density() -> None:
+    """Once it is larger than the reach of an AP; pilots are weak here, so that small ones are."""
+    count = {}
+    for times in (1, 4, 9):
+        radio = Radio(num_aps=100 * times, num_ues=40 * times, area_m=1000 * times**0.5, pilot_power_w=0.01)
+        config = Config(radio=radio, run=Run(max_frame_bytes=2**24))
+        reach = [make_layout(config, episode).reach.sum(axis=1) for episode in range(36 // times)]
+        count[times] = np.concatenate(reach)
+    assert count[1].mean() > 5
+    np.testing.assert_allclose([counted.mean() for counted in count.values()], count[9].mean(), rtol=0.1)
+    assert count[9].max() < 1.5 * count[1].max()
 
 
 # --- pilots ---
