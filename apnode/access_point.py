@@ -201,6 +201,7 @@ class AccessPoint(Node):
                 self._episode.recall(self._config, self._remembered)
                 self._remembered = None
             self.trust.begin_episode()
+            self.policy.begin_episode(self._episode.association.mastered)
         if self._episode is None or self._episode.association.episode != pilots.episode:
             return
         waiting = self._inbox.open(pilots.slot)

@@ -186,8 +186,9 @@ class Propagation(Section):
 class Cooperation(Section):
     """Who may ask whom, who says yes, and what the two then do together."""
 
-    policy: Literal["ddqn", "never", "always", "random", "threshold"] = Field(
-        "ddqn", description="how an AP chooses whom to ask"
+    policy: Literal["ddqn", "never", "always", "random", "threshold", "master"] = Field(
+        "ddqn",
+        description="how an AP chooses whom to ask; master: with whom it serves a UE whose strongest AP is either",
     )
     request_rate: Fraction = Field(0.565, description="policy random: chance to ask each neighbour")
     request_share: Fraction = Field(
@@ -371,7 +372,7 @@ class Config(Section):
         block = 8 * blocks * radio.antennas * (radio.num_ues + radio.antennas) + 8 * radio.num_ues
         slot_report = 4 * 8 * blocks * radio.num_ues + 10 * radio.num_aps
         feedback = (16 + (12 + 4 * radio.antennas) * self.cooperation.reported_interferers) * radio.num_ues
-        association = 14 * radio.num_ues + 70 * min(64 + self.cooperation.max_neighbours, radio.num_aps)
+        association = 14 * radio.num_ues + 72 * min(64 + self.cooperation.max_neighbours, radio.num_aps)
         most = max(pilots, precoders, block, slot_report, feedback, association, self._largest_link_state_bytes)
         cluster = radio.num_aps if self.cooperation.cluster == "serving" else self.cooperation.max_cluster_aps
         partners = 2 * min(cluster, radio.num_aps)

@@ -51,12 +51,17 @@ class Association(Message):
     askers: Ids = ()  # who else may ask this AP, where neighbour sets are not reciprocal
     asker_endpoints: Texts = ()
     reach: Ids = ()  # the R UEs that beta and pilots are of, ascending; not given, as in version 2: UEs 0 to R - 1
+    mastered: Annotated[IntArray, Array("<u2", 1)] = field(default_factory=lambda: np.zeros(0, np.uint16))
+    # (len(neighbours),) UEs that both serve and whose master, their strongest AP, is one of the two; or not given
 
     def __post_init__(self) -> None:
         Message.__post_init__(self)
         count = len(self.neighbours)
         expect(len(self.endpoints) == count == len(self.interference), "one endpoint and power per neighbour")
         expect(len(self.asker_endpoints) == len(self.askers), "one endpoint per asker")
+        if not len(self.mastered):
+            object.__setattr__(self, "mastered", np.zeros(count, np.uint16))
+        expect(len(self.mastered) == count, "one number of mastered UEs per neighbour")
         if not self.reach:
             object.__setattr__(self, "reach", tuple(range(len(self.beta))))
         expect(len(self.beta) == len(self.pilots) == len(self.reach), "one beta and pilot per UE in reach")
@@ -363,7 +368,7 @@ TAGS = {kind: tag for tag, kind in enumerate(KINDS)}
 KINDS_SINCE: dict[type[Message], int] = {FaultFired: 2, Resend: 2}  # the version of the wire that brought them
 APPENDED: dict[type[Message], dict[str, int]] = {  # fields, with the version of the wire since which they are there
     Hello: {"slot": 2, "restored": 2},
-    Association: {"reach": 3},
+    Association: {"reach": 3, "mastered": 3},
     SlotFeedback: {"partners": 2, "partner_gain": 2},
     ApReport: {"incarnation": 2, "checkpoint": 2, "accepted": 2, "suspects": 2},
     SlotReport: {"accepted": 2},

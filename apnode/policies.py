@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from apnode.config import Config, Learning
-from apnode.messages import FloatArray
+from apnode.messages import FloatArray, IntArray
 from apnode.observation import interference_position, observation_size, shares
 from apnode.replay import Replay, Transition
 from apnode.rng import Purpose, generator, integer_seed
@@ -19,6 +19,13 @@ if TYPE_CHECKING:
 
 class Policy(Protocol):
     """Decides for one AP. An action is a bit mask over its neighbours, strongest interferer first."""
+
+    def begin_episode(self, mastered: IntArray) -> None:
+        """A new layout.
+
+        Args:
+            mastered: (N,) for each neighbour the UEs that both serve and whose strongest AP is one of the two.
+        """
 
     def act(self, observation: FloatArray, num_neighbours: int, slot: int) -> int:
         """The action in this slot, below 2^num_neighbours."""
@@ -41,6 +48,9 @@ class Fixed:
 
     def __init__(self, ask: bool) -> None:
         self._ask = ask
+
+    def begin_episode(self, mastered: IntArray) -> None:
+        pass
 
     def act(self, observation: FloatArray, num_neighbours: int, slot: int) -> int:
         return 2**num_neighbours - 1 if self._ask else 0
@@ -88,6 +98,24 @@ class Threshold(Fixed):
         return int((shares(row) >= self._share) @ 2 ** np.arange(num_neighbours))
 
 
+class Master(Fixed):
+    """Asks those with whom one serves a UE whose master, its strongest AP, is one of the two.
+
+    Both ends know, so both ask. Where clusters join over links, as `serving` ones do, the links of a UE's master with
+    all who serve it join these as well as all links among them would.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(ask=False)
+        self._mastered: IntArray = np.zeros(0, np.int64)
+
+    def begin_episode(self, mastered: IntArray) -> None:
+        self._mastered = mastered
+
+    def act(self, observation: FloatArray, num_neighbours: int, slot: int) -> int:
+        return int((self._mastered > 0) @ 2 ** np.arange(num_neighbours))
+
+
 class Given(Fixed):
     """Asks the same neighbours in every slot, whoever chose them."""
 
@@ -127,6 +155,9 @@ class Ddqn:
         self.network: DoubleDqn = DoubleDqn(size, num_actions, config.learning, weights)
         self.replay = Replay(config.learning.replay_capacity, size)
         self._synced = 0  # period of the target network
+
+    def begin_episode(self, mastered: IntArray) -> None:
+        pass
 
     def act(self, observation: FloatArray, num_neighbours: int, slot: int) -> int:
         rng = generator(self._seed, Purpose.EXPLORATION, self._ap, slot)
@@ -178,5 +209,7 @@ def make_policy(ap: int, config: Config) -> Policy:
             return Random(ap, config)
         case "threshold":
             return Threshold(config)
+        case "master":
+            return Master()
         case "ddqn":
             return Ddqn(ap, config)

@@ -179,6 +179,7 @@ class ChannelServer(Node):
             interference=self._interference[ap, list(neighbours)],
             askers=askers,
             asker_endpoints=self._reachable(askers),
+            mastered=self.layout.mastered[ap, list(neighbours)],
         )
         self._send(ap_address(ap), association)
 

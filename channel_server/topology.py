@@ -46,6 +46,19 @@ class Layout:
         """(M, K) what APs know of beta; 0 for UEs out of reach, and so are estimates made with it [power gain]."""
         return np.where(self.reach, self.beta, 0)
 
+    @cached_property
+    def mastered(self) -> IntArray:
+        """(M, M) UEs that two APs both serve and whose master is one of them.
+
+        A UE's master is its strongest AP, which coordinates those that serve it (Björnson and Sanguinetti, "Scalable
+        cell-free massive MIMO systems", 2020).
+        """
+        masters = np.zeros_like(self.serving)
+        masters[self.beta.argmax(axis=0), range(self.beta.shape[1])] = True
+        followers = masters.astype(float) @ (self.serving & ~masters).T  # BLAS has no integers
+        mastered: IntArray = (followers + followers.T).astype(np.int64)
+        return mastered
+
     def told(self, ap: int) -> dict[str, Any]:
         """What an AP is told of UEs, as fields of an Association."""
         reach = np.flatnonzero(self.reach[ap])

@@ -292,9 +292,10 @@ def _parser() -> argparse.ArgumentParser:
     comparison.add_argument(
         "--policies",
         metavar="A,B,...",
-        help="run by the APs: never, random, threshold, oracle (greedy, knows every channel), always, ddqn (the "
-        "config's agents, trained first); without links: mrt, local-rzf, local-mmse; by a central processor: "
-        "centralised (the paper's RZF), p-mmse, full-mmse (default: all but ddqn)",
+        help="run by the APs: never, random, threshold, master (the links of each user's strongest AP), oracle "
+        "(greedy, knows every channel), always, ddqn (the config's agents, trained first); without links: mrt, "
+        "local-rzf, local-mmse; by a central processor: centralised (the paper's RZF), p-mmse, full-mmse (default: "
+        "all but ddqn)",
     )
     comparison.add_argument(
         "--layouts",

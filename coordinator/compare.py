@@ -11,7 +11,7 @@ import numpy as np
 from apnode.config import Config
 from apnode.messages import FloatArray
 from apnode.rng import Purpose, generator
-from coordinator.contenders import Contender, check_policies, contenders
+from coordinator.contenders import COUNTED, Contender, check_policies, contenders
 from coordinator.measure import Drop, measure
 from coordinator.training import Weights
 from coordinator.workers import spread
@@ -72,16 +72,20 @@ def measured(
     """What `compare` makes rows of, layout by layout; `never` comes first, whether asked for or not."""
     check_policies(policies, config)
     drops = [drop_of(config, config.seed + 1 + index, slots, agents is not None) for index in range(layouts)]
-    entered, results = [Contender("never")], []
-    if agents is not None:
-        learned = Contender("ddqn", None, {"cooperation": {"policy": "ddqn"}})
-        results = _measured([*entered, learned], drops, agents, None, workers)
-        reached = round(results[1][1][unit(config)].mean())
-        results[1] = replace(learned, aimed_at=reached), results[1][1]
-        links, entered = sorted({*links, reached}), []
-    entered += contenders([d.config for d in drops], [p for p in policies if p not in {"never", "ddqn"}], links)
-    total = layouts * len(entered) * drops[0].config.num_slots
-    return results + _measured(entered, drops, agents, lambda done: progress(done, total), workers)
+    configs, steps = [d.config for d in drops], layouts * drops[0].config.num_slots
+    others = [policy for policy in policies if policy not in {"never", *COUNTED}]
+    first = [
+        Contender("never"),
+        *(Contender(p, None, {"cooperation": {"policy": p}}) for p in COUNTED if p in policies),
+    ]
+    expected = steps * (len(first) + len(list(contenders(configs, others, links))))
+    results = _measured(first, drops, agents, lambda done: progress(done, expected), workers)
+    for index, (contender, result) in enumerate(results[1:], start=1):
+        reached = round(result[unit(config)].mean())
+        results[index], links = (replace(contender, aimed_at=reached), result), sorted({*links, reached})
+    entered, done_before = list(contenders(configs, others, links)), steps * len(first)
+    total = done_before + steps * len(entered)
+    return results + _measured(entered, drops, agents, lambda done: progress(done_before + done, total), workers)
 
 
 def _measured(

@@ -16,7 +16,7 @@ from coordinator.oracle import candidate_links, check_oracle
 from coordinator.presets import ConfigError
 from coordinator.reference import REFERENCES
 
-POLICIES = ("never", "random", "threshold", "oracle", "ddqn", "always")  # what APs run
+POLICIES = ("never", "random", "threshold", "master", "oracle", "ddqn", "always")  # what APs run
 LOCAL: dict[str, dict[str, Any]] = {
     "mrt": {"alone": "mrt"},
     "local-rzf": {"alone": "rzf", "rzf_alpha": 0.1},  # within 2 % of the best alpha, at either power rule
@@ -24,6 +24,7 @@ LOCAL: dict[str, dict[str, Any]] = {
 }
 NAMES = (*POLICIES, *LOCAL, *REFERENCES)
 _TUNABLE = ("random", "threshold", "oracle")  # reach any number of links
+COUNTED = ("master", "ddqn")  # form as many as they do; others are tuned to that number
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ def rows_at(power: str, *policies: str) -> Rows:
 
 @pytest.fixture(scope="module")
 def average() -> Rows:
-    return rows_at("average", "never", "always", "local-rzf")
+    return rows_at("average", "never", "master", "always", "local-rzf")
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +43,13 @@ def test_all_links_reach_what_they_should(average: Rows, peak: Rows) -> None:
     assert average["always"]["sum_rate_hardening_bps_hz"]["mean"] >= 236
     assert peak["always"]["sum_rate_bps_hz"]["mean"] >= 250
     assert average["always"]["links"]["formed"] == average["always"]["links"]["pairs"]
+
+
+def test_the_links_of_masters_alone_join_the_aps_of_each_ue_as_well_as_all_links(average: Rows) -> None:
+    master, everything = average["master"], average["always"]
+    assert master["sum_rate_bps_hz"]["mean"] == pytest.approx(everything["sum_rate_bps_hz"]["mean"], rel=0.005)
+    assert master["links"]["formed"] < 0.5 * everything["links"]["formed"]
+    assert master["links"]["requests"] == 2 * master["links"]["formed"]  # both ends know
 
 
 def test_local_rzf_lies_between_mrt_and_local_mmse(average: Rows, peak: Rows) -> None:

@@ -57,6 +57,7 @@ EXAMPLES: dict[type[Message], Message] = {
             endpoints=("tcp://a:1", ""),
             interference=[2e-10, 1e-10],
             reach=(0, 2, 5),
+            mastered=[2, 0],
         ),
         PilotBlock(2, 41, gaussian(2, 4, 10)),
         CoopRequest(41, MAX_ID, (2, 0)),

@@ -6,7 +6,7 @@ import pytest
 from apnode.config import Config, Cooperation, Learning, Run
 from apnode.messages import FloatArray
 from apnode.observation import observation_size, observe
-from apnode.policies import Ddqn, Fixed, Given, Random, Trained, epsilon_at, make_policy
+from apnode.policies import Ddqn, Fixed, Given, Master, Random, Trained, epsilon_at, make_policy
 from apnode.replay import Batch, Transition
 from coordinator.presets import load
 
@@ -205,7 +205,9 @@ def test_a_learner_finds_the_action_that_pays() -> None:
     assert policy.act(state, 3, slot=300) == 5
 
 
-@pytest.mark.parametrize(("name", "kind"), [("never", Fixed), ("always", Fixed), ("random", Random), ("ddqn", Ddqn)])
+@pytest.mark.parametrize(
+    ("name", "kind"), [("never", Fixed), ("always", Fixed), ("random", Random), ("master", Master), ("ddqn", Ddqn)]
+)
 def test_every_policy_that_can_be_configured_can_be_made(name: str, kind: type) -> None:
     assert type(make_policy(0, config(name))) is kind
 
@@ -216,6 +218,14 @@ def test_threshold_asks_exactly_who_causes_a_large_share() -> None:
     assert make_policy(0, of).act(state, 4, slot=0) == 0b0011
     everybody = load("demo", ("cooperation.policy=threshold", "cooperation.request_share=0.0"))
     assert make_policy(0, everybody).act(state, 4, slot=0) == 0b1111
+
+
+def test_master_asks_whom_it_shares_a_mastered_ue_with_in_each_layout_anew() -> None:
+    of = load("demo", ("cooperation.policy=master",))
+    policy = make_policy(0, of)
+    for mastered, action in (([0, 2, 0, 1], 0b1010), ([1, 0], 0b01), ([], 0)):
+        policy.begin_episode(np.array(mastered, int))
+        assert policy.act(observed(0, of), len(mastered), slot=0) == action
 
 
 def test_a_trained_agent_takes_the_best_action_its_weights_know_and_changes_no_more() -> None:

@@ -188,7 +188,7 @@ def test_a_frame_of_the_version_before_has_no_fields_of_this_one() -> None:
 
 def test_an_association_of_the_version_before_is_of_all_ues() -> None:
     version, tag, *values = content(Association(0, (1,), [1e-9, 2e-9, 0.0], [0, 1, 2], (), (), []))
-    message = fate(framed([version - 1, tag, *values[:-1]]))
+    message = fate(framed([version - 1, tag, *values[:-2]]))
     assert isinstance(message, Association)
     assert message.reach == (0, 1, 2)
 

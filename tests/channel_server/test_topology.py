@@ -116,6 +116,13 @@ def test_ues_of_and_pairs_worked_by_hand() -> None:
     assert layout.pairs == 3  # 0-1, 0-3, 1-3
 
 
+def test_mastered_ues_worked_by_hand() -> None:
+    serving = np.array([[1, 1, 0], [1, 1, 0], [1, 0, 1], [0, 1, 0]], bool)
+    beta = np.array([[9, 9, 1], [8, 1, 1], [7, 1, 9], [1, 8, 1]], float)  # AP 0 is master of UEs 0 and 1, AP 2 of UE 2
+    layout = Layout(np.zeros((4, 2)), np.zeros((3, 2)), beta, serving, serving, np.zeros(3, int))
+    np.testing.assert_array_equal(layout.mastered, [[0, 2, 1, 1], [2, 0, 0, 0], [1, 0, 0, 0], [1, 0, 0, 0]])
+
+
 # --- serving sets ---
 
 

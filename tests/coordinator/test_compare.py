@@ -25,6 +25,9 @@ def paper() -> dict[tuple[str, int | None], dict[str, Any]]:
 
 def test_every_policy_has_a_row_and_links_out_of_reach_have_none(paper: dict[Any, Any]) -> None:
     tuned = {(policy, links) for policy in ("random", "threshold", "oracle") for links in (20, 40)}
+    (of_masters,) = (links for policy, links in paper if policy == "master")
+    assert of_masters == round(paper["master", of_masters]["links"]["formed"])
+    tuned |= {(policy, of_masters) for policy in ("random", "threshold", "oracle", "master")}
     assert set(paper) == tuned | {("random", None)} | {
         (name, None) for name in WITHOUT_LEARNING if name not in {p for p, _ in tuned}
     }
