@@ -188,7 +188,7 @@ def test_pairs_are_compared_as_often_as_they_ask_since_they_cannot_be_tuned(
     assert run_command([*arguments, "--out", str(tmp_path / "c"), "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)["rows"]
     assert {row["policy"] for row in rows} == set(WITHOUT_LEARNING) - {"oracle"}
-    assert {row["aimed_at"] for row in rows} == {None}
+    assert {row["aimed_at"] for row in rows if row["policy"] != "master"} == {None}
 
 
 def test_a_bad_policy_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
