@@ -278,16 +278,9 @@ class AccessPoint(Node):
             self._heard_from(slot, message.ap)
 
     def _decline_as_newcomer(self, message: CoopRequest | CoopPass) -> None:
-        """Before its first slot; while peers go from slot to slot, none of which opens for it, it says that it is here.
-
-        Its hello was lost, or came while there was no channel server.
-        """
+        """Before its first slot, which never comes if its hello was lost, or there was no channel server to hear it."""
         self._send(ap_address(message.ap), CoopDecline(message.slot, self.ap))
-        if self._ahead < 0:
-            self._ahead = message.slot
-        elif message.slot >= self._ahead + 2:
-            self._ahead = message.slot
-            self._send(CHANNEL, self._hello())
+        self._complain_if_left_behind(message.slot)
 
     def _heard_from(self, slot: Slot, neighbour: int) -> None:
         """Acceptance grant: once every neighbour has asked or passed, say yes to the strongest while there is room."""
@@ -644,14 +637,20 @@ class AccessPoint(Node):
         )
 
     def _park(self, message: PilotBlock | _OfSlot) -> None:
-        """Keep a message for its slot. One that is two slots ahead says that the channel server waits for us no more.
+        """Keep a message for its slot."""
+        self._inbox.park(message, self._next or 0)
+        self._complain_if_left_behind(message.slot)
+
+    def _complain_if_left_behind(self, slot: int) -> None:
+        """What is heard from two slots ahead, or later than first heard of, says that the channel server does not wait.
 
         If it has been restarted it may not know us.
         """
-        self._inbox.park(message, self._next or 0)
         here = self.slot.index if self.slot else self._next
-        if here is not None and here + 2 <= message.slot != self._ahead:
-            self._ahead = message.slot
+        if here is None and self._ahead < 0:
+            self._ahead = slot
+        if (self._ahead if here is None else here) + 2 <= slot != self._ahead:
+            self._ahead = slot
             self._send(CHANNEL, self._hello())
 
     def _slot_of(self, message: _OfSlot) -> Slot | None:
