@@ -365,13 +365,11 @@ KINDS: tuple[type[Message], ...] = (  # position = tag on the wire; append only
     Resend,
 )
 TAGS = {kind: tag for tag, kind in enumerate(KINDS)}
-KINDS_SINCE: dict[type[Message], int] = {FaultFired: 2, Resend: 2}  # the version of the wire that brought them
+KINDS_SINCE: dict[
+    type[Message], int
+] = {}  # the version of the wire that brought them, unless all that are read have them
 APPENDED: dict[type[Message], dict[str, int]] = {  # fields, with the version of the wire since which they are there
-    Hello: {"slot": 2, "restored": 2},
     Association: {"reach": 3, "mastered": 3},
-    SlotFeedback: {"partners": 2, "partner_gain": 2},
-    ApReport: {"incarnation": 2, "checkpoint": 2, "accepted": 2, "suspects": 2},
-    SlotReport: {"accepted": 2},
 }
 
 
