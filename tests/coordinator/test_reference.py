@@ -21,6 +21,13 @@ def test_a_sample_is_what_the_aps_estimate_in_a_run() -> None:
     arrays, known = snapshot(config, 2), sample(config, make_layout(config, 0), [2])
     np.testing.assert_array_equal(known.h, arrays["h"])
     np.testing.assert_allclose(known.h_hat_in_reach, arrays["h_hat"], rtol=1e-5, atol=1e-12)  # pilots are complex64
+    reach, pilots = known.layout.reach, known.layout.pilots
+    unheard = ~reach @ (pilots[:, None] == pilots[None, :])  # UEs out of reach on the same pilot
+    same = reach & ~unheard
+    assert same.mean() > 0.05
+    np.testing.assert_allclose(known.h_hat[:, same], known.h_hat_in_reach[:, same])
+    np.testing.assert_allclose(known.error[same], arrays["error_variance"][same])
+    assert (arrays["error_variance"] <= known.error * (1 + 1e-9)).all()
 
 
 @pytest.mark.parametrize("name", REFERENCES)
