@@ -65,7 +65,10 @@ def engine(folder: Path) -> Iterator[Engine]:
     """The engine that answers, or one of our own, which ends with all that it holds."""
     running = Engine(None, folder)
     if running.attempt("info").returncode == 0:
-        yield running
+        try:
+            yield running
+        finally:
+            shutil.rmtree(folder)
         return
     socket, state = f"unix://{folder}/socket", folder / "exec"
     quiet = ("--iptables=false", "--ip6tables=false", "--bridge=none", "--ip-forward=false", "--ip-masq=false")
