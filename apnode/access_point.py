@@ -44,7 +44,7 @@ from apnode.messages import (
     Transmission,
 )
 from apnode.node import CHANNEL, Node, Send, ap_address, refuse_unless
-from apnode.observation import MOST_GAIN, observation_size, relative_gain, reward
+from apnode.observation import MOST_GAIN, absolute_gain, observation_size, relative_gain, reward
 from apnode.policies import Policy
 from apnode.precoding import Precoder
 from apnode.relaying import Relaying
@@ -123,9 +123,12 @@ class AccessPoint(Node):
         refuse_unless(len(association.neighbours) <= cooperation.max_neighbours, "too many neighbours")
         peers = (*association.neighbours, *association.askers)
         refuse_unless(all(self._is_peer(peer) for peer in peers), "a neighbour that there is not")
-        refuse_unless(self._known(association.reach), "beta of a UE that there is not")
-        refuse_unless(bool((association.pilots < radio.pilot_length).all()), "a pilot that there is not")
-        refuse_unless(association.beta.max(initial=0) <= _LOUDEST**2, "channels that amplify")
+        refuse_unless(self._known(association.reach + association.around), "beta of a UE that there is not")
+        pilots = max(association.pilots.max(initial=0), association.around_pilots.max(initial=0))
+        refuse_unless(pilots < radio.pilot_length, "a pilot that there is not")
+        loudest = max(association.beta.max(initial=0), association.neighbour_beta.max(initial=0))
+        refuse_unless(loudest <= _LOUDEST**2, "channels that amplify")
+        refuse_unless(bool(association.around) <= self._config.forecasts, "more of the neighbours than was asked for")
         self._refuse_unless_audible(association.interference)
         moved = []
         for peer, endpoint in zip(peers, association.endpoints + association.asker_endpoints, strict=True):
@@ -196,12 +199,12 @@ class AccessPoint(Node):
             return
         if self._upcoming is not None and self._upcoming.episode == pilots.episode:
             precoder = Precoder(self.ap, self._config, self._upcoming)
-            self._episode, self._upcoming = Episode.begin(self._config, self._upcoming, precoder), None
+            self._episode, self._upcoming = Episode.begin(self._config, self.ap, self._upcoming, precoder), None
             if self._remembered is not None:
                 self._episode.recall(self._config, self._remembered)
                 self._remembered = None
             self.trust.begin_episode()
-            self.policy.begin_episode(self._episode.association.mastered)
+            self.policy.begin_episode(self._episode.association)
         if self._episode is None or self._episode.association.episode != pilots.episode:
             return
         waiting = self._inbox.open(pilots.slot)
@@ -515,13 +518,15 @@ class AccessPoint(Node):
 
     def _reward(self, slot: Slot, gain: float) -> float:
         gains = [gain, *(slot.gains[p] for p in slot.partners if p in slot.gains)]
+        if self._config.reward.gain == "absolute" and slot.feedback is not None:
+            gains = [absolute_gain(slot.feedback)]
         asked = [position for position, n in enumerate(slot.episode.neighbours) if n in slot.chosen]
         return reward(self._config.reward, gains, slot.episode.interference, asked, len(slot.linked_partners))
 
     def _transition(self, slot: Slot, earned: float) -> Transition:
         return Transition(
             observation=slot.observation,
-            action=slot.action,
+            action=slot.formed if self._config.forecasts else slot.action,
             reward=earned,
             next_observation=slot.episode.observation,
             num_actions=2 ** len(slot.episode.neighbours),

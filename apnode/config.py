@@ -186,17 +186,25 @@ class Propagation(Section):
 class Cooperation(Section):
     """Who may ask whom, who says yes, and what the two then do together."""
 
-    policy: Literal["ddqn", "never", "always", "random", "threshold", "master"] = Field(
+    policy: Literal["ddqn", "never", "always", "random", "threshold", "master", "forecast"] = Field(
         "ddqn",
-        description="how an AP chooses whom to ask; master: with whom it serves a UE whose strongest AP is either",
+        description="how an AP chooses whom to ask; master: with whom it serves a UE whose strongest AP is either; "
+        "forecast: whose link it expects to be worth it",
     )
     request_rate: Fraction = Field(0.565, description="policy random: chance to ask each neighbour")
     request_share: Fraction = Field(
         0.25, description="policy threshold: ask who causes at least this share of the interference of one's neighbours"
     )
+    link_price: Annotated[float, Field(ge=-1e3, le=1e3)] = Field(
+        0.2,
+        description="policy forecast, and ddqn with values of neighbours: ask whose link brings more [bit/s/Hz]",
+    )
+    residual_db: Annotated[float, Field(ge=0, le=100)] = Field(
+        20.0, description="forecasts: interference that a UE is left with where APs cooperate, over noise [dB]"
+    )
     max_neighbours: Annotated[int, Field(ge=1, le=32)] = Field(
         4,
-        description="neighbours of an AP, at most; policy ddqn, with an action for each subset of them, takes up to 8",
+        description="neighbours of an AP, at most; policy ddqn with values of subsets takes up to 8",
     )
     neighbour_threshold: Fraction = Field(0.05, description="gamma_th of (11), relative to the AP's worst interferer")
     neighbour_sets: Literal["row", "symmetric", "common-ue"] = Field(
@@ -242,15 +250,6 @@ class Cooperation(Section):
             raise ValueError('acceptance "grant" needs reciprocal neighbour_sets: an AP must know who may ask it')
         return self
 
-    @model_validator(mode="after")
-    def _a_table_of_subsets_stays_small(self) -> Self:
-        if self.policy == "ddqn" and self.max_neighbours > 8:
-            raise ValueError(
-                f'policy "ddqn" would need 2^{self.max_neighbours} actions, one for each subset of max_neighbours = '
-                f"{self.max_neighbours}; set max_neighbours to 8 or fewer, or another policy"
-            )
-        return self
-
 
 class Precoding(Section):
     """What an AP makes of the channel estimates it has, alone and with its partners, at which power."""
@@ -278,6 +277,9 @@ class Reward(Section):
     """Eq. (12): r = a1 * relative gain - a2 * links charged +- a3 * interference of those asked."""
 
     gain_weight: float = Field(1.0, description="alpha_1")
+    gain: Literal["relative", "absolute"] = Field(
+        "relative", description="of the UEs' sum rate: to what it is alone, as the paper has it; or in bit/s/Hz"
+    )
     link_cost: Annotated[float, Field(ge=0)] = Field(0.02, description="alpha_2")
     interference_weight: Annotated[float, Field(ge=0)] = Field(0.05, description="alpha_3")
     interference_sign: Literal["+", "-"] = Field("+", description="+ as the paper's text says, - as it prints")
@@ -290,6 +292,12 @@ class Reward(Section):
 class Learning(Section):
     """The Double DQN of every AP (seed paper, table II)."""
 
+    values: Literal["subsets", "neighbours"] = Field(
+        "subsets",
+        description="what the network values: every subset of the neighbours, from (10); or to ask, and not to ask, "
+        "each of them, from what an AP forecasts of the link: these add up, and cooperation.link_price is what they "
+        "must be apart",
+    )
     hidden: Annotated[tuple[Count, ...], Field(min_length=1, max_length=8, strict=False)] = Field(
         (128, 64, 32), description="hidden layers, ReLU"
     )
@@ -327,6 +335,22 @@ class Config(Section):
     @property
     def num_slots(self) -> int:
         return self.run.episodes * self.run.slots_per_episode
+
+    @property
+    def forecasts(self) -> bool:
+        """Whether APs forecast what links would bring."""
+        policy = self.cooperation.policy
+        return policy == "forecast" or (policy == "ddqn" and self.learning.values == "neighbours")
+
+    @model_validator(mode="after")
+    def _a_table_of_subsets_stays_small(self) -> Self:
+        most = self.cooperation.max_neighbours
+        if self.cooperation.policy == "ddqn" and self.learning.values == "subsets" and most > 8:
+            raise ValueError(
+                f'policy "ddqn" would need 2^{most} actions, one for each subset of max_neighbours = {most}; '
+                'set it to 8 or fewer, or learning.values = "neighbours", or another policy'
+            )
+        return self
 
     @model_validator(mode="after")
     def _ids_fit_the_wire(self) -> Self:
@@ -373,6 +397,8 @@ class Config(Section):
         slot_report = 4 * 8 * blocks * radio.num_ues + 10 * radio.num_aps
         feedback = (16 + (12 + 4 * radio.antennas) * self.cooperation.reported_interferers) * radio.num_ues
         association = 14 * radio.num_ues + 72 * min(64 + self.cooperation.max_neighbours, radio.num_aps)
+        if self.forecasts:
+            association += (4 + 5 * self.cooperation.max_neighbours) * radio.num_ues
         most = max(pilots, precoders, block, slot_report, feedback, association, self._largest_link_state_bytes)
         cluster = radio.num_aps if self.cooperation.cluster == "serving" else self.cooperation.max_cluster_aps
         partners = 2 * min(cluster, radio.num_aps)

@@ -1,5 +1,8 @@
 """The Double DQN of one AP (van Hasselt et al. 2016, on the network of the seed paper's table II).
 
+`SubsetDqn` has a value for every subset of the neighbours, as the paper. `NeighbourDqn` has one network for all of an
+AP's neighbours, whose values add up to that of a subset (value decomposition, Sunehag et al. 2018, within an AP).
+
 Everything random comes from generators keyed by (seed, AP, slot), never from torch's global one, so an AP
 learns the same alone in its process as beside a hundred others in one.
 """
@@ -7,6 +10,7 @@ learns the same alone in its process as beside a hundred others in one.
 from __future__ import annotations
 
 import itertools
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import numpy as np
@@ -14,35 +18,33 @@ import torch
 from torch import Tensor, nn
 from torch.optim.adam import adam
 
-from apnode.config import Learning
-from apnode.messages import FloatArray
+from apnode.config import Config, Learning
+from apnode.messages import FloatArray, IntArray
+from apnode.observation import TRAITS, observation_size
 from apnode.replay import Batch, Floats
 from apnode.state import State, joined, layout_of, refuse_other
 
 torch.set_num_threads(1)
 
 
-class DoubleDqn:
-    """Online and target network over joint actions: bit n of an action says whether to ask neighbour n."""
+class DoubleDqn(ABC):
+    """Online and target network; bit n of an action says whether to ask neighbour n."""
 
-    def __init__(self, observation_size: int, num_actions: int, learning: Learning, seed: int) -> None:
+    def __init__(self, inputs: int, outputs: int, learning: Learning, seed: int) -> None:
         self._learning = learning
-        self._online = _initialised((observation_size, *learning.hidden, num_actions), seed)
+        self._online = _initialised((inputs, *learning.hidden, outputs), seed)
         self._target = [p.detach().clone() for p in self._online]
         self._adam = _Adam(self._online, learning.learning_rate)
 
-    def values(self, observation: FloatArray) -> FloatArray:
-        """Q of every action, without dropout.
+    def best_action(self, observation: FloatArray, num_neighbours: int) -> int:
+        """The action of most value, without dropout.
 
         Args:
             observation: (D,)
-
-        Returns:
-            (actions,)
+            num_neighbours: of the AP.
         """
         with torch.inference_mode():
-            values = _forward(self._online, _tensor(observation))
-        return values.double().numpy()
+            return int(self._best(_tensor(observation[None]), np.array([2**num_neighbours]))[0])
 
     def update(self, batch: Batch, rng: np.random.Generator) -> float:
         """One Adam step on the mean squared temporal-difference error; returns that error.
@@ -52,9 +54,8 @@ class DoubleDqn:
             rng: draws the dropout masks.
         """
         target = self.td_target(batch)
-        action = torch.from_numpy(batch.action)[:, None]
-        masks = self._dropout_masks(len(batch.action), rng)
-        chosen = _forward(self._online, _tensor(batch.observation), masks).gather(1, action)[:, 0]
+        action = torch.from_numpy(batch.action)
+        chosen = self._value(self._online, _tensor(batch.observation), action, batch.num_actions, rng)
         loss = nn.functional.mse_loss(chosen, target)
         self._adam.step(torch.autograd.grad(loss, self._online))
         return loss.item()
@@ -65,13 +66,28 @@ class DoubleDqn:
         Returns:
             (n,)
         """
+        if not self._learning.discount:
+            return _tensor(batch.reward)
         with torch.no_grad():
             following = _tensor(batch.next_observation)
-            online = _forward(self._online, following)
-            closed = np.arange(online.shape[1]) >= batch.num_actions[:, None]
-            best = online.masked_fill_(torch.from_numpy(closed), -torch.inf).argmax(1, keepdim=True)
-            value = _forward(self._target, following).gather(1, best)[:, 0]
+            best = self._best(following, batch.num_actions)
+            value = self._value(self._target, following, best, batch.num_actions)
         return _tensor(batch.reward) + self._learning.discount * (1 - _tensor(batch.terminal)) * value
+
+    @abstractmethod
+    def _best(self, observation: Tensor, num_actions: IntArray) -> Tensor:
+        """(n,) actions of most value to the online network, of (n, D) observations and (n,) numbers of actions."""
+
+    @abstractmethod
+    def _value(
+        self,
+        network: Sequence[Tensor],
+        observation: Tensor,
+        action: Tensor,
+        num_actions: IntArray,
+        rng: np.random.Generator | None = None,
+    ) -> Tensor:
+        """(n,) values of actions to a network; with dropout if `rng` is there to draw it."""
 
     def weights(self) -> list[FloatArray]:
         """Copies of the online network's weights and biases, layer by layer."""
@@ -113,11 +129,106 @@ class DoubleDqn:
     def _tensors(self) -> dict[str, Sequence[Tensor]]:
         return {"online": self._online, "target": self._target, **self._adam.tensors()}
 
+    def _forward(self, network: Sequence[Tensor], x: Tensor, rng: np.random.Generator | None = None) -> Tensor:
+        """(rows, outputs) of (rows, inputs); every hidden layer's output is multiplied by its dropout mask."""
+        *hidden, (weight, bias) = zip(network[0::2], network[1::2], strict=True)
+        masks = None if rng is None or not self._learning.dropout else self._dropout_masks(len(x), rng)
+        for layer, (w, b) in enumerate(hidden):
+            x = torch.relu(nn.functional.linear(x, w, b))
+            if masks is not None:
+                x = x * masks[layer]
+        return nn.functional.linear(x, weight, bias)
+
     def _dropout_masks(self, rows: int, rng: np.random.Generator) -> Sequence[Tensor]:
         """(rows, width) for each hidden layer: 0 where its output is dropped, otherwise what keeps its mean."""
         hidden, keep = self._learning.hidden, 1 - self._learning.dropout
         kept = rng.random((rows, sum(hidden)), np.float32) < keep
         return torch.split(torch.from_numpy(kept * np.float32(1 / keep)), list(hidden), dim=1)
+
+
+class SubsetDqn(DoubleDqn):
+    """A value for every subset of the neighbours."""
+
+    def __init__(self, config: Config, seed: int) -> None:
+        super().__init__(observation_size(config), 2**config.cooperation.max_neighbours, config.learning, seed)
+
+    def values(self, observation: FloatArray) -> FloatArray:
+        """(actions,) of every action, without dropout, of an observation (D,)."""
+        with torch.inference_mode():
+            return self._forward(self._online, _tensor(observation)).double().numpy()
+
+    def _best(self, observation: Tensor, num_actions: IntArray) -> Tensor:
+        values = self._forward(self._online, observation)
+        closed = np.arange(values.shape[1]) >= num_actions[:, None]
+        return values.masked_fill_(torch.from_numpy(closed), -torch.inf).argmax(1)
+
+    def _value(
+        self,
+        network: Sequence[Tensor],
+        observation: Tensor,
+        action: Tensor,
+        num_actions: IntArray,
+        rng: np.random.Generator | None = None,
+    ) -> Tensor:
+        return self._forward(network, observation, rng).gather(1, action[:, None])[:, 0]
+
+
+class NeighbourDqn(DoubleDqn):
+    """Two values for each neighbour, not to ask it and to ask it; they add up, less a price for each that is asked.
+
+    To ask is worth what the AP expects of the link, and what the network, which begins with nothing, adds to it.
+    """
+
+    def __init__(self, config: Config, seed: int) -> None:
+        super().__init__(TRAITS, 2, config.learning, seed)
+        self._price = config.cooperation.link_price
+        with torch.no_grad():
+            for parameter in self._online[-2:]:
+                parameter.zero_()
+        self.sync_target()
+
+    def advantages(self, traits: FloatArray) -> FloatArray:
+        """(N,) what asking each neighbour is worth to the AP, of (N, TRAITS)."""
+        with torch.inference_mode():
+            values = self._valued(self._online, _tensor(traits))
+        return (values[:, 1] - values[:, 0]).double().numpy()
+
+    def _valued(self, network: Sequence[Tensor], traits: Tensor, rng: np.random.Generator | None = None) -> Tensor:
+        expected = torch.stack([torch.zeros(len(traits)), traits[:, 0]], dim=1)
+        return expected + self._forward(network, traits, rng)
+
+    def _best(self, observation: Tensor, num_actions: IntArray) -> Tensor:
+        values, is_neighbour = self._of_neighbours(self._online, observation, num_actions)
+        asks = (values[..., 1] - values[..., 0] > self._price) & is_neighbour
+        return (asks.long() << torch.arange(asks.shape[1])).sum(1)
+
+    def _value(
+        self,
+        network: Sequence[Tensor],
+        observation: Tensor,
+        action: Tensor,
+        num_actions: IntArray,
+        rng: np.random.Generator | None = None,
+    ) -> Tensor:
+        values, is_neighbour = self._of_neighbours(network, observation, num_actions, rng)
+        bits = action[:, None] >> torch.arange(values.shape[1]) & 1
+        chosen = values.gather(2, bits[..., None])[..., 0] - self._price * bits
+        return (chosen * is_neighbour).sum(1)
+
+    def _of_neighbours(
+        self,
+        network: Sequence[Tensor],
+        observation: Tensor,
+        num_actions: IntArray,
+        rng: np.random.Generator | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """(n, N, 2) values, 0 where there is no neighbour, and (n, N) where there is one."""
+        count = np.log2(num_actions).astype(int)
+        is_neighbour = torch.from_numpy(np.arange(count.max()) < count[:, None])
+        rows = observation.reshape(len(observation), -1, TRAITS)[:, : count.max()][is_neighbour]
+        values = torch.zeros(*is_neighbour.shape, 2)
+        values[is_neighbour] = self._valued(network, rows, rng)
+        return values, is_neighbour
 
 
 class _Adam:
@@ -165,19 +276,14 @@ def _initialised(sizes: Sequence[int], seed: int) -> list[Tensor]:
     return parameters
 
 
-def _forward(parameters: Sequence[Tensor], x: Tensor, masks: Sequence[Tensor] | None = None) -> Tensor:
-    """Q values; every hidden layer's output is multiplied by its mask, if there are any."""
-    *hidden, (weight, bias) = zip(parameters[0::2], parameters[1::2], strict=True)
-    for layer, (w, b) in enumerate(hidden):
-        x = torch.relu(nn.functional.linear(x, w, b))
-        if masks is not None:
-            x = x * masks[layer]
-    return nn.functional.linear(x, weight, bias)
-
-
 def _numbered(tensors: Sequence[Tensor]) -> State:
     return {str(index): tensor.detach().numpy().copy() for index, tensor in enumerate(tensors)}
 
 
 def _tensor(array: Floats) -> Tensor:
     return torch.from_numpy(array).float()
+
+
+def make_network(config: Config, seed: int) -> DoubleDqn:
+    """The network that the config names."""
+    return NeighbourDqn(config, seed) if config.learning.values == "neighbours" else SubsetDqn(config, seed)

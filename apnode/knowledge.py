@@ -19,7 +19,7 @@ from apnode.messages import (
     FloatArray,
     SlotFeedback,
 )
-from apnode.observation import observe, reported_interference
+from apnode.observation import describe, observe, reported_interference
 from apnode.power import AVERAGES
 from apnode.precoding import Precoder
 from apnode.rounds import Rounds
@@ -45,13 +45,13 @@ class Episode:
     linked: list[bool]  # per neighbour, in the last slot
     gain: FloatArray  # (N,) running mean of own relative gain while linked, T_m of (10)
     times_linked: FloatArray  # (N,)
-    observation: FloatArray  # (10), made of these
+    observation: FloatArray  # (10), made of these; or where APs forecast, what they expect of the episode
 
     @classmethod
-    def begin(cls, config: Config, association: Association, precoder: Precoder) -> Episode:
+    def begin(cls, config: Config, ap: int, association: Association, precoder: Precoder) -> Episode:
         count = len(association.neighbours)
         known = association.interference.copy(), [False] * count, np.zeros(count)
-        seen = _observation(config, association, *known)
+        seen = describe(config, ap, association) if config.forecasts else _observation(config, association, *known)
         return cls(association, precoder, *known, np.zeros(count), seen)
 
     @property
@@ -78,7 +78,7 @@ class Episode:
                 self.gain[position] += (gain - self.gain[position]) / self.times_linked[position]
             else:
                 self.interference[position] += weight * (reported[position] - self.interference[position])
-        self.observation = _observation(config, self.association, self.interference, self.linked, self.gain)
+        self._observe(config)
 
     def state(self) -> State:
         """Copies of the running means, and what they are of."""
@@ -99,7 +99,11 @@ class Episode:
         self.interference, self.gain = state["interference"].copy(), state["gain"].copy()
         self.linked, self.times_linked = state["linked"].tolist(), state["times_linked"].copy()
         self.precoder.average.restore(part(state, "power"))
-        self.observation = _observation(config, self.association, self.interference, self.linked, self.gain)
+        self._observe(config)
+
+    def _observe(self, config: Config) -> None:
+        if not config.forecasts:
+            self.observation = _observation(config, self.association, self.interference, self.linked, self.gain)
 
     @staticmethod
     def refuse_other(state: State) -> None:
@@ -163,6 +167,12 @@ class Slot:
     def linked_partners(self) -> set[int]:
         """Partners with a link to this AP, not just to another one of the cluster."""
         return self.blocks.keys() & set(self.partners)
+
+    @property
+    def formed(self) -> int:
+        """The links that this AP asked for and has, as a bit mask over its neighbours."""
+        linked = self.linked_partners & {*self.chosen}
+        return sum(1 << position for position, n in enumerate(self.episode.neighbours) if n in linked)
 
     @property
     def readers(self) -> set[int]:

@@ -50,9 +50,15 @@ class Association(Message):
     interference: Annotated[FloatArray, Array("<f8", 1)]  # (len(neighbours),) reported long-term power [W]
     askers: Ids = ()  # who else may ask this AP, where neighbour sets are not reciprocal
     asker_endpoints: Texts = ()
-    reach: Ids = ()  # the R UEs that beta and pilots are of, ascending; not given, as in version 2: UEs 0 to R - 1
+    reach: Ids = ()  # the R UEs that beta and pilots are of, ascending; not given: UEs 0 to R - 1
     mastered: Annotated[IntArray, Array("<u2", 1)] = field(default_factory=lambda: np.zeros(0, np.uint16))
     # (len(neighbours),) UEs that both serve and whose master, their strongest AP, is one of the two; or not given
+    around: Ids = ()  # U UEs in reach of neighbours, ascending; none if this AP forecasts nothing
+    around_pilots: Annotated[IntArray, Array("<u2", 1)] = field(default_factory=lambda: np.zeros(0, np.uint16))  # (U,)
+    neighbour_beta: Annotated[FloatArray, Array("<f4", 2)] = field(default_factory=lambda: np.zeros((0, 0), "<f4"))
+    # (len(neighbours), U) large-scale fading coefficients of neighbours, 0 out of their reach [power gain]
+    neighbour_serves: Annotated[IntArray, Array("|u1", 2)] = field(default_factory=lambda: np.zeros((0, 0), np.uint8))
+    # (len(neighbours), U) 1 where a neighbour serves a UE
 
     def __post_init__(self) -> None:
         Message.__post_init__(self)
@@ -65,10 +71,13 @@ class Association(Message):
         if not self.reach:
             object.__setattr__(self, "reach", tuple(range(len(self.beta))))
         expect(len(self.beta) == len(self.pilots) == len(self.reach), "one beta and pilot per UE in reach")
-        reach = np.array(self.reach, int)
-        expect(bool((reach[1:] > reach[:-1]).all()), "UEs in reach must ascend")
+        reach, around = np.array(self.reach, int), np.array(self.around, int)
+        expect(bool((reach[1:] > reach[:-1]).all() and (around[1:] > around[:-1]).all()), "UEs in reach must ascend")
         expect(bool(np.isin(self.ues, reach).all()), "a served UE must be in reach")
-        _expect_not_negative(self.beta, self.interference)
+        _expect_not_negative(self.beta, self.interference, self.neighbour_beta)
+        expect(len(self.around_pilots) == len(self.around), "one pilot per UE around")
+        rows = (count, len(self.around)) if self.around else (0, 0)
+        expect(self.neighbour_beta.shape == self.neighbour_serves.shape == rows, "a row around per neighbour")
 
     def columns(self, ues: Sequence[int]) -> list[int]:
         """Where UEs in reach are in beta and pilots, and in estimates."""
@@ -369,7 +378,7 @@ KINDS_SINCE: dict[
     type[Message], int
 ] = {}  # the version of the wire that brought them, unless all that are read have them
 APPENDED: dict[type[Message], dict[str, int]] = {  # fields, with the version of the wire since which they are there
-    Association: {"reach": 3, "mastered": 3},
+    Association: dict.fromkeys(("around", "around_pilots", "neighbour_beta", "neighbour_serves"), 4),
 }
 
 

@@ -7,15 +7,20 @@ from collections.abc import Collection, Sequence
 import numpy as np
 
 from apnode.config import Config, Reward
-from apnode.messages import FloatArray, SlotFeedback
+from apnode.forecast import link_gains
+from apnode.messages import Association, FloatArray, SlotFeedback
 
 MOST_GAIN = 1000.0  # relative; only UEs practically without any rate alone could reach it
 _SNR_SCALE_DB = 50.0  # beta at full power over noise lies within about 0..100 dB
 
 
+TRAITS = 4  # what is known of a neighbour where APs forecast
+
+
 def observation_size(config: Config) -> int:
     """Length of the observation, the same for every AP."""
-    return config.learning.observed_ues + 3 * config.cooperation.max_neighbours
+    neighbours = config.cooperation.max_neighbours
+    return TRAITS * neighbours if config.forecasts else config.learning.observed_ues + 3 * neighbours
 
 
 def interference_position(config: Config) -> int:
@@ -52,6 +57,26 @@ def observe(
     )
 
 
+def describe(config: Config, ap: int, association: Association) -> FloatArray:
+    """The observation of an AP that forecasts, for the whole episode.
+
+    Returns:
+        (TRAITS max_neighbours,): of each neighbour what the link is expected to bring [bit/s/Hz], the number of UEs
+        that both serve, of those whose strongest AP is one of the two, and of the AP's own UEs; padded with 0.
+    """
+    traits = np.zeros((config.cooperation.max_neighbours, TRAITS))
+    if count := len(association.neighbours):
+        common = association.neighbour_serves[:, np.isin(association.around, association.ues)].sum(axis=1)
+        gains, load = link_gains(config, ap, association), np.full(count, len(association.ues))
+        traits[:count] = np.stack([gains, common, association.mastered, load], axis=1)
+    return traits.ravel()
+
+
+def traits_of(observation: FloatArray, num_neighbours: int) -> FloatArray:
+    """(N, TRAITS) rows of what `describe` gave."""
+    return observation.reshape(-1, TRAITS)[:num_neighbours]
+
+
 def _padded(values: FloatArray, size: int) -> FloatArray:
     return np.concatenate([values, np.zeros(size - len(values))])
 
@@ -84,7 +109,12 @@ def reported_interference(feedback: SlotFeedback, neighbours: Sequence[int]) -> 
 def relative_gain(feedback: SlotFeedback) -> float:
     """(sum R_coop - sum R_base) / sum R_base of (12) over this AP's UEs, on the same channels; 0 without rate."""
     alone = float(feedback.rate_alone.sum())
-    return min((float(feedback.rate.sum()) - alone) / alone, MOST_GAIN) if alone > 0 else 0.0
+    return min(absolute_gain(feedback) / alone, MOST_GAIN) if alone > 0 else 0.0
+
+
+def absolute_gain(feedback: SlotFeedback) -> float:
+    """The gain sum R_coop - sum R_base over this AP's UEs, on the same channels [bit/s/Hz]."""
+    return float(feedback.rate.sum()) - float(feedback.rate_alone.sum())
 
 
 def reward(

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from apnode.config import Config, Learning
-from apnode.messages import FloatArray, IntArray
-from apnode.observation import interference_position, observation_size, shares
+from apnode.messages import Association, FloatArray, IntArray
+from apnode.observation import interference_position, observation_size, shares, traits_of
 from apnode.replay import Replay, Transition
 from apnode.rng import Purpose, generator, integer_seed
 from apnode.state import State, joined, layout_of, part, refuse_other
@@ -20,12 +20,8 @@ if TYPE_CHECKING:
 class Policy(Protocol):
     """Decides for one AP. An action is a bit mask over its neighbours, strongest interferer first."""
 
-    def begin_episode(self, mastered: IntArray) -> None:
-        """A new layout.
-
-        Args:
-            mastered: (N,) for each neighbour the UEs that both serve and whose strongest AP is one of the two.
-        """
+    def begin_episode(self, association: Association) -> None:
+        """A new layout, as far as the AP has been told of it."""
 
     def act(self, observation: FloatArray, num_neighbours: int, slot: int) -> int:
         """The action in this slot, below 2^num_neighbours."""
@@ -49,7 +45,7 @@ class Fixed:
     def __init__(self, ask: bool) -> None:
         self._ask = ask
 
-    def begin_episode(self, mastered: IntArray) -> None:
+    def begin_episode(self, association: Association) -> None:
         pass
 
     def act(self, observation: FloatArray, num_neighbours: int, slot: int) -> int:
@@ -109,11 +105,23 @@ class Master(Fixed):
         super().__init__(ask=False)
         self._mastered: IntArray = np.zeros(0, np.int64)
 
-    def begin_episode(self, mastered: IntArray) -> None:
-        self._mastered = mastered
+    def begin_episode(self, association: Association) -> None:
+        self._mastered = association.mastered
 
     def act(self, observation: FloatArray, num_neighbours: int, slot: int) -> int:
         return int((self._mastered > 0) @ 2 ** np.arange(num_neighbours))
+
+
+class Forecast(Fixed):
+    """Asks those whose link it expects to bring more than the price of a link."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(ask=False)
+        self._price = config.cooperation.link_price
+
+    def act(self, observation: FloatArray, num_neighbours: int, slot: int) -> int:
+        gains = traits_of(observation, num_neighbours)[:, 0]
+        return int((gains > self._price) @ 2 ** np.arange(num_neighbours))
 
 
 class Given(Fixed):
@@ -131,39 +139,49 @@ class Trained(Fixed):
     """An agent that has learned: takes the best action it knows, explores no more and learns no more."""
 
     def __init__(self, config: Config, weights: list[FloatArray]) -> None:
-        from apnode.ddqn import DoubleDqn
+        from apnode.ddqn import make_network
 
         super().__init__(ask=False)
-        size, num_actions = observation_size(config), 2**config.cooperation.max_neighbours
-        self._network: DoubleDqn = DoubleDqn(size, num_actions, config.learning, seed=0)
+        self._network: DoubleDqn = make_network(config, seed=0)
         self._network.load(weights)
 
     def act(self, observation: FloatArray, num_neighbours: int, slot: int) -> int:
-        return int(self._network.values(observation)[: 2**num_neighbours].argmax())
+        return self._network.best_action(observation, num_neighbours)
 
 
 class Ddqn:
     """The AP's own Double DQN: epsilon-greedy over joint actions, at most one update a slot."""
 
     def __init__(self, ap: int, config: Config) -> None:
-        from apnode.ddqn import DoubleDqn  # torch: seconds and 170 MB that other policies need not pay
+        from apnode.ddqn import make_network  # torch: seconds and 170 MB that other policies need not pay
 
         self._ap, self._seed, self._learning = ap, config.seed, config.learning
         self._slots_per_episode = config.run.slots_per_episode
-        size, num_actions = observation_size(config), 2**config.cooperation.max_neighbours
-        weights = integer_seed(config.seed, Purpose.WEIGHTS, ap)
-        self.network: DoubleDqn = DoubleDqn(size, num_actions, config.learning, weights)
-        self.replay = Replay(config.learning.replay_capacity, size)
+        self.network: DoubleDqn = make_network(config, integer_seed(config.seed, Purpose.WEIGHTS, ap))
+        self.replay = Replay(config.learning.replay_capacity, observation_size(config))
         self._synced = 0  # period of the target network
+        self._neighbours: tuple[int, ...] = ()
 
-    def begin_episode(self, mastered: IntArray) -> None:
-        pass
+    def begin_episode(self, association: Association) -> None:
+        self._neighbours = association.neighbours
 
     def act(self, observation: FloatArray, num_neighbours: int, slot: int) -> int:
+        if self._learning.values == "neighbours":
+            return self._explored_link_by_link(self.network.best_action(observation, num_neighbours), slot)
         rng = generator(self._seed, Purpose.EXPLORATION, self._ap, slot)
         if rng.random() < self.epsilon(slot):
             return int(rng.integers(2**num_neighbours))
-        return int(self.network.values(observation)[: 2**num_neighbours].argmax())
+        return self.network.best_action(observation, num_neighbours)
+
+    def _explored_link_by_link(self, action: int, slot: int) -> int:
+        """With chance epsilon a link is asked for, or not, by a coin that both its ends see: so both try it at once."""
+        epsilon = self.epsilon(slot)
+        for position, neighbour in enumerate(self._neighbours):
+            ends = min(self._ap, neighbour), max(self._ap, neighbour)
+            luck, coin = generator(0, Purpose.EXPLORATION, *ends, slot).random(2)
+            if luck < epsilon:
+                action = action & ~(1 << position) | (coin < 0.5) << position
+        return action
 
     def learn(self, transition: Transition, slot: int) -> float:
         self.replay.store(transition)
@@ -211,5 +229,7 @@ def make_policy(ap: int, config: Config) -> Policy:
             return Threshold(config)
         case "master":
             return Master()
+        case "forecast":
+            return Forecast(config)
         case "ddqn":
             return Ddqn(ap, config)

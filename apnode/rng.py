@@ -31,6 +31,7 @@ class Purpose(IntEnum):
     LINK_FAULTS = 30
     FAULTS = 31
     LIES = 32
+    FORECAST = 40
 
 
 def own_config(config: Config, ap: int) -> Config:

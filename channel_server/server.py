@@ -8,7 +8,7 @@ tells an AP is only what that AP's antennas heard and what that AP's own UEs rep
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -33,10 +33,9 @@ from apnode.node import CHANNEL, COORDINATOR, Node, ap_address, refuse_unless
 from channel_server.fading import channels, received_pilots
 from channel_server.reports import partner_gains, strongest_interferers
 from channel_server.sinr import received, received_interference, sinr_of, spectral_efficiency
-from channel_server.topology import Layout, further_askers, long_term_interference, make_layout, neighbour_lists
+from channel_server.topology import Layout, associations, make_layout
 
 _Reports = tuple[IntArray, FloatArray, IntArray, FloatArray]  # as in SlotFeedback
-_MAX_ASKERS = 64  # an Association lists no more; about 15 is the most seen among 100 APs
 
 
 @dataclass
@@ -71,9 +70,7 @@ class ChannelServer(Node):
         self._live: set[int] = set()
         self._said: dict[int, int] = {}  # by AP, the slot it was in when it said hello
         self._incarnation: dict[int, int] = {}  # by AP, as it said hello
-        self._neighbours: list[tuple[int, ...]] = []
-        self._askers: list[tuple[int, ...]] = []  # who else may ask an AP
-        self._interference: FloatArray
+        self._told: list[Association] = []  # by AP, but for endpoints
         self._handlers = {
             Hello: self._on_hello,
             Transmission: self._on_transmission,
@@ -114,8 +111,8 @@ class ChannelServer(Node):
 
     def _readmit(self, ap: int, air: Air) -> None:
         """Bring a restarted AP and its peers in touch again; the open slot does not wait for it."""
-        for told in (ap, *self._neighbours[ap], *self._askers[ap]):
-            self._associate(told, air.episode)
+        for near in (ap, *self._told[ap].neighbours, *self._told[ap].askers):
+            self._associate(near)
         if ap not in air.transmissions:
             air.awaited.discard(ap)
             self._close_when_complete(air)
@@ -135,7 +132,7 @@ class ChannelServer(Node):
         else:
             air.reminded = True
             for ap in sorted(air.awaited):
-                self._associate(ap, air.episode)  # perhaps it never heard of this episode
+                self._associate(ap)  # perhaps it never heard of this episode
                 self._send(ap_address(ap), Deadline(air.index))
 
     # --- a slot -------------------------------------------------------------------------------------------
@@ -157,31 +154,20 @@ class ChannelServer(Node):
         self.air, self.opened = Air(slot, episode, h, awaited=set(self._live)), slot
         for ap in range(self._config.radio.num_aps):
             if ap not in self._live and position:
-                self._associate(ap, episode)  # perhaps it was cut off when the episode began
+                self._associate(ap)  # perhaps it was cut off when the episode began
             self._send(ap_address(ap), PilotBlock(episode, slot, heard[:, ap]))
 
     def _begin_episode(self, episode: int) -> None:
         self._episode = episode
         self.layout = make_layout(self._config, episode)
-        self._interference = long_term_interference(self._config, self.layout)
-        self._neighbours = neighbour_lists(self._config, self._interference, self.layout.serving)
-        self._askers = further_askers(self._neighbours, _MAX_ASKERS)
+        self._told = associations(self._config, self.layout, episode)
         for ap in range(self._config.radio.num_aps):
-            self._associate(ap, episode)
+            self._associate(ap)
 
-    def _associate(self, ap: int, episode: int) -> None:
-        neighbours, askers = self._neighbours[ap], self._askers[ap]
-        association = Association(
-            episode=episode,
-            **self.layout.told(ap),
-            neighbours=neighbours,
-            endpoints=self._reachable(neighbours),
-            interference=self._interference[ap, list(neighbours)],
-            askers=askers,
-            asker_endpoints=self._reachable(askers),
-            mastered=self.layout.mastered[ap, list(neighbours)],
-        )
-        self._send(ap_address(ap), association)
+    def _associate(self, ap: int) -> None:
+        told = self._told[ap]
+        endpoints, of_askers = self._reachable(told.neighbours), self._reachable(told.askers)
+        self._send(ap_address(ap), replace(told, endpoints=endpoints, asker_endpoints=of_askers))
 
     def _reachable(self, aps: tuple[int, ...]) -> tuple[str, ...]:
         """Endpoints; of who is not live none, so that nobody waits for it."""

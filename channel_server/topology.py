@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apnode.config import Config, Radio
-from apnode.messages import ComplexArray, FloatArray, IntArray
+from apnode.messages import Association, ComplexArray, FloatArray, IntArray
 from apnode.power import power_split
 from apnode.rng import Purpose, generator
 from channel_server.geometry import ap_positions, distances, offsets, period, ue_positions
@@ -21,6 +22,7 @@ from channel_server.scattering import array_correlation, roots
 from channel_server.shadowing import link_field
 
 BoolArray = NDArray[np.bool_]
+_MAX_ASKERS = 64  # an Association lists no more; about 15 is the most seen among 100 APs
 HEARD = 1.0  # an AP hears a pilot that arrives at least so strong, despread, relative to the noise
 
 
@@ -67,6 +69,19 @@ class Layout:
             "beta": self.beta[ap, reach],
             "pilots": self.pilots[reach],
             "reach": tuple(reach.tolist()),
+        }
+
+    def told_around(self, neighbours: Sequence[int]) -> dict[str, Any]:
+        """What an AP that forecasts is told of its neighbours, as fields of an Association."""
+        rows = list(neighbours)
+        around = np.flatnonzero(self.reach[rows].any(axis=0))
+        if not len(around):
+            return {}
+        return {
+            "around": tuple(around.tolist()),
+            "around_pilots": self.pilots[around],
+            "neighbour_beta": self.beta_in_reach[rows][:, around],
+            "neighbour_serves": self.serving[rows][:, around].astype(np.uint8),
         }
 
     @cached_property
@@ -268,6 +283,27 @@ def neighbour_lists(config: Config, interference: FloatArray, serving: BoolArray
         passes = _symmetric(passes, interference, cap)
     order = np.argsort(-interference, axis=1, kind="stable")
     return [tuple(row[passed[row]][:cap].tolist()) for row, passed in zip(order, passes, strict=True)]
+
+
+def associations(config: Config, layout: Layout, episode: int) -> list[Association]:
+    """What every AP is told of an episode, but for endpoints."""
+    interference = long_term_interference(config, layout)
+    neighbours = neighbour_lists(config, interference, layout.serving)
+    askers = further_askers(neighbours, _MAX_ASKERS)
+    return [
+        Association(
+            episode=episode,
+            **layout.told(ap),
+            neighbours=known,
+            endpoints=("",) * len(known),
+            interference=interference[ap, list(known)],
+            askers=askers[ap],
+            asker_endpoints=("",) * len(askers[ap]),
+            mastered=layout.mastered[ap, list(known)],
+            **(layout.told_around(known) if config.forecasts else {}),
+        )
+        for ap, known in enumerate(neighbours)
+    ]
 
 
 def further_askers(neighbours: list[tuple[int, ...]], cap: int) -> list[tuple[int, ...]]:

@@ -11,7 +11,7 @@ import numpy as np
 from apnode.config import Config
 from apnode.messages import FloatArray
 from apnode.rng import Purpose, generator
-from coordinator.contenders import COUNTED, Contender, check_policies, contenders
+from coordinator.contenders import Contender, check_policies, contenders, counted
 from coordinator.measure import Drop, measure
 from coordinator.training import Weights
 from coordinator.workers import spread
@@ -73,17 +73,18 @@ def measured(
     check_policies(policies, config)
     drops = [drop_of(config, config.seed + 1 + index, slots, agents is not None) for index in range(layouts)]
     configs, steps = [d.config for d in drops], layouts * drops[0].config.num_slots
-    others = [policy for policy in policies if policy not in {"never", *COUNTED}]
+    numbers = counted(policies, config)
+    others = [policy for policy in policies if policy not in {"never", *numbers}]
     first = [
         Contender("never"),
-        *(Contender(p, None, {"cooperation": {"policy": p}}) for p in COUNTED if p in policies),
+        *(Contender(p, None, {"cooperation": {"policy": p}}) for p in numbers),
     ]
-    expected = steps * (len(first) + len(list(contenders(configs, others, links))))
+    expected = steps * (len(first) + len(list(contenders(configs, others, links, agents))))
     results = _measured(first, drops, agents, lambda done: progress(done, expected), workers)
     for index, (contender, result) in enumerate(results[1:], start=1):
         reached = round(result[unit(config)].mean())
         results[index], links = (replace(contender, aimed_at=reached), result), sorted({*links, reached})
-    entered, done_before = list(contenders(configs, others, links)), steps * len(first)
+    entered, done_before = list(contenders(configs, others, links, agents)), steps * len(first)
     total = done_before + steps * len(entered)
     return results + _measured(entered, drops, agents, lambda done: progress(done_before + done, total), workers)
 

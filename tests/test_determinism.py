@@ -31,6 +31,14 @@ VARIANTS = {
         "precoding.power=average",
         "reward.scope=neighbourhood",
     ),
+    "agents that forecast": (
+        "cooperation.neighbour_sets=common-ue",
+        "cooperation.cluster=serving",
+        "cooperation.max_neighbours=12",
+        "learning.values=neighbours",
+        "precoding.joint=selective",
+        "reward.gain=absolute",
+    ),
     "slow fading": ("propagation.block_correlation=0.9", "propagation.angular_spread_deg=15"),
     "walk": ("radio.ue_mobility=walk", "propagation.shadowing_correlation_m=9"),
 }

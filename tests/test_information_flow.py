@@ -68,6 +68,8 @@ VARIANTS = {
     "serving": (*ASKING, *SERVING),
     "serving, neighbourhood": (*ASKING, *SERVING, "cooperation.neighbour_sets=common-ue", "reward.scope=neighbourhood"),
     "grant, neighbourhood": (*ASKING, "cooperation.acceptance=grant", "reward.scope=neighbourhood"),
+    "forecast": (*SERVING, "cooperation.policy=forecast", "cooperation.neighbour_sets=common-ue"),
+    "agents that forecast": (*SERVING, "learning.values=neighbours", "reward.gain=absolute"),
 }
 WHOLE = {"capped", "components"}  # clusters that need all links
 FROM_CHANNEL = (Association, PilotBlock, SlotFeedback, Deadline, RunOver)
@@ -133,6 +135,21 @@ def test_an_ap_is_told_its_own_large_scale_row_of_the_ues_in_its_reach_and_no_ot
         np.testing.assert_array_equal(association.pilots, layout.pilots[reach])
         assert association.ues == layout.ues_of[index(to)]
         assert index(to) not in association.neighbours
+
+
+def test_of_its_neighbours_an_ap_that_forecasts_is_told_what_these_are_told_and_another_nothing(run: Watched) -> None:
+    for _, association in run.of(Association):
+        if not run.config.forecasts:
+            assert association.around == ()
+            continue
+        layout, rows = make_layout(run.config, association.episode), list(association.neighbours)
+        reach = layout.reach[rows]
+        np.testing.assert_array_equal(association.around, np.flatnonzero(reach.any(axis=0)))
+        around = list(association.around)
+        beta = np.where(reach, layout.beta[rows], 0)[:, around].astype(np.float32)
+        np.testing.assert_array_equal(association.neighbour_beta, beta)
+        np.testing.assert_array_equal(association.neighbour_serves, layout.serving[rows][:, around])
+        np.testing.assert_array_equal(association.around_pilots, layout.pilots[around])
 
 
 def test_an_ap_of_a_larger_network_is_told_and_keeps_no_more() -> None:

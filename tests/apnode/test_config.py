@@ -107,7 +107,9 @@ def test_what_is_not_a_finite_number_is_refused_by_the_keys_name(key: str, value
     assert key in refusal(f"{key}={value}")
 
 
-@pytest.mark.parametrize("key", [key for key in NUMBERS if key not in {"reward.gain_weight", "radio.ap_seed"}])
+@pytest.mark.parametrize(
+    "key", [key for key in NUMBERS if key not in {"reward.gain_weight", "radio.ap_seed", "cooperation.link_price"}]
+)
 def test_a_negative_number_is_refused_by_the_keys_name_and_shown(key: str) -> None:
     sentence = refusal(f"{key}=-1")
     assert key in sentence

@@ -8,22 +8,29 @@ import numpy as np
 import pytest
 import torch
 
-from apnode.config import Learning
-from apnode.ddqn import DoubleDqn, _Adam
+from apnode.config import Config, Cooperation, Learning
+from apnode.ddqn import NeighbourDqn, SubsetDqn, _Adam
 from apnode.messages import FloatArray
+from apnode.observation import TRAITS, observation_size
 from apnode.replay import Batch
 from apnode.state import StateError
 
-SIZE, ACTIONS = 5, 8
 LEARNING = Learning(hidden=(16, 8), dropout=0.1, learning_rate=1e-2, discount=0.9)
+
+
+def experiment(learning: Learning = LEARNING, max_neighbours: int = 3, **cooperation: float) -> Config:
+    return Config(cooperation=Cooperation(max_neighbours=max_neighbours, **cooperation), learning=learning)
+
+
+SIZE, ACTIONS = observation_size(experiment()), 8
 
 
 def with_dropout(dropout: float) -> Learning:
     return LEARNING.model_copy(update={"dropout": dropout})
 
 
-def network(learning: Learning = LEARNING, seed: int = 1) -> DoubleDqn:
-    return DoubleDqn(SIZE, ACTIONS, learning, seed)
+def network(learning: Learning = LEARNING, seed: int = 1) -> SubsetDqn:
+    return SubsetDqn(experiment(learning), seed)
 
 
 def batch(seed: int = 0, size: int = 32, terminal: float | None = None, num_actions: int | None = None) -> Batch:
@@ -44,7 +51,7 @@ def draws(seed: int) -> np.random.Generator:
     return np.random.default_rng(seed)
 
 
-def trained(learning: Learning = LEARNING, updates: int = 30) -> DoubleDqn:
+def trained(learning: Learning = LEARNING, updates: int = 30) -> SubsetDqn:
     """A network whose online weights have moved away from its target's."""
     learner = network(learning)
     for update in range(updates):
@@ -63,7 +70,7 @@ def values_by_hand(parameters: list[torch.Tensor], x: FloatArray) -> FloatArray:
     return np.asarray(x @ last[0].T + last[1])
 
 
-def all_values(learner: DoubleDqn, observations: FloatArray) -> FloatArray:
+def all_values(learner: SubsetDqn, observations: FloatArray) -> FloatArray:
     return np.stack([learner.values(observation) for observation in observations])
 
 
@@ -220,8 +227,8 @@ def test_any_number_of_hidden_layers_will_do(hidden: tuple[int, ...]) -> None:
 
 
 def test_what_one_network_has_learned_another_can_take_over() -> None:
-    learned, fresh = (DoubleDqn(5, 8, Learning(), seed) for seed in (1, 2))
-    state = np.random.default_rng(0).standard_normal(5)
+    learned, fresh = (network(seed=seed) for seed in (1, 2))
+    state = np.random.default_rng(0).standard_normal(SIZE)
     assert not np.allclose(fresh.values(state), learned.values(state))
     fresh.load(learned.weights())
     np.testing.assert_array_equal(fresh.values(state), learned.values(state))
@@ -229,7 +236,7 @@ def test_what_one_network_has_learned_another_can_take_over() -> None:
 
 def test_weights_of_another_network_are_refused() -> None:
     with pytest.raises(ValueError, match="other layers"):
-        DoubleDqn(5, 8, Learning(), 1).load(DoubleDqn(5, 16, Learning(), 1).weights())
+        network().load(SubsetDqn(experiment(max_neighbours=4), seed=1).weights())
 
 
 def test_a_restored_network_learns_on_to_the_last_bit() -> None:
@@ -270,3 +277,73 @@ def test_learning_does_not_import_a_compiler() -> None:
     """70 MB and a second for every AP process, otherwise."""
     code = "import tests.apnode.test_ddqn as t, sys; t.trained(updates=1); sys.exit('torch._dynamo' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+# --- a network for every neighbour alike ------------------------------------------------------------------
+
+PER_NEIGHBOUR = Learning(values="neighbours", hidden=(16, 8), dropout=0, learning_rate=1e-2, discount=0.9)
+PRICE = 0.3
+
+
+def of_neighbours(learning: Learning = PER_NEIGHBOUR, seed: int = 1) -> NeighbourDqn:
+    return NeighbourDqn(experiment(learning, max_neighbours=12, link_price=PRICE), seed)
+
+
+def about_neighbours(seed: int = 0, size: int = 32, terminal: float = 0) -> Batch:
+    """Random transitions of APs with 1 to 12 neighbours; each pays as much as its second trait says."""
+    rng = np.random.default_rng(seed)
+    count = rng.integers(1, 13, size)
+    traits, following = rng.standard_normal((2, size, 12, TRAITS))
+    action = rng.integers(2**count)
+    asked = action[:, None] >> np.arange(12) & 1
+    return Batch(
+        observation=traits.reshape(size, -1),
+        action=action,
+        reward=(traits[..., 1] * asked).sum(1),
+        next_observation=following.reshape(size, -1),
+        num_actions=2**count,
+        terminal=np.full(size, terminal),
+    )
+
+
+def trained_on_neighbours(learning: Learning = PER_NEIGHBOUR, updates: int = 30) -> NeighbourDqn:
+    learner = of_neighbours(learning)
+    for update in range(updates):
+        learner.update(about_neighbours(update), draws(update))
+    return learner
+
+
+def test_the_value_of_asking_several_is_the_sum_of_the_values_less_a_price_for_each() -> None:
+    """And the target is that of Double Q-learning with it, whatever the number of neighbours."""
+    learner, transitions = trained_on_neighbours(), about_neighbours(100)
+    expected = []
+    for n, reward in enumerate(transitions.reward):
+        count = int(np.log2(transitions.num_actions[n]))
+        traits = transitions.next_observation[n].reshape(12, TRAITS)[:count]
+        expected_of_links = np.stack([np.zeros(count), traits[:, 0]], axis=1)
+        online, target = (values_by_hand(of, traits) + expected_of_links for of in (learner._online, learner._target))
+        ask = online[:, 1] - online[:, 0] > PRICE
+        value = np.where(ask, target[:, 1] - PRICE, target[:, 0]).sum()
+        expected.append(reward + PER_NEIGHBOUR.discount * value)
+        assert learner.best_action(transitions.next_observation[n], count) == ask @ 2 ** np.arange(count)
+    np.testing.assert_allclose(learner.td_target(transitions).numpy(), expected, atol=1e-3)
+
+
+def test_it_learns_from_sums_what_each_neighbour_is_worth() -> None:
+    learner = trained_on_neighbours(PER_NEIGHBOUR.model_copy(update={"discount": 0.0}), updates=1500)
+    traits = np.random.default_rng(5).standard_normal((40, TRAITS))
+    np.testing.assert_allclose(learner.advantages(traits) - PRICE, traits[:, 1], atol=0.3)
+
+
+def test_before_it_has_learned_a_link_is_worth_what_the_ap_expects_of_it() -> None:
+    traits = np.random.default_rng(5).standard_normal((40, TRAITS))
+    np.testing.assert_allclose(of_neighbours().advantages(traits), traits[:, 0], rtol=1e-6)
+
+
+def test_an_ap_without_neighbours_asks_nobody() -> None:
+    assert of_neighbours().best_action(np.zeros(12 * TRAITS), 0) == 0
+
+
+def test_thirty_two_neighbours_have_an_action_for_each_subset() -> None:
+    learner = NeighbourDqn(experiment(PER_NEIGHBOUR, max_neighbours=32, link_price=-1e3), seed=1)
+    assert learner.best_action(np.zeros(32 * TRAITS), 32) == 2**32 - 1

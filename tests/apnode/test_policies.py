@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from apnode.config import Config, Cooperation, Learning, Run
-from apnode.messages import FloatArray
+from apnode.messages import Association, FloatArray
 from apnode.observation import observation_size, observe
 from apnode.policies import Ddqn, Fixed, Given, Master, Random, Trained, epsilon_at, make_policy
 from apnode.replay import Batch, Transition
@@ -224,7 +224,9 @@ def test_master_asks_whom_it_shares_a_mastered_ue_with_in_each_layout_anew() -> 
     of = load("demo", ("cooperation.policy=master",))
     policy = make_policy(0, of)
     for mastered, action in (([0, 2, 0, 1], 0b1010), ([1, 0], 0b01), ([], 0)):
-        policy.begin_episode(np.array(mastered, int))
+        count = len(mastered)
+        told = Association(0, (), [], [], tuple(range(1, count + 1)), ("",) * count, np.zeros(count), mastered=mastered)
+        policy.begin_episode(told)
         assert policy.act(observed(0, of), len(mastered), slot=0) == action
 
 

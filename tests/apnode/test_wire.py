@@ -186,11 +186,12 @@ def test_a_frame_of_the_version_before_has_no_fields_of_this_one() -> None:
     assert fate(framed([version - 1, tag, *values])) == "malformed"
 
 
-def test_an_association_of_the_version_before_is_of_all_ues() -> None:
-    version, tag, *values = content(Association(0, (1,), [1e-9, 2e-9, 0.0], [0, 1, 2], (), (), []))
-    message = fate(framed([version - 1, tag, *values[:-2]]))
+def test_an_association_of_the_version_before_tells_nothing_of_what_is_around() -> None:
+    version, tag, *values = content(EXAMPLES[Association])
+    message = fate(framed([version - 1, tag, *values[:-4]]))
     assert isinstance(message, Association)
-    assert message.reach == (0, 1, 2)
+    assert message.around == ()
+    assert message.mastered.tolist() == [2, 0]
 
 
 @pytest.mark.parametrize("version", [VERSION - 2, VERSION + 1, -1, 2**40])

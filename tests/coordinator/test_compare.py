@@ -14,6 +14,7 @@ from coordinator.presets import ConfigError, load
 from coordinator.training import train
 
 LAYOUTS = 20
+TUNABLE = ("random", "threshold", "forecast", "oracle")
 WITHOUT_LEARNING = [name for name in NAMES if name != "ddqn"]
 
 
@@ -24,10 +25,10 @@ def paper() -> dict[tuple[str, int | None], dict[str, Any]]:
 
 
 def test_every_policy_has_a_row_and_links_out_of_reach_have_none(paper: dict[Any, Any]) -> None:
-    tuned = {(policy, links) for policy in ("random", "threshold", "oracle") for links in (20, 40)}
+    tuned = {(policy, links) for policy in TUNABLE for links in (20, 40)}
     (of_masters,) = (links for policy, links in paper if policy == "master")
     assert of_masters == round(paper["master", of_masters]["links"]["formed"])
-    tuned |= {(policy, of_masters) for policy in ("random", "threshold", "oracle", "master")}
+    tuned |= {(policy, of_masters) for policy in (*TUNABLE, "master")}
     assert set(paper) == tuned | {("random", None)} | {
         (name, None) for name in WITHOUT_LEARNING if name not in {p for p, _ in tuned}
     }
@@ -39,7 +40,9 @@ def test_no_cooperation_gains_nothing_and_costs_nothing(paper: dict[Any, Any]) -
     assert never["links"]["requests"] == never["links"]["formed"] == never["bytes_per_slot"] == 0
 
 
-@pytest.mark.parametrize(("policy", "tolerance"), [("random", 0.15), ("threshold", 0.08), ("oracle", 0.05)])
+@pytest.mark.parametrize(
+    ("policy", "tolerance"), [("random", 0.15), ("threshold", 0.08), ("forecast", 0.01), ("oracle", 0.05)]
+)
 @pytest.mark.parametrize("links", [20, 40])
 def test_policies_are_compared_at_the_links_they_are_tuned_to(
     paper: dict[Any, Any], policy: str, tolerance: float, links: int
@@ -139,7 +142,7 @@ def test_trained_agents_are_compared_where_they_learned_on_layouts_they_never_sa
 
 def test_agents_that_do_not_learn_are_not_trained() -> None:
     with pytest.raises(ConfigError, match='policy "always" does not learn'):
-        train(load("selective"))
+        train(load("paper", ("cooperation.policy=always",)))
 
 
 def test_a_policy_that_cannot_be_compared_is_refused() -> None:
