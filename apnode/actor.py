@@ -24,8 +24,9 @@ from apnode.checkpoint import Checkpoints
 from apnode.config import Config
 from apnode.faults import Fault, Injector, NodeFaults, Struck
 from apnode.host import CHECKPOINTS, Host, restore
+from apnode.messages import FloatArray
 from apnode.node import CHANNEL, COORDINATOR, Node, Send
-from apnode.policies import Policy, make_policy
+from apnode.policies import Policy, Trained, make_policy
 from apnode.transport import CurveKeys, Transport, ZeroMqTransport
 
 LAST_FRAMES_S = 5.0  # frames that are not in so long after the run's end are lost
@@ -173,15 +174,27 @@ class ApActor(NodeActor):
         self._ap = ap
         self._policy: Policy | None = None
 
-    def warm_up(self) -> tuple[int, str]:
-        """Import and build the agent ahead of the first slot; returns as `process`."""
-        self._policy = make_policy(self._ap, self.config)
+    def warm_up(self, weights: list[FloatArray] | None = None) -> tuple[int, str]:
+        """Import and build the agent ahead of the first slot, `weights` as for `run`; returns as `process`."""
+        self._policy = self._make_policy(weights)
         gc.freeze()  # else the garbage collector walks through all of Ray and torch again and again
         return self.process()
 
-    def run(self, channel: str, coordinator: str, incarnation: int) -> dict[str, int]:
-        """Take part in the run, to its end; returns how many slots were completed and how many frames lost."""
-        policy = self._policy or make_policy(self._ap, self.config)
+    def run(
+        self, channel: str, coordinator: str, incarnation: int, weights: list[FloatArray] | None = None
+    ) -> dict[str, int]:
+        """Take part in the run, to its end.
+
+        Args:
+            channel: endpoint of the channel server.
+            coordinator: that of the coordinator.
+            incarnation: how many processes of this AP have ended.
+            weights: of an agent that has learned and is not to learn; None: the policy is the config's.
+
+        Returns:
+            how many slots were completed and how many frames lost.
+        """
+        policy = self._policy or self._make_policy(weights)
         node = AccessPoint(self._ap, self.config, policy, incarnation)
         node.endpoints |= {CHANNEL: channel, COORDINATOR: coordinator}
         folder, checkpoints = self.folder(), None
@@ -192,6 +205,9 @@ class ApActor(NodeActor):
         host = self.host(node, incarnation, checkpoints)
         run_node(host, transport, node.start(transport.endpoint), deadline_s=LAST_FRAMES_S)
         return {"slots": node.completed, "lost": transport.lost}
+
+    def _make_policy(self, weights: list[FloatArray] | None) -> Policy:
+        return make_policy(self._ap, self.config) if weights is None else Trained(self.config, weights)
 
 
 class RayCallTransport:

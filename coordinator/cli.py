@@ -26,6 +26,7 @@ examples:
   cfmimo run demo --set radio.num_aps=36 cooperation.policy=random --seed 7
   cfmimo run demo --faults churn                 the same, while APs are killed as a plan says
   cfmimo resume runs/demo-seed0-...              go on with a run that was interrupted
+  cfmimo run demo --policy runs/demo-seed0-...   with the agents that it trained, who learn no more
   cfmimo config paper > my.toml                  a commented config to edit, then: cfmimo run my.toml
   cfmimo compare paper --layouts 20              policies at equal numbers of links, with intervals
   cfmimo reproduce --quick                       what the seed paper says, beside what comes out
@@ -82,6 +83,7 @@ def _run(options: argparse.Namespace) -> int:
             console=console,
             command=["cfmimo", *sys.argv[1:]],
             plan=options.faults,
+            policy=options.policy,
         )
     except ClusterError as error:
         return _complain(str(error), 1)
@@ -132,6 +134,7 @@ def _report(options: argparse.Namespace) -> int:
 
 
 def _compare(options: argparse.Namespace) -> int:
+    from coordinator.agents import load_agents, where_they_learned
     from coordinator.compare import compare, notes_of
     from coordinator.console import Console
     from coordinator.contenders import check_policies, default_policies
@@ -143,22 +146,32 @@ def _compare(options: argparse.Namespace) -> int:
     config = load(options.experiment, options.set, options.seed)
     console = Console(None, quiet=options.quiet or options.json)
     policies = options.policies.split(",") if options.policies else default_policies(config)
+    if options.policy and not options.policies:
+        policies.append("ddqn")
     check_policies(policies, config)
+    if options.policy and "ddqn" not in policies:
+        raise ConfigError("--policy names agents for policy ddqn, which --policies leaves out; add it there")
+    agents = load_agents(options.policy, config) if options.policy else None
+    if agents is not None:
+        config = where_they_learned(config, agents, options.layouts)
     path = new_folder(options.out or _default_out(f"compare-{options.experiment}", config))
     with console:
-        agents = train(config, console.stage("training: slots"))[1] if "ddqn" in policies else None
+        weights = None if agents is None else agents.weights
+        if "ddqn" in policies and weights is None:
+            weights = train(config, console.stage("training: slots"))[1]
         rows = compare(
             config,
             policies,
             options.layouts,
             options.links,
             options.slots,
-            agents,
+            weights,
             console.stage("comparing: slots"),
             processors(),
         )
     notes = notes_of(config, rows)
-    write_comparison(RunDir.create(path, config, ["cfmimo", *sys.argv[1:]], "local").path, rows, notes)
+    told = None if agents is None else agents.told(options.policy)
+    write_comparison(RunDir.create(path, config, ["cfmimo", *sys.argv[1:]], "local", told).path, rows, notes)
     result = {"run_dir": str(path), "layouts": options.layouts, "rows": rows, "notes": notes}
     if options.json:
         _print_json(result)
@@ -270,6 +283,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="PLAN|FILE.toml",
         help=f"what goes wrong: {', '.join(plan_names())}, or a file (see README)",
     )
+    _policy(run, "decide, and learn and explore no more: AP m uses agent m modulo their number")
     _followed(run)
 
     resumed = _command(
@@ -293,10 +307,11 @@ def _parser() -> argparse.ArgumentParser:
         "--policies",
         metavar="A,B,...",
         help="run by the APs: never, random, threshold, master (the links of each user's strongest AP), oracle "
-        "(greedy, knows every channel), always, ddqn (the config's agents, trained first); without links: mrt, "
-        "local-rzf, local-mmse; by a central processor: centralised (the paper's RZF), p-mmse, full-mmse (default: "
-        "all but ddqn)",
+        "(greedy, knows every channel), always, ddqn (--policy's agents, or the config's, trained first); without "
+        "links: mrt, local-rzf, local-mmse; by a central processor: centralised (the paper's RZF), p-mmse, full-mmse "
+        "(default: all but ddqn; with --policy, all)",
     )
+    _policy(comparison, "are ddqn, and none are trained: in their places, if there are as many APs")
     comparison.add_argument(
         "--layouts",
         type=_count,
@@ -361,6 +376,12 @@ def _followed(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument("--quiet", action="store_true", help="no progress bar")
     _json(command)
+
+
+def _policy(command: argparse.ArgumentParser, what: str) -> None:
+    command.add_argument(
+        "--policy", metavar="RUN_DIR", help=f"the agents that this run with policy ddqn has trained {what}"
+    )
 
 
 def _command(commands: Any, name: str, function: Any, text: str) -> argparse.ArgumentParser:

@@ -22,6 +22,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from apnode.actor import ApActor, Network, own_address
 from apnode.config import Config
 from apnode.host import noted_faults
+from apnode.messages import FloatArray
 from apnode.node import CHANNEL, COORDINATOR, ap_address
 from apnode.rng import own_config
 from apnode.transport import CurveKeys
@@ -32,6 +33,7 @@ from coordinator.faults import Faults
 from coordinator.forkserver import py_executable
 from coordinator.record import Outcome, Record
 from coordinator.session import ClusterError, connected
+from coordinator.training import Weights
 from coordinator.watch import Watch
 
 _START_TIMEOUT_S = 300.0
@@ -53,6 +55,7 @@ class Cluster:
         faults: Faults = Faults(),  # noqa: B008  frozen
         folder: Path | None = None,
         first_slot: int = 0,
+        agents: Weights | None = None,
     ) -> None:
         """Create all actors.
 
@@ -63,11 +66,12 @@ class Cluster:
             faults: what goes wrong.
             folder: for checkpoints and the journal; None: nowhere, and who is restarted begins anew.
             first_slot: to go on with, from what is in `folder`.
+            agents: who have learned and are to decide, each AP's told to it alone; None: the policy is the config's.
         """
         self.processes: list[dict[str, Any]] = []  # of the APs, once started
         self.restarts: list[dict[str, int]] = []
         self.given_up: list[int] = []  # APs that died too often
-        self._config, self._faults = config, faults
+        self._config, self._faults, self._agents = config, faults, agents
         path = None if folder is None else str(folder.absolute())
         self._network = Network(config.run.transport, host, CurveKeys.generate(), path, first_slot)
         self._id = secrets.token_hex(4)
@@ -105,7 +109,7 @@ class Cluster:
         Raises:
             ClusterError: if they do not come up, or the port is taken.
         """
-        pending = {ap.warm_up.remote(): index for index, ap in enumerate(self._aps)}
+        pending = {ap.warm_up.remote(self._weights(index)): index for index, ap in enumerate(self._aps)}
         self._watch = watch
         if watch.wanted:
             self._begin_watch()
@@ -123,7 +127,7 @@ class Cluster:
                     raise ClusterError(f"the process of AP {ap} keeps dying while starting")
                 else:
                     time.sleep(_FAILING_S)
-                    pending[self._aps[ap].warm_up.remote()] = ap
+                    pending[self._aps[ap].warm_up.remote(self._weights(ap))] = ap
             console.starting(len(self.processes), len(self._aps))
             if time.monotonic() > give_up:
                 raise ClusterError(f"{len(pending)} of {len(self._aps)} APs did not start in {_START_TIMEOUT_S:.0f} s")
@@ -282,10 +286,16 @@ class Cluster:
 
     def _run(self, address: str) -> None:
         """Set a node's loop going."""
-        arguments = [*self._endpoints, self._lives[address]]
+        arguments: list[Any] = [*self._endpoints, self._lives[address]]
         if address == CHANNEL:
             arguments.append(max(self._newest + 1, self._network.first_slot))
+        elif address.startswith("ap/"):
+            arguments.append(self._weights(_number(address)))
         self.running[self._actors[address].run.remote(*arguments)] = address
+
+    def _weights(self, ap: int) -> list[FloatArray] | None:
+        """Of an AP's agent that has learned; told to each of its processes, since Ray would not keep so much."""
+        return None if self._agents is None else self._agents[ap % len(self._agents)]
 
     def _actor(self, kind: type, name: str, config: Config, *args: Any, threads: int = 1, **options: Any) -> Any:
         """Create one actor, with Ray's options; one that dies is started again unless they say otherwise.
@@ -340,6 +350,7 @@ def run_on_ray(
     faults: Faults,
     folder: Path,
     first_slot: int,
+    agents: Weights | None,
 ) -> Outcome:
     """Run an experiment on the Ray cluster at `address`, or on a private one if that is None; the rest as Cluster.
 
@@ -348,7 +359,7 @@ def run_on_ray(
     """
     with connected(address, config.radio.num_aps, folder) as fork_folder:
         host = "127.0.0.1" if address is None else None
-        cluster = Cluster(config, host, fork_folder, faults, folder, first_slot)
+        cluster = Cluster(config, host, fork_folder, faults, folder, first_slot, agents)
         cluster.start(console, watch)
         began = time.monotonic()
         cluster.launch()

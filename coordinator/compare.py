@@ -34,7 +34,8 @@ def compare(
     """Run every policy on the same layouts and fading.
 
     On each layout APs and UEs are anew; but agents that have learned belong to their places, so with `ddqn` among the
-    policies the APs stay where the agents have learned, and the UEs are where the agents have never seen any.
+    policies the APs stay where the agents have learned, and the UEs are where the agents have never seen any. Agents of
+    another number of APs have no places here.
 
     Args:
         config: the experiment; its seed is the one before the first layout's, and each layout has the next one.
@@ -71,7 +72,8 @@ def measured(
 ) -> Results:
     """What `compare` makes rows of, layout by layout; `never` comes first, whether asked for or not."""
     check_policies(policies, config)
-    drops = [drop_of(config, config.seed + 1 + index, slots, agents is not None) for index in range(layouts)]
+    in_place = agents is not None and len(agents) == config.radio.num_aps
+    drops = [drop_of(config, config.seed + 1 + index, slots, in_place) for index in range(layouts)]
     configs, steps = [d.config for d in drops], layouts * drops[0].config.num_slots
     numbers = counted(policies, config)
     others = [policy for policy in policies if policy not in {"never", *numbers}]

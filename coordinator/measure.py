@@ -9,9 +9,10 @@ import numpy as np
 
 from apnode.config import Config
 from apnode.messages import ComplexArray, FloatArray
-from apnode.policies import Given, Policy, Trained, make_policy
+from apnode.policies import Given, Policy, make_policy
 from channel_server.sinr import hardening_sinr, spectral_efficiency
 from channel_server.topology import Layout, make_layout
+from coordinator.agents import trained
 from coordinator.contenders import Contender
 from coordinator.local import LocalNetwork
 from coordinator.oracle import greedy_links, requests
@@ -50,17 +51,13 @@ def measure(drop: Drop, contenders: Sequence[Contender], agents: Weights | None)
             policy_of = _given(requests(links[: contender.aimed_at], config, layout))
         elif contender.policy == "ddqn":
             assert agents is not None
-            policy_of = _trained(agents)
+            policy_of = trained(agents)
         measured.append(_measured_run(contender.config(config), layout, counted, policy_of))
     return measured
 
 
 def _given(actions: Sequence[int]) -> Callable[[int, Config], Policy]:
     return lambda ap, _: Given(actions[ap])
-
-
-def _trained(agents: Weights) -> Callable[[int, Config], Policy]:
-    return lambda ap, config: Trained(config, agents[ap])
 
 
 def _measured_run(

@@ -15,7 +15,9 @@ from apnode.config import Config
 from apnode.fields import Message
 from apnode.host import CHECKPOINTS
 from apnode.messages import ApReport, FaultFired, Hello, SlotReport
+from apnode.policies import make_policy
 from apnode.wire import decode
+from coordinator.agents import AGENTS, load_agents, read_agents, trained, write_agents
 from coordinator.collector import Coordinator
 from coordinator.console import Console
 from coordinator.faults import Faults, load_plan, plan_text, resolve
@@ -25,6 +27,7 @@ from coordinator.outages import fault_costs, is_afflicted, status_of
 from coordinator.presets import ConfigError, load
 from coordinator.record import Outcome, Record
 from coordinator.rundir import Interrupted, RunDir, new_folder
+from coordinator.training import Weights
 from coordinator.watch import Watch, Watcher
 
 # Ray reads this when it is imported. It would say so at length, and on standard output; our closing table says it, too.
@@ -44,6 +47,7 @@ def run(
     console: Console,
     command: list[str],
     plan: str | None = None,
+    policy: str | None = None,
 ) -> dict[str, Any]:
     """Run an experiment and write its run directory; returns what `cfmimo run --json` prints.
 
@@ -56,15 +60,19 @@ def run(
         console: shows progress.
         command: as typed, for the manifest.
         plan: a fault plan that ships, or a file.
+        policy: the directory of a run whose agents are to decide, and to learn no more.
     """
     path = new_folder(out)
     _refuse_if_too_long(config)
     faults = Faults() if plan is None else resolve(load_plan(plan), config)
+    agents = None if policy is None else load_agents(policy, config)
     if runtime == "ray" and address is None:
         from coordinator.session import check_memory
 
         check_memory(config)
-    folder = RunDir.create(path, config, command, runtime)
+    folder = RunDir.create(path, config, command, runtime, None if agents is None else agents.told(str(policy)))
+    if agents is not None:
+        write_agents(path / AGENTS, agents)
     if plan is not None:
         (path / PLAN).write_text(plan_text(plan))
     with folder.held():
@@ -144,16 +152,18 @@ def _outcome(
     watch: Watch,
     console: Console,
 ) -> Outcome:
+    agents = read_agents(folder / AGENTS).weights if RunDir(folder).manifest().get("agents") else None
     if runtime == "local":
-        return run_local(config, watch, console, faults, folder, first_slot)
+        return run_local(config, watch, console, faults, folder, first_slot, agents)
     from coordinator.cluster import run_on_ray  # Ray: a second that the local runtime need not pay
 
-    return run_on_ray(config, address, watch, console, faults, folder, first_slot)
+    return run_on_ray(config, address, watch, console, faults, folder, first_slot, agents)
 
 
 def _summary(outcome: Outcome, folder: Path, config: Config, faults: Faults, first_slot: int) -> dict[str, Any]:
     return {
         "run_dir": str(folder),
+        "agents": RunDir(folder).manifest().get("agents"),
         **outcome.record.summary(),
         "slots_per_second": (config.num_slots - first_slot) / outcome.seconds,
         "ap_processes": len({(process["node"], process["pid"]) for process in outcome.processes}),
@@ -224,6 +234,7 @@ def run_local(
     faults: Faults,
     folder: Path,
     first_slot: int,
+    agents: Weights | None,
 ) -> Outcome:
     """All nodes in this process.
 
@@ -232,7 +243,8 @@ def run_local(
     """
     if faults.nodes:
         raise ConfigError("kill_node needs machines to kill: --runtime ray with --address of a cluster")
-    network = LocalNetwork(config, faults=faults, folder=folder, first_slot=first_slot)
+    policy_of = make_policy if agents is None else trained(agents)
+    network = LocalNetwork(config, policy_of=policy_of, faults=faults, folder=folder, first_slot=first_slot)
     watcher = _watcher(network, watch, console) if watch.wanted else None
     began = time.monotonic()
     for _ in network.frames():

@@ -73,8 +73,17 @@ class RunDir:
         self.path = path
 
     @classmethod
-    def create(cls, path: Path, config: Config, command: list[str], runtime: str) -> RunDir:
+    def create(
+        cls, path: Path, config: Config, command: list[str], runtime: str, agents: dict[str, Any] | None = None
+    ) -> RunDir:
         """The folder, made if need be, with `config.toml` and `manifest.json`.
+
+        Args:
+            path: of the folder.
+            config: the experiment.
+            command: as typed.
+            runtime: `ray` or `local`.
+            agents: who decided, if these were agents of an earlier run.
 
         Raises:
             RunDirError: if it cannot be made.
@@ -88,6 +97,7 @@ class RunDir:
             "command": command,
             "runtime": runtime,
             "seed": config.seed,
+            "agents": agents,
             "written": datetime.now(UTC).isoformat(timespec="seconds"),
             "commit": _commit(),
             "python": platform.python_version(),

@@ -2,7 +2,6 @@
 
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -11,13 +10,13 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from coordinator import scalars
 from coordinator.cli import run_command
-from coordinator.console import Console
 from coordinator.faults import FaultPlan, PlannedFault, resolve
 from coordinator.local import LocalNetwork
 from coordinator.presets import load
 from coordinator.run import run
 from coordinator.rundir import Interrupted, RunDir
 from coordinator.watch import SCALARS, Watch, Watcher
+from tests.coordinator.interrupting import Interrupting
 
 SHORT = (
     "radio.num_aps=5",
@@ -110,20 +109,6 @@ def test_who_reads_while_the_folder_is_started_anew_forgets_what_was_in_it(tmp_p
     scalars.write_scalars(folder, record)
     assert steps(read) == list(range(30))
     assert [event.wall_time for event in read.Scalars("links/formed")] == written[:30]
-
-
-class Interrupting(Console):
-    """Somebody who presses Ctrl-C as soon as a slot is there."""
-
-    due = True  # type: ignore[assignment]
-
-    def __init__(self, slot: int) -> None:
-        super().__init__(None, quiet=True)
-        self._slot = slot
-
-    def progress(self, newest: int, row: dict[str, Any] | None) -> None:
-        if newest >= self._slot:
-            raise KeyboardInterrupt
 
 
 def test_a_resumed_run_goes_on_with_its_scalars_and_doubles_none(tmp_path: Path, at_once: None) -> None:

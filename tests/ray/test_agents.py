@@ -1,0 +1,37 @@
+"""Agents that learned in an earlier run, on real actors."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from coordinator.agents import trained
+from coordinator.cluster import Cluster
+from coordinator.faults import FaultPlan, PlannedFault, resolve
+from coordinator.local import LocalNetwork
+from coordinator.presets import load
+from coordinator.training import train
+from tests.ray.running import QUIET, SMALL
+
+pytestmark = pytest.mark.ray
+
+LARGE = "learning.hidden=[512, 512]"  # more than Ray keeps of what an actor is made with
+PACED = (*SMALL, LARGE, "run.slot_s=0.1", "run.slot_deadline_s=2", "run.checkpoint_every_slots=5", "run.episodes=6")
+
+
+def test_trained_agents_decide_as_in_one_process_also_in_an_actor_that_was_killed(session: str, tmp_path: Path) -> None:
+    agents = train(load("demo", (*SMALL, LARGE, "run.episodes=2")))[1][:4]  # fewer than APs
+    config, died = load("demo", PACED, seed=3), 30
+    faults = resolve(FaultPlan(faults=(PlannedFault(slot=died, target="ap/5", action="kill"),)), config)
+    cluster = Cluster(config, "127.0.0.1", session, faults, tmp_path, agents=agents)
+    cluster.start(QUIET)
+    cluster.launch()
+    record = cluster.follow(QUIET)
+    local = LocalNetwork(config, policy_of=trained(agents))
+    local.run()
+    asked = local.coordinator.record.requested[:died]
+    assert asked.any()
+    np.testing.assert_array_equal(record.requested[:died], asked)
+    assert [(back["ap"], back["restored"]) for back in record.comebacks] == [(5, died)]
+    assert record.requested[-15:, 5].any()
+    assert not record.floats[:, :, 2:].any()  # no loss, no exploring: nobody learns, he who is back as little
