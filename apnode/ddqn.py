@@ -10,6 +10,7 @@ learns the same alone in its process as beside a hundred others in one.
 from __future__ import annotations
 
 import itertools
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
@@ -19,12 +20,14 @@ from torch import Tensor, nn
 from torch.optim.adam import adam
 
 from apnode.config import Config, Learning
+from apnode.fields import MAX_MAGNITUDE
 from apnode.messages import FloatArray, IntArray
 from apnode.observation import TRAITS, observation_size
 from apnode.replay import Batch, Floats
 from apnode.state import State, joined, layout_of, refuse_other
 
 torch.set_num_threads(1)
+SKIPPED = -1.0  # in place of a loss, none of which is negative
 
 
 class DoubleDqn(ABC):
@@ -47,18 +50,24 @@ class DoubleDqn(ABC):
             return int(self._best(_tensor(observation[None]), np.array([2**num_neighbours]))[0])
 
     def update(self, batch: Batch, rng: np.random.Generator) -> float:
-        """One Adam step on the mean squared temporal-difference error; returns that error.
+        """One Adam step on the mean squared temporal-difference error.
 
         Args:
             batch: n transitions.
             rng: draws the dropout masks.
+
+        Returns:
+            that error; or SKIPPED if it or its gradient is not finite, or too large to report; nothing changes then.
         """
         target = self.td_target(batch)
         action = torch.from_numpy(batch.action)
         chosen = self._value(self._online, _tensor(batch.observation), action, batch.num_actions, rng)
-        loss = nn.functional.mse_loss(chosen, target)
-        self._adam.step(torch.autograd.grad(loss, self._online))
-        return loss.item()
+        error = nn.functional.mse_loss(chosen, target)
+        gradients, loss = torch.autograd.grad(error, self._online), error.item()
+        if not (loss <= MAX_MAGNITUDE and math.isfinite(torch.cat([g.reshape(-1) for g in gradients]).sum().item())):
+            return SKIPPED
+        self._adam.step(gradients)
+        return loss
 
     def td_target(self, batch: Batch) -> Tensor:
         """Y = r + gamma (1 - terminal) Q_target(s', argmax_a Q_online(s', a)), over the actions open to the AP.

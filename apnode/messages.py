@@ -288,7 +288,7 @@ class ApReport(Message):
     partners: Ids  # whose channel blocks I precoded with
     gain: Real  # (sum R - sum R_alone) / sum R_alone over my UEs
     reward: Real
-    loss: Real  # of the update made in this slot, on what the slot before taught; 0 if none
+    loss: Real  # of the update made in this slot, on what the slot before taught; 0 if none, -1 if it was skipped
     epsilon: Real
     sent: Annotated[IntArray, Array("<u4", 2)]  # (2, kinds) messages and bytes sent since my last report, by tag
     dropped: Annotated[IntArray, Array("<u4", 1)]  # (reasons,) frames dropped since my last report

@@ -27,7 +27,7 @@ class Policy(Protocol):
         """The action in this slot, below 2^num_neighbours."""
 
     def learn(self, transition: Transition, slot: int) -> float:
-        """Take in what came of the slot's action; returns the loss of an update, 0 if there was none."""
+        """Take in what came of the slot's action; returns the loss of an update, 0 if there was none, -1 if skipped."""
 
     def epsilon(self, slot: int) -> float:
         """Chance to explore in this slot."""

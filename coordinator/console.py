@@ -143,6 +143,9 @@ class Console:
         out.print(table)
         for note in summary["cluster_notes"]:
             out.print(note, highlight=False)
+        if summary["updates_skipped"]:
+            skipped = f"{summary['updates_skipped']} updates of agents were skipped, as they were not finite"
+            out.print(f"{skipped}; lower learning.learning_rate", highlight=False)
         if summary["ap_processes"]:
             first = [str(process["pid"]) for process in summary["processes"][:_PIDS_SHOWN]]
             pids = ", ".join(first + ["..."] * (summary["ap_processes"] > len(first)))

@@ -282,6 +282,7 @@ class Record:
                 for tag, kind in enumerate(KINDS)
             },
             "rows": {state: int((status == state).sum()) for state in ("ok", "stale", "down")},
+            "updates_skipped": int((self.floats[..., 2] < 0).sum()),
             "largest_cluster": int(self.cluster_size.max()),
             "clusters_refused": int(self._clusters_refused(self.cluster_size).sum()),
             "cluster_notes": self.cluster_notes(),

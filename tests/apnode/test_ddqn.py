@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from apnode.config import Config, Cooperation, Learning
-from apnode.ddqn import NeighbourDqn, SubsetDqn, _Adam
+from apnode.ddqn import SKIPPED, NeighbourDqn, SubsetDqn, _Adam
 from apnode.messages import FloatArray
 from apnode.observation import TRAITS, observation_size
 from apnode.replay import Batch
@@ -142,6 +142,30 @@ def test_closed_actions_never_count() -> None:
     best_open = all_values(learner, transitions.next_observation)[:, :2].max(axis=1)
     expected = transitions.reward + LEARNING.discount * best_open
     np.testing.assert_allclose(learner.td_target(transitions).numpy(), expected, atol=1e-3)
+
+
+@pytest.mark.parametrize("reward", [np.nan, np.inf, 1e30, 1e10])  # the last brings an error that no report may tell
+def test_an_update_that_is_not_finite_is_skipped_and_changes_nothing(reward: float) -> None:
+    learner = trained()
+    before, harmed = learner.state(), batch(7)
+    harmed.reward[3] = reward
+    assert learner.update(harmed, draws(0)) == SKIPPED
+    for name, array in learner.state().items():
+        np.testing.assert_array_equal(array, before[name], err_msg=name)
+    assert learner.update(batch(7), draws(0)) > 0  # it goes on
+
+
+def test_an_update_whose_gradient_alone_is_not_finite_is_skipped() -> None:
+    learner, small = trained(with_dropout(0)), batch(7)
+    observation = np.full_like(small.observation, 1e38)  # times a gradient, more than a float32 holds
+    weights = [np.zeros_like(w) for w in learner.weights()]
+    weights[1] += 1  # rectifiers are open, whatever comes in
+    weights[2] += 1e2
+    weights[4] += 1e2
+    learner.load(weights)
+    assert np.isfinite(learner.values(observation[0])).all()
+    assert learner.update(replace(small, observation=observation), draws(0)) == SKIPPED
+    assert all(np.isfinite(w).all() for w in learner.weights())
 
 
 def test_updates_fit_a_fixed_batch() -> None:

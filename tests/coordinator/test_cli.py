@@ -5,6 +5,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
@@ -91,6 +92,17 @@ def test_the_closing_table_names_what_was_brought_and_what_it_cost(
         "no cooperation",
     ):
         assert text in shown.out
+
+
+def test_the_closing_lines_say_how_many_updates_were_skipped(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = ("learning.batch_size=4", "learning.learning_rate=1e12", "run.blocks_per_slot=1")
+    assert run_command(["run", "demo", "--runtime", "local", "--quiet", *SMALL, *settings, "--out", "r"]) == 0
+    losses = np.array(pq.read_table("r/aps.parquet")["loss"])
+    assert (losses == -1).any()
+    assert (losses > 0).any()
+    skipped = json.loads((here / "r/summary.json").read_text())["updates_skipped"]
+    assert skipped == (losses == -1).sum()
+    assert f"{skipped} updates of agents were skipped" in capsys.readouterr().out
 
 
 def test_the_closing_lines_of_a_run_with_faults_say_what_they_cost(
