@@ -489,8 +489,11 @@ class AccessPoint(Node):
         self._loss = 0.0
         self.slot, self._next = None, slot.index + 1
         self.completed += 1
-        if self._next % self._config.run.checkpoint_every_slots == 0 or self._next == self._config.num_slots:
-            self._checkpoint = Checkpoint(self._next, self.state())
+        every = self._config.evaluate_every_slots
+        kept = every > 0 and self._next % every == 0
+        due = self._next % self._config.run.checkpoint_every_slots == 0 or self._next == self._config.num_slots
+        if kept or due:
+            self._checkpoint = Checkpoint(self._next, self.state(), kept)
         self._finish_if_over()
         self._advance()
 

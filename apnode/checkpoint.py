@@ -14,6 +14,7 @@ import math
 import os
 import struct
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ _HEADER = struct.Struct("<8sIQQ")  # magic, version, slots completed, bytes of t
 _DIGEST_BYTES = 32
 _LENGTH = struct.Struct("<I")
 _DTYPES = ("<f4", "<f8", "<i8", "|b1")
+_KEPT = "kept"
 MAX_BYTES = 2**30
 
 
@@ -38,6 +40,7 @@ class Checkpoint:
 
     completed: int
     state: State
+    kept: bool = False  # beside the newest two, until somebody has made use of it
 
 
 class CheckpointError(ValueError):
@@ -130,12 +133,14 @@ class Checkpoints:
             self.failures["oversized"] += 1
             return False
         temporary = self._folder / f"{self._name}.tmp"
+        targets = [self._least(checkpoint.completed)] + [self._kept(checkpoint.completed)] * checkpoint.kept
         try:
             try:
                 self._folder.mkdir(parents=True, exist_ok=True)
-                temporary.unlink(missing_ok=True)  # of a writer who was killed
-                self._write(temporary, file)
-                temporary.replace(self._least(checkpoint.completed))
+                for target in targets:
+                    temporary.unlink(missing_ok=True)  # of a writer who was killed
+                    self._write(temporary, file)
+                    temporary.replace(target)
                 _sync_folder(self._folder)
             finally:
                 temporary.unlink(missing_ok=True)
@@ -164,6 +169,15 @@ class Checkpoints:
             self.failures["boundary"] += 1
         return max(wanted, key=lambda checkpoint: checkpoint.completed, default=None)
 
+    def newest_until(self, completed: int) -> Checkpoint | None:
+        """The one kept of so many slots, or else the newest of fewer; None if there is none to be trusted."""
+        kept = self._load(self._kept(completed))
+        if kept is not None:
+            return kept
+        found = [checkpoint for checkpoint in map(self._load, self._paths) if checkpoint is not None]
+        before = [checkpoint for checkpoint in found if checkpoint.completed <= completed]
+        return max(before, key=lambda checkpoint: checkpoint.completed, default=None)
+
     def boundaries(self) -> list[int]:
         """Slots completed, of each checkpoint that would load; ascending."""
         return sorted(boundary for path in self._paths if (boundary := self._boundary(path)) is not None)
@@ -177,6 +191,9 @@ class Checkpoints:
                     path.unlink()
                 except OSError:
                     self.failures["disk"] += 1
+
+    def _kept(self, completed: int) -> Path:
+        return self._folder / f"{self._name}.{completed}.{_KEPT}"
 
     def _load(self, path: Path) -> Checkpoint | None:
         """A generation, if it is there and good."""
@@ -215,6 +232,13 @@ class Checkpoints:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
             stream.flush()
             os.fsync(stream.fileno())
+
+
+def forget_kept(folder: Path, of: Callable[[int], bool]) -> None:
+    """Remove the checkpoints kept by all APs of some numbers of slots completed."""
+    for path in folder.glob(f"*.{_KEPT}"):
+        if of(int(path.stem.rpartition(".")[2])):
+            path.unlink()
 
 
 def _sync_folder(folder: Path) -> None:

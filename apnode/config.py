@@ -312,6 +312,11 @@ class Learning(Section):
     epsilon_end: Fraction = Field(0.01, description="and in the long run")
     epsilon_decay: Annotated[float, Field(ge=0)] = Field(0.005, description="off epsilon each episode")
     observed_ues: Annotated[int, Field(ge=1, le=64)] = Field(8, description="strongest own UEs whose beta is observed")
+    evaluate_every_episodes: Annotated[int, Field(ge=0, le=10**6)] = Field(
+        0,
+        description="episodes until the agents are evaluated again on layouts that they never learn from, as long as "
+        "20 slots take in one process; the best are kept; 0: never",
+    )
 
     @model_validator(mode="after")
     def _replay_holds_a_batch(self) -> Self:
@@ -352,6 +357,12 @@ class Config(Section):
             )
         return self
 
+    @property
+    def evaluate_every_slots(self) -> int:
+        """Slots from one evaluation of agents that learn to the next; 0: never."""
+        learns = self.cooperation.policy == "ddqn"
+        return self.learning.evaluate_every_episodes * self.run.slots_per_episode if learns else 0
+
     @model_validator(mode="after")
     def _ids_fit_the_wire(self) -> Self:
         if max(self.radio.num_aps, self.radio.num_ues) >= 2**16 - 1:
@@ -368,6 +379,12 @@ class Config(Section):
     def _a_file_says_who_is_where(self) -> Self:
         if self.propagation.channel_file and self.radio.ue_mobility != "redraw":
             raise ValueError("ue_mobility has no effect with a channel_file: UEs are where the file has measured them")
+        return self
+
+    @model_validator(mode="after")
+    def _a_file_has_no_layouts_left(self) -> Self:
+        if self.propagation.channel_file and self.learning.evaluate_every_episodes:
+            raise ValueError("evaluate_every_episodes must be 0 with a channel_file: training sees all its layouts")
         return self
 
     @model_validator(mode="after")

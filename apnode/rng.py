@@ -25,6 +25,7 @@ class Purpose(IntEnum):
     DELIVERY_ORDER = 9
     BOOTSTRAP = 10
     OWN_SEED = 11
+    HELD_OUT = 12
     LINE_OF_SIGHT = 20
     PILOT_ASSIGNMENT = 21
     WALK = 22

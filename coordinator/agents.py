@@ -24,7 +24,11 @@ from coordinator.training import Weights
 
 AGENTS = "agents.npz"  # in a run's folder
 # what an agent observes, what its actions mean and how large its network is follows from these
-_FITTING = ("cooperation.policy", "cooperation.max_neighbours", "learning.observed_ues", "learning.hidden")
+_FITTING = (
+    "cooperation.policy",
+    "cooperation.max_neighbours",
+    *(f"learning.{key}" for key in ("values", "observed_ues", "hidden")),
+)
 _DIGEST_BYTES = 32
 
 

@@ -11,6 +11,7 @@ import signal
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ from coordinator.actor import CoordinatorActor
 from coordinator.console import Console
 from coordinator.faults import Faults
 from coordinator.forkserver import py_executable
+from coordinator.heldout import HeldOut
 from coordinator.record import Outcome, Record
 from coordinator.session import ClusterError, connected
 from coordinator.training import Weights
@@ -141,8 +143,12 @@ class Cluster:
             self._run(address)
         self._launched = time.monotonic()
 
-    def follow(self, console: Console) -> Record:
+    def follow(self, console: Console, look: Callable[[int], None] = lambda newest: None) -> Record:
         """Wait for the end; whoever's process Ray has replaced goes on in the new one.
+
+        Args:
+            console: shows progress.
+            look: told the newest slot that has closed, again and again.
 
         Raises:
             ClusterError: if the channel server or the coordinator dies for good, or the first slot never opens.
@@ -153,6 +159,7 @@ class Cluster:
             if self._newest < 0 and time.monotonic() - self._launched > _START_TIMEOUT_S:
                 raise ClusterError(f"no slot was completed in {_START_TIMEOUT_S:.0f} s; not every AP can be reached")
             self._kill_machines()
+            look(self._newest)
         result: Record = ray.get(self._ended[COORDINATOR])
         result.fired += self._fired
         if self._network.folder is not None:
@@ -357,14 +364,16 @@ def run_on_ray(
     Raises:
         ClusterError: if the APs do not start, or the channel server or the coordinator dies.
     """
-    with connected(address, config.radio.num_aps, folder) as fork_folder:
+    held_out = HeldOut(config, folder, first_slot, console.say)
+    with connected(address, config.radio.num_aps, folder) as fork_folder, ThreadPoolExecutor(1) as beside:
         host = "127.0.0.1" if address is None else None
         cluster = Cluster(config, host, fork_folder, faults, folder, first_slot, agents)
         cluster.start(console, watch)
         began = time.monotonic()
         cluster.launch()
-        record = cluster.follow(console)
+        record = cluster.follow(console, lambda newest: held_out.look_beside(newest, beside))
         seconds = time.monotonic() - began
+        held_out.finish()
         return Outcome(
             record,
             seconds,

@@ -108,6 +108,24 @@ def learning(slots: Table, aps: Table) -> Figure:
     return figure
 
 
+@styled
+def held_out(rows: Table) -> Figure:
+    """What the agents reached on layouts that training never sees, and with how many links."""
+    figure = Figure(figsize=(7, 5), layout="constrained")
+    upper, lower = figure.subplots(2, 1, sharex=True)
+    best = rows["sum_rate_bps_hz"].argmax()
+    upper.plot(rows["slots"], rows["sum_rate_bps_hz"], "o-", color=BLUE, markersize=4)
+    upper.plot(rows["slots"][best], rows["sum_rate_bps_hz"][best], "*", color=GREEN, markersize=12, label="kept")
+    upper.set_ylabel("sum rate [bit/s/Hz]")
+    for name, label, colour in (("requests", "directed requests", ORANGE), ("formed", "undirected links formed", BLUE)):
+        lower.plot(rows["slots"], rows[name], "o-", color=colour, markersize=4, label=label)
+    lower.set_ylabel("number in a slot")
+    lower.set_ylim(bottom=0)
+    lower.set_xlabel("slots of training")
+    figure.legend(loc="outside upper center", ncols=3)
+    return figure
+
+
 def _axes(label: str, faults: Slots) -> tuple[Figure, Axes]:
     """Axes over slots; above them, where there were faults, a line for each kind."""
     figure = Figure(figsize=(7, 3.2 + _LINE * len(faults)), layout="constrained")

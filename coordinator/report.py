@@ -13,6 +13,7 @@ import numpy as np
 
 from coordinator import figures
 from coordinator.figures import Figure
+from coordinator.heldout import HELD_OUT, read_rows
 from coordinator.map import slot_map
 from coordinator.outages import Outage, fault_costs, is_afflicted, marks, outages, status_of
 from coordinator.page import beside, figure, page, table
@@ -49,6 +50,9 @@ def write_report(path: Path, slots: Sequence[int] | None = None) -> Path:
         "links": figures.links(by_slot),
         "learning": figures.learning(by_slot, aps),
     }
+    if evaluated := read_rows(path / HELD_OUT):
+        columns = {name: np.array([row[name] for row in evaluated]) for name in evaluated[0]}
+        drawn["held-out"] = figures.held_out(columns)
     captions = {**_CAPTIONS, **{name: _CAPTIONS[name] + _MARKED for name in ("rate", "sinr") if marked.slots}}
     over_slots = beside(_drawing(path, name, drawing, captions[name]) for name, drawing in drawn.items())
     faults = ""
@@ -145,6 +149,7 @@ _CAPTIONS = {
     "states": "Which AP was late or down in which slot, what ended it and how it came back.",
     "links": "Links in the three units: who asked, who precoded jointly, who shares a UE anyway.",
     "learning": "What the agents earn, and how much they still explore.",
+    "held-out": "What they reach without exploring, on layouts that they never learn from. Star: who are kept.",
     "fig3-cooperation": "Fig. 3: how much the agents cooperate while they learn. Black: what the paper shows at the "
     "start, and its rate at the end.",
     "fig4-sinr": "Fig. 4: mean SINR on layouts that no agent has seen; random, threshold and oracle at the agents' "

@@ -21,6 +21,7 @@ from coordinator.agents import AGENTS, load_agents, read_agents, trained, write_
 from coordinator.collector import Coordinator
 from coordinator.console import Console
 from coordinator.faults import Faults, load_plan, plan_text, resolve
+from coordinator.heldout import HeldOut
 from coordinator.journal import JOURNAL, Journal
 from coordinator.local import LocalNetwork
 from coordinator.outages import fault_costs, is_afflicted, status_of
@@ -65,7 +66,11 @@ def run(
     path = new_folder(out)
     _refuse_if_too_long(config)
     faults = Faults() if plan is None else resolve(load_plan(plan), config)
-    agents = None if policy is None else load_agents(policy, config)
+    agents = None
+    if policy is not None:
+        agents = load_agents(policy, config)
+        learning = config.learning.model_copy(update={"evaluate_every_episodes": 0})  # they do not change
+        config = config.model_copy(update={"learning": learning})
     if runtime == "ray" and address is None:
         from coordinator.session import check_memory
 
@@ -246,12 +251,15 @@ def run_local(
     policy_of = make_policy if agents is None else trained(agents)
     network = LocalNetwork(config, policy_of=policy_of, faults=faults, folder=folder, first_slot=first_slot)
     watcher = _watcher(network, watch, console) if watch.wanted else None
+    held_out = HeldOut(config, folder, first_slot, console.say)
     began = time.monotonic()
     for _ in network.frames():
+        held_out.look(network.coordinator.newest)
         if watcher is not None:
             watcher.look()
         if console.due:
             console.progress(network.coordinator.newest, network.coordinator.latest())
+    held_out.finish()
     seconds = time.monotonic() - began
     return Outcome(network.coordinator.record, seconds, restarts=network.restarts, frames_lost=network.lost)
 

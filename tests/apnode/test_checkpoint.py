@@ -5,6 +5,7 @@ import os
 import pickle
 import struct
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 
 from apnode import checkpoint as files
-from apnode.checkpoint import MAX_BYTES, Checkpoint, CheckpointError, Checkpoints, decode, encode
+from apnode.checkpoint import MAX_BYTES, Checkpoint, CheckpointError, Checkpoints, decode, encode, forget_kept
 from apnode.state import State
 from benchmarks.checkpoints import NAME, kill_while_saving, marked, same, small_disk
 
@@ -232,6 +233,29 @@ def test_a_future_that_did_not_come_is_forgotten_or_replaced_first(tmp_path: Pat
     assert checkpoints.boundaries() == [50]
     checkpoints.forget_after(50)
     assert_loads(checkpoints, 50)
+
+
+def test_what_is_kept_outlives_newer_ones_until_it_is_forgotten(tmp_path: Path) -> None:
+    checkpoints = saved(tmp_path, 40)
+    checkpoints.save(replace(marked(STATE, 50), kept=True))
+    for completed in (60, 70, 80):
+        checkpoints.save(marked(STATE, completed))
+    found = checkpoints.newest_until(50)
+    assert found is not None
+    assert same(found.state, marked(STATE, 50).state)
+    assert_loads(checkpoints, 80)  # and does not count as one of the newest
+    assert [checkpoints.newest_until(at) for at in (49, 69)] == [None, None]
+    assert_loads_until(checkpoints, 79, 70)
+    forget_kept(tmp_path, lambda completed: completed > 50)
+    assert_loads_until(checkpoints, 50, 50)
+    forget_kept(tmp_path, lambda completed: completed <= 50)
+    assert checkpoints.newest_until(50) is None
+
+
+def assert_loads_until(checkpoints: Checkpoints, completed: int, expected: int) -> None:
+    found = checkpoints.newest_until(completed)
+    assert found is not None
+    assert found.completed == expected
 
 
 # --- what happens while one is written ---------------------------------------------------------------------

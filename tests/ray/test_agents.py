@@ -1,15 +1,19 @@
 """Agents that learned in an earlier run, on real actors."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from coordinator.agents import trained
+from coordinator.agents import AGENTS, trained
 from coordinator.cluster import Cluster
 from coordinator.faults import FaultPlan, PlannedFault, resolve
+from coordinator.heldout import HELD_OUT, read_rows
 from coordinator.local import LocalNetwork
 from coordinator.presets import load
+from coordinator.rundir import RunDir
 from coordinator.training import train
 from tests.ray.running import QUIET, SMALL
 
@@ -35,3 +39,15 @@ def test_trained_agents_decide_as_in_one_process_also_in_an_actor_that_was_kille
     assert [(back["ap"], back["restored"]) for back in record.comebacks] == [(5, died)]
     assert record.requested[-15:, 5].any()
     assert not record.floats[:, :, 2:].any()  # no loss, no exploring: nobody learns, he who is back as little
+
+
+def test_agents_are_evaluated_on_ray_as_in_one_process_while_nobody_waits_for_it(tmp_path: Path) -> None:
+    settings = (*SMALL, "run.episodes=5", "learning.evaluate_every_episodes=1", "learning.batch_size=4")
+    for runtime in ("ray", "local"):
+        command = [sys.executable, "-m", "coordinator", "run", "demo", "--quiet", "--runtime", runtime]
+        subprocess.run([*command, "--out", str(tmp_path / runtime), "--set", *settings], check=True, timeout=120)
+    for name in (HELD_OUT, AGENTS):
+        assert (tmp_path / "ray" / name).read_bytes() == (tmp_path / "local" / name).read_bytes()
+    assert len(read_rows(tmp_path / "ray" / HELD_OUT)) == 5
+    digests = {RunDir.open(tmp_path / runtime).summary()["digest"] for runtime in ("ray", "local")}
+    assert len(digests) == 1
