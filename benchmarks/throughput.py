@@ -14,15 +14,19 @@ for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
 
 import argparse
 import statistics
+import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from apnode.config import Config
 from coordinator.cluster import run_on_ray
 from coordinator.console import Console
+from coordinator.faults import Faults
 from coordinator.presets import load
 from coordinator.record import Outcome
 from coordinator.run import run_local
+from coordinator.watch import Watch
 
 MOST_ACTORS = 100  # on two cores in a few minutes
 DENSITY_AREA_M = 100.0  # sqrt of the area per AP, as in the preset `paper`
@@ -79,7 +83,9 @@ def runner(name: str) -> Callable[[Config], Outcome]:
 
     def run(config: Config) -> Outcome:
         console = Console(config.num_slots, quiet=True)
-        return run_local(config, None, console) if name == "local" else run_on_ray(config, None, None, console)
+        with tempfile.TemporaryDirectory() as folder:
+            rest = Watch(), console, Faults(), Path(folder), 0, None
+            return run_local(config, *rest) if name == "local" else run_on_ray(config, None, *rest)
 
     return run
 
