@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -238,6 +239,7 @@ class AccessPoint(Node):
             unheard={*neighbours} - self._gone if grant else set(),
             suspects=suspects,
             formation=self._new_formation(pilots.slot),
+            learned=self.policy.shared(pilots.slot),
             doubted={*neighbours} & self._gone,
         )
         self.opened = pilots.slot
@@ -306,7 +308,8 @@ class AccessPoint(Node):
         """Send the partner our channel estimates for the UEs that matter to it or to us, once."""
         if partner not in slot.shared:
             slot.shared.add(partner)
-            self._send(ap_address(partner), self._block(slot, partner_ues))
+            block = self._block(slot, partner_ues)
+            self._send(ap_address(partner), replace(block, learned=slot.learned) if len(slot.learned) else block)
 
     def _block(self, slot: Slot, ues: Iterable[int]) -> ChannelBlock:
         """Our channel estimates for some UEs, and those that matter to us."""
@@ -316,6 +319,7 @@ class AccessPoint(Node):
     def _on_block(self, block: ChannelBlock) -> None:
         """A neighbour says yes. Unless clusters are directed, it needs our channels as well."""
         self._refuse_unless_estimates(block)
+        refuse_unless(self.policy.understands(block.learned), "weights of another network")
         slot = self._slot_of(block)
         if slot is None or block.ap not in slot.episode.neighbours:
             return
@@ -477,6 +481,7 @@ class AccessPoint(Node):
     def _complete(self, slot: Slot) -> None:
         """Reward, note what there is to learn, and report; then on to the next slot."""
         self._learn()
+        self.policy.take_in([block.learned for block in slot.agreed.values() if len(block.learned)])
         earned = gain = 0.0
         if slot.feedback is not None:
             gain = relative_gain(slot.feedback)

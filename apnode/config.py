@@ -298,6 +298,10 @@ class Learning(Section):
         "each of them, from what an AP forecasts of the link: these add up, and cooperation.link_price is what they "
         "must be apart",
     )
+    share: bool = Field(
+        False,
+        description="once an episode an AP's network becomes the mean of its own and its partners', told by these",
+    )
     hidden: Annotated[tuple[Count, ...], Field(min_length=1, max_length=8, strict=False)] = Field(
         (128, 64, 32), description="hidden layers, ReLU"
     )

@@ -102,6 +102,20 @@ class DoubleDqn(ABC):
         """Copies of the online network's weights and biases, layer by layer."""
         return [p.detach().double().numpy() for p in self._online]
 
+    @property
+    def size(self) -> int:
+        """Number of the online network's weights and biases."""
+        return sum(p.numel() for p in self._online)
+
+    def flat(self) -> FloatArray:
+        """(size,) copies of them in a row."""
+        return np.asarray(nn.utils.parameters_to_vector(self._online).detach().numpy(), np.float32)
+
+    def set_flat(self, values: FloatArray) -> None:
+        """Take over what `flat` gave, in the online network."""
+        with torch.no_grad():
+            nn.utils.vector_to_parameters(_tensor(values), self._online)
+
     def load(self, weights: list[FloatArray]) -> None:
         """Take over weights and biases, as `weights` gave them, in both networks.
 

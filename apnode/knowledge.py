@@ -134,6 +134,7 @@ class Slot:
     unheard: set[int]  # acceptance grant: neighbours who have neither asked nor passed
     suspects: tuple[int, ...]  # whom this AP does not believe
     formation: Rounds[Any] | None  # where clusters reach beyond one's own partners
+    learned: FloatArray  # what partners are told of what this AP has learned
     requests: dict[int, CoopRequest] = field(default_factory=dict)  # by asker
     granted: set[int] = field(default_factory=set)
     blocks: dict[int, ChannelBlock] = field(default_factory=dict)  # by sender

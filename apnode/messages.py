@@ -118,6 +118,8 @@ class ChannelBlock(Message):
     h_hat: Annotated[ComplexArray, Array("<c8", 3)]  # (B, L, len(ues)) [sqrt power gain]
     rho: Annotated[FloatArray, Array("<f8", 1)]  # (len(ues),) what I spend on each, 0 where I do not serve it [W]
     untold: Annotated[ComplexArray, Array("<c8", 3)]  # (B, L, L) covariance of what else I hear; B = 0 if nobody asks
+    learned: Annotated[FloatArray, Array("<f4", 1)] = field(default_factory=lambda: np.zeros(0, "<f4"))
+    # my agent's weights, once an episode, where agents share what they learn
 
     def __post_init__(self) -> None:
         Message.__post_init__(self)
@@ -379,6 +381,7 @@ KINDS_SINCE: dict[
 ] = {}  # the version of the wire that brought them, unless all that are read have them
 APPENDED: dict[type[Message], dict[str, int]] = {  # fields, with the version of the wire since which they are there
     Association: dict.fromkeys(("around", "around_pilots", "neighbour_beta", "neighbour_serves"), 4),
+    ChannelBlock: {"learned": 4},
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -15,6 +16,11 @@ from apnode.state import State, joined, layout_of, part, refuse_other
 
 if TYPE_CHECKING:
     from apnode.ddqn import DoubleDqn
+
+
+_NOTHING: FloatArray = np.zeros(0, np.float32)
+_LARGEST_WEIGHT = 1e3  # of what partners tell
+_SHARED_SEED = 0  # networks whose mean is to mean something begin alike
 
 
 class Policy(Protocol):
@@ -31,6 +37,15 @@ class Policy(Protocol):
 
     def epsilon(self, slot: int) -> float:
         """Chance to explore in this slot."""
+
+    def shared(self, slot: int) -> FloatArray:
+        """What partners are told in this slot of what it has learned; often nothing."""
+
+    def understands(self, learned: FloatArray) -> bool:
+        """Whether that is what a partner may have told."""
+
+    def take_in(self, learned: Sequence[FloatArray]) -> None:
+        """Learn from what partners told."""
 
     def state(self) -> State:
         """Copies of all that it has learnt; what is keyed by the slot it need not keep."""
@@ -56,6 +71,15 @@ class Fixed:
 
     def epsilon(self, slot: int) -> float:
         return 0.0
+
+    def shared(self, slot: int) -> FloatArray:
+        return _NOTHING
+
+    def understands(self, learned: FloatArray) -> bool:
+        return not len(learned)
+
+    def take_in(self, learned: Sequence[FloatArray]) -> None:
+        pass
 
     def state(self) -> State:
         return {}
@@ -157,7 +181,8 @@ class Ddqn:
 
         self._ap, self._seed, self._learning = ap, config.seed, config.learning
         self._slots_per_episode = config.run.slots_per_episode
-        self.network: DoubleDqn = make_network(config, integer_seed(config.seed, Purpose.WEIGHTS, ap))
+        seed = integer_seed(config.seed, Purpose.WEIGHTS, ap)
+        self.network: DoubleDqn = make_network(config, _SHARED_SEED if config.learning.share else seed)
         self.replay = Replay(config.learning.replay_capacity, observation_size(config))
         self._synced = 0  # period of the target network
         self._neighbours: tuple[int, ...] = ()
@@ -199,6 +224,19 @@ class Ddqn:
 
     def epsilon(self, slot: int) -> float:
         return epsilon_at(self._learning, slot // self._slots_per_episode)
+
+    def shared(self, slot: int) -> FloatArray:
+        due = self._learning.share and (slot + 1) % self._slots_per_episode == 0
+        return self.network.flat() if due else _NOTHING
+
+    def understands(self, learned: FloatArray) -> bool:
+        size = self.network.size if self._learning.share else 0
+        return len(learned) in {0, size} and bool(np.abs(learned).max(initial=0) <= _LARGEST_WEIGHT)
+
+    def take_in(self, learned: Sequence[FloatArray]) -> None:
+        """The mean of the partners' networks and one's own replaces one's own, as in decentralised gossip averaging."""
+        if learned:
+            self.network.set_flat(np.mean([self.network.flat(), *learned], axis=0))
 
     def state(self) -> State:
         own = {"synced": np.array(self._synced)}

@@ -36,6 +36,7 @@ VARIANTS = {
         "cooperation.cluster=serving",
         "cooperation.max_neighbours=12",
         "learning.values=neighbours",
+        "learning.share=true",
         "precoding.joint=selective",
         "reward.gain=absolute",
     ),

@@ -65,7 +65,7 @@ EXAMPLES: dict[type[Message], Message] = {
         ),
         PilotBlock(2, 41, gaussian(2, 4, 10)),
         CoopRequest(41, MAX_ID, (2, 0)),
-        ChannelBlock(41, 7, (0, 2, 5), gaussian(2, 4, 3), [0.5, 0.0, 0.25], gaussian(2, 4, 4)),
+        ChannelBlock(41, 7, (0, 2, 5), gaussian(2, 4, 3), [0.5, 0.0, 0.25], gaussian(2, 4, 4), [0.5, -2.0]),
         CoopDecline(41, 7),
         CoopPass(MAX_SLOT, 0),
         Transmission(41, 7, (0, 2), gaussian(2, 2, 4), -gaussian(2, 2, 4), (1, 3)),

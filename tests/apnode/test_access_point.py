@@ -1205,3 +1205,12 @@ def test_a_partner_that_claims_the_same_channel_everywhere_cannot_stop_an_ap() -
     driven.give(pilots())
     claimed = replace(block(1), h_hat=np.full((*SHAPE, 3), 1e3), untold=np.zeros((2, 4, 4)))
     assert np.isfinite(only(driven.give(claimed), Transmission).w).all()
+
+
+# --- what partners have learned ---------------------------------------------------------------------------
+
+
+def test_weights_of_another_network_than_ones_own_are_refused() -> None:
+    driven = opened(asks=[1])
+    driven.give(replace(block(1), learned=np.ones(3)))
+    assert driven.dropped == {"malformed": 1}

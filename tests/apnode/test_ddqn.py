@@ -371,3 +371,13 @@ def test_an_ap_without_neighbours_asks_nobody() -> None:
 def test_thirty_two_neighbours_have_an_action_for_each_subset() -> None:
     learner = NeighbourDqn(experiment(PER_NEIGHBOUR, max_neighbours=32, link_price=-1e3), seed=1)
     assert learner.best_action(np.zeros(32 * TRAITS), 32) == 2**32 - 1
+
+
+def test_weights_in_a_row_are_all_of_them_and_another_network_takes_them_over() -> None:
+    learner, other = trained_on_neighbours(), of_neighbours(seed=2)
+    assert learner.flat().shape == (learner.size,) == (sum(w.size for w in learner.weights()),)
+    other.set_flat(learner.flat())
+    for mine, its in zip(learner.weights(), other.weights(), strict=True):
+        np.testing.assert_array_equal(mine, its)
+    other.update(about_neighbours(1), draws(1))  # and goes on from there
+    assert not np.array_equal(other.flat(), learner.flat())

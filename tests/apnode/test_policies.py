@@ -1,5 +1,7 @@
 """How APs choose: rates, schedules and bounds that hold whatever was learnt."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -8,6 +10,7 @@ from apnode.messages import Association, FloatArray
 from apnode.observation import observation_size, observe
 from apnode.policies import Ddqn, Fixed, Given, Master, Random, Trained, epsilon_at, make_policy
 from apnode.replay import Batch, Transition
+from coordinator.local import LocalNetwork
 from coordinator.presets import load
 
 
@@ -239,3 +242,65 @@ def test_a_trained_agent_takes_the_best_action_its_weights_know_and_changes_no_m
         assert agent.act(state, 2, slot=seed) == learner.network.values(state)[:4].argmax()
         assert agent.learn(transition(seed, of), slot=seed) == agent.epsilon(slot=seed) == 0
     assert Given(5).act(observed(0, of), 3, slot=9) == 5
+
+
+def sharing(seed: int = 0, **learning: Any) -> Ddqn:
+    settings: dict[str, Any] = {"values": "neighbours", "share": True, "hidden": (8,), **learning}
+    return Ddqn(3, Config(seed=seed, learning=Learning(**settings), run=Run(slots_per_episode=5)))
+
+
+def test_agents_that_share_begin_alike_and_tell_their_weights_in_the_last_slot_of_an_episode() -> None:
+    one, other = sharing(seed=1), sharing(seed=2)
+    assert [len(one.shared(slot)) > 0 for slot in range(12)] == [slot % 5 == 4 for slot in range(12)]
+    np.testing.assert_array_equal(one.shared(4), other.shared(9))
+    assert len(sharing(share=False).shared(4)) == 0
+    assert not np.array_equal(*(sharing(seed, share=False).network.flat() for seed in (1, 2)))
+
+
+def test_an_agents_weights_become_the_mean_of_its_own_and_its_partners() -> None:
+    agent = sharing()
+    own, told = agent.network.flat(), [np.full(agent.network.size, value, np.float32) for value in (1, 5)]
+    agent.take_in(told)
+    np.testing.assert_allclose(agent.network.flat(), (own + 6) / 3, rtol=1e-6)
+    agent.take_in([])
+    np.testing.assert_allclose(agent.network.flat(), (own + 6) / 3, rtol=1e-6)
+
+
+def test_weights_of_another_network_or_without_measure_are_not_understood() -> None:
+    agent, size = sharing(), sharing().network.size
+    assert agent.understands(np.zeros(0))
+    assert agent.understands(np.ones(size))
+    assert not agent.understands(np.ones(size - 1))
+    assert not agent.understands(np.full(size, 1e6))
+    assert not sharing(share=False).understands(np.ones(size))
+    assert not Fixed(ask=True).understands(np.ones(size))
+
+
+def test_an_agent_that_values_neighbours_tries_links_when_the_other_end_does() -> None:
+    """In each slot both ends of a link explore, or neither, and both ask or neither does."""
+    aps, tried = (2, 9), dict[int, list[int]]()
+    for ap in aps:
+        settings: dict[str, Any] = {"values": "neighbours", "epsilon_start": 0.5, "epsilon_decay": 0.0}
+        of = Config(seed=ap, learning=Learning(**settings))
+        agent = Ddqn(ap, of)
+        others = tuple(n for n in (2, 5, 9) if n != ap)
+        agent.begin_episode(Association(0, (), [], [], others, ("",) * 2, np.zeros(2)))
+        at = others.index(next(n for n in aps if n != ap))
+        observation = np.zeros(observation_size(of))  # worth nothing: greedily asks nobody
+        tried[ap] = [agent.act(observation, 2, slot) >> at & 1 for slot in range(400)]
+    assert tried[2] == tried[9]
+    assert 0.15 < np.mean(tried[2]) < 0.35  # epsilon / 2
+
+
+def test_agents_that_share_differ_less_than_others_after_an_episode() -> None:
+    apart = {}
+    for share in (False, True):
+        overrides = ("learning.values=neighbours", f"learning.share={str(share).lower()}", "reward.gain=absolute")
+        alike = ("run.episodes=4", "run.slots_per_episode=6", "learning.batch_size=4", "learning.hidden=[4]")
+        forming = ("cooperation.link_price=-1", "precoding.joint=selective", "cooperation.neighbour_sets=common-ue")
+        network = LocalNetwork(load("demo", (*overrides, *alike, *forming, "cooperation.cluster=serving")))
+        network.run()
+        policies = [ap.policy for ap in network.aps]
+        weights = np.stack([policy.network.flat() for policy in policies if isinstance(policy, Ddqn)])
+        apart[share] = np.std(weights[:, -10:], axis=0).mean()  # of the last layer, which all begin with at 0
+    assert apart[True] < 0.7 * apart[False]
