@@ -6,7 +6,7 @@ MARL := .venv-marl/.installed
 
 SECRETS := deploy/secrets
 
-.PHONY: help demo secrets test bench bench-faults bench-marl clean
+.PHONY: help demo secrets test bench bench-agents bench-faults bench-marl clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -42,6 +42,9 @@ bench: $(STAMP)  ## slots/s, messages/s and CPU time by part, local against Ray;
 	$(BIN)/python -m benchmarks.startup
 	$(BIN)/python -m benchmarks.physics
 	$(BIN)/python -m benchmarks.comparison
+
+bench-agents: $(STAMP)  ## what each choice in how agents learn brings (an hour)
+	$(BIN)/python -m benchmarks.ablation
 
 bench-faults: $(STAMP)  ## kills, losses, dead servers, liars, damaged checkpoints and frames, random fault plans: what each costs
 	$(BIN)/python -m benchmarks.faults

@@ -81,7 +81,7 @@ def measured(
         Contender("never"),
         *(Contender(p, None, {"cooperation": {"policy": p}}) for p in numbers),
     ]
-    expected = steps * (len(first) + len(list(contenders(configs, others, links, agents))))
+    expected = steps * (len(first) + len(others) * max(1, len(links)))  # about
     results = _measured(first, drops, agents, lambda done: progress(done, expected), workers)
     for index, (contender, result) in enumerate(results[1:], start=1):
         reached = round(result[unit(config)].mean())

@@ -15,7 +15,7 @@ from apnode.config import Config
 from apnode.host import CHECKPOINTS
 from apnode.rng import Purpose, integer_seed
 from coordinator.agents import AGENTS, agents_of, write_agents
-from coordinator.compare import drop_of
+from coordinator.compare import drop_of, unit
 from coordinator.contenders import Contender
 from coordinator.measure import Drop, measure
 from coordinator.presets import ConfigError
@@ -24,7 +24,7 @@ from coordinator.training import Weights
 
 HELD_OUT = "held_out.csv"  # in a run's folder
 LAYOUTS, SLOTS = 4, 5  # slots that count on each
-_RATE = "sum_rate_bps_hz"  # by which agents are the best
+_RATE = "sum_rate_bps_hz"
 _MEASURED = {_RATE: "sum_rate", "sinr_mean_db": "sinr_mean", "formed": "formed", "requests": "requests"}
 _COUNTS = ("episode", "slots")  # completed
 Row = dict[str, float]
@@ -80,6 +80,11 @@ class HeldOut:
         self._looking.result()
         self.look(self._config.num_slots)
 
+    def _worth(self, row: Row) -> float:
+        """By which agents are the best: the sum rate, less the price of links for those that know one."""
+        price = self._config.cooperation.link_price if self._config.forecasts else 0.0
+        return row[_RATE] - price * row[unit(self._config)]
+
     def _evaluate(self, completed: int) -> None:
         config, checkpoints = self._config, self._folder / CHECKPOINTS
         aps = range(config.radio.num_aps)
@@ -90,7 +95,7 @@ class HeldOut:
             self._say(f"the agents are not evaluated after {completed} slots: {error}")
             return
         reached = evaluate(config, agents.weights)
-        if all(reached[_RATE] > row[_RATE] for row in self._rows):
+        if all(self._worth(reached) > self._worth(row) for row in self._rows):
             write_agents(self._folder / AGENTS, agents)
         episode = completed // config.run.slots_per_episode
         self._rows.append({"episode": episode, "slots": completed, **reached})

@@ -38,6 +38,10 @@ VARIANTS = {
     "asked by strangers": ("run.episodes=3", *ROWS),
     "capped": ("run.episodes=3", "cooperation.policy=always", "cooperation.cluster=capped"),
     "selective": ("run.episodes=3", "cooperation.policy=random", *SELECTIVE),
+    "agents that share": (
+        *("run.episodes=3", *SELECTIVE, "learning.values=neighbours", "learning.share=true"),
+        *("reward.gain=absolute", "cooperation.link_price=-1"),
+    ),
     "directed": ("run.episodes=3", *ROWS, "cooperation.cluster=directed", "cooperation.acceptance=all"),
 }
 
