@@ -40,11 +40,11 @@ from apnode.messages import (
 )
 from apnode.node import CHANNEL, COORDINATOR, Send
 from apnode.rng import own_config
-from apnode.wire import decode
+from apnode.wire import decode, encode
 from channel_server.fading import channels, received_pilots
 from channel_server.server import Air, ChannelServer
 from channel_server.sinr import spectral_efficiency
-from channel_server.topology import Layout, make_layout
+from channel_server.topology import Layout, associations, make_layout
 from coordinator.collector import Coordinator
 from coordinator.local import LocalNetwork
 from coordinator.presets import load
@@ -152,12 +152,27 @@ def test_of_its_neighbours_an_ap_that_forecasts_is_told_what_these_are_told_and_
         np.testing.assert_array_equal(association.around_pilots, layout.pilots[around])
 
 
+def larger(times: int, *overrides: str) -> Config:
+    """So many times 100 APs, at the same density."""
+    size = (f"radio.num_aps={100 * times}", f"radio.num_ues={40 * times}", f"radio.area_m={1000 * times**0.5}")
+    return load("selective", (*size, "radio.pilot_power_w=0.01", "run.max_frame_bytes=1000000", *overrides))
+
+
+def test_an_ap_that_forecasts_is_told_no_more_in_a_larger_network() -> None:
+    """Once this is larger than the reach of an AP's neighbours."""
+    told = {}
+    for times in (4, 16):
+        config = larger(times)
+        of_aps = associations(config, make_layout(config, 0), 0)
+        told[times] = np.mean([len(encode(association, 1_000_000)) for association in of_aps])
+    assert told[16] < 1.1 * told[4]
+
+
 def test_an_ap_of_a_larger_network_is_told_and_keeps_no_more() -> None:
     """At the same density, once the network is larger than the reach of an AP, which is short here."""
     told, kept = dict[int, Any](), dict[int, Any]()
     for times in (1, 4):
-        size = (f"radio.num_aps={100 * times}", f"radio.num_ues={40 * times}", f"radio.area_m={1000 * times**0.5}")
-        config = load("selective", (*size, "radio.pilot_power_w=0.01", "run.max_frame_bytes=1000000"))
+        config = larger(times, "cooperation.policy=always")
         run = Watched(config, LocalNetwork(config))
         for send in run.network.frames():
             run.watch(send)
