@@ -200,7 +200,9 @@ class Cooperation(Section):
         description="policy forecast, and ddqn with values of neighbours: ask whose link brings more [bit/s/Hz]",
     )
     residual_db: Annotated[float, Field(ge=0, le=100)] = Field(
-        20.0, description="forecasts: interference that a UE is left with where APs cooperate, over noise [dB]"
+        40.0,
+        description="forecasts: interference that a UE is left with where APs cooperate, over noise; with MMSE "
+        "about 20 [dB]",
     )
     max_neighbours: Annotated[int, Field(ge=1, le=32)] = Field(
         4,

