@@ -53,6 +53,7 @@ from coordinator.record import Record
 SHORT = ("radio.num_aps=11", "radio.area_m=300", "run.episodes=2", "run.slots_per_episode=4", "learning.batch_size=4")
 ASKING = ("cooperation.policy=random", "cooperation.request_rate=0.7")
 SERVING = ("cooperation.cluster=serving", "precoding.alone=mmse", "precoding.joint=selective", "precoding.power=peak")
+MMSE_LEAVES = ("cooperation.residual_db=20", "cooperation.link_price=0.05")
 VARIANTS = {
     "mutual": (),
     "mutual, random": ASKING,
@@ -68,8 +69,8 @@ VARIANTS = {
     "serving": (*ASKING, *SERVING),
     "serving, neighbourhood": (*ASKING, *SERVING, "cooperation.neighbour_sets=common-ue", "reward.scope=neighbourhood"),
     "grant, neighbourhood": (*ASKING, "cooperation.acceptance=grant", "reward.scope=neighbourhood"),
-    "forecast": (*SERVING, "cooperation.policy=forecast", "cooperation.neighbour_sets=common-ue"),
-    "agents that forecast": (*SERVING, "learning.values=neighbours", "reward.gain=absolute"),
+    "forecast": (*SERVING, *MMSE_LEAVES, "cooperation.policy=forecast", "cooperation.neighbour_sets=common-ue"),
+    "agents that forecast": (*SERVING, *MMSE_LEAVES, "learning.values=neighbours", "reward.gain=absolute"),
 }
 WHOLE = {"capped", "components"}  # clusters that need all links
 FROM_CHANNEL = (Association, PilotBlock, SlotFeedback, Deadline, RunOver)
