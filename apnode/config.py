@@ -290,6 +290,12 @@ class Reward(Section):
     )
     charge: Literal["requests", "formed"] = Field("requests", description="which links alpha_2 charges")
 
+    @model_validator(mode="after")
+    def _an_absolute_gain_is_ones_own(self) -> Self:
+        if self.gain == "absolute" and self.scope != "own":
+            raise ValueError('scope = "neighbourhood" has no effect with gain = "absolute": set scope = "own"')
+        return self
+
 
 class Learning(Section):
     """The Double DQN of every AP (seed paper, table II)."""

@@ -27,6 +27,8 @@ from apnode.replay import Batch, Floats
 from apnode.state import State, joined, layout_of, refuse_other
 
 torch.set_num_threads(1)
+Layers = Sequence[Tensor]  # weights and biases, layer by layer
+Draws = np.random.Generator | None
 SKIPPED = -1.0  # in place of a loss, none of which is negative
 
 
@@ -80,7 +82,7 @@ class DoubleDqn(ABC):
         with torch.no_grad():
             following = _tensor(batch.next_observation)
             best = self._best(following, batch.num_actions)
-            value = self._value(self._target, following, best, batch.num_actions)
+            value = self._value(self._target, following, best, batch.num_actions) - self._paid(best)
         return _tensor(batch.reward) + self._learning.discount * (1 - _tensor(batch.terminal)) * value
 
     @abstractmethod
@@ -88,15 +90,12 @@ class DoubleDqn(ABC):
         """(n,) actions of most value to the online network, of (n, D) observations and (n,) numbers of actions."""
 
     @abstractmethod
-    def _value(
-        self,
-        network: Sequence[Tensor],
-        observation: Tensor,
-        action: Tensor,
-        num_actions: IntArray,
-        rng: np.random.Generator | None = None,
-    ) -> Tensor:
-        """(n,) values of actions to a network; with dropout if `rng` is there to draw it."""
+    def _value(self, network: Layers, seen: Tensor, action: Tensor, num_actions: IntArray, rng: Draws = None) -> Tensor:
+        """(n,) values of actions in (n, D) observations to a network; with dropout if `rng` is there to draw it."""
+
+    def _paid(self, action: Tensor) -> Tensor:
+        """(n,) what actions cost beside what the reward charges."""
+        return torch.zeros(len(action))
 
     def weights(self) -> list[FloatArray]:
         """Copies of the online network's weights and biases, layer by layer."""
@@ -152,7 +151,7 @@ class DoubleDqn(ABC):
     def _tensors(self) -> dict[str, Sequence[Tensor]]:
         return {"online": self._online, "target": self._target, **self._adam.tensors()}
 
-    def _forward(self, network: Sequence[Tensor], x: Tensor, rng: np.random.Generator | None = None) -> Tensor:
+    def _forward(self, network: Layers, x: Tensor, rng: Draws = None) -> Tensor:
         """(rows, outputs) of (rows, inputs); every hidden layer's output is multiplied by its dropout mask."""
         *hidden, (weight, bias) = zip(network[0::2], network[1::2], strict=True)
         masks = None if rng is None or not self._learning.dropout else self._dropout_masks(len(x), rng)
@@ -185,26 +184,20 @@ class SubsetDqn(DoubleDqn):
         closed = np.arange(values.shape[1]) >= num_actions[:, None]
         return values.masked_fill_(torch.from_numpy(closed), -torch.inf).argmax(1)
 
-    def _value(
-        self,
-        network: Sequence[Tensor],
-        observation: Tensor,
-        action: Tensor,
-        num_actions: IntArray,
-        rng: np.random.Generator | None = None,
-    ) -> Tensor:
-        return self._forward(network, observation, rng).gather(1, action[:, None])[:, 0]
+    def _value(self, network: Layers, seen: Tensor, action: Tensor, num_actions: IntArray, rng: Draws = None) -> Tensor:
+        return self._forward(network, seen, rng).gather(1, action[:, None])[:, 0]
 
 
 class NeighbourDqn(DoubleDqn):
-    """Two values for each neighbour, not to ask it and to ask it; they add up, less a price for each that is asked.
+    """Two values for each neighbour, not to ask it and to ask it; they add up, and to ask has its price beside.
 
+    The price is known, so it is not learnt: it counts when choosing, and in what is to come.
     To ask is worth what the AP expects of the link, and what the network, which begins with nothing, adds to it.
     """
 
     def __init__(self, config: Config, seed: int) -> None:
         super().__init__(TRAITS, 2, config.learning, seed)
-        self._price = config.cooperation.link_price
+        self._price, self._most = config.cooperation.link_price, config.cooperation.max_neighbours
         with torch.no_grad():
             for parameter in self._online[-2:]:
                 parameter.zero_()
@@ -216,7 +209,7 @@ class NeighbourDqn(DoubleDqn):
             values = self._valued(self._online, _tensor(traits))
         return (values[:, 1] - values[:, 0]).double().numpy()
 
-    def _valued(self, network: Sequence[Tensor], traits: Tensor, rng: np.random.Generator | None = None) -> Tensor:
+    def _valued(self, network: Layers, traits: Tensor, rng: Draws = None) -> Tensor:
         expected = torch.stack([torch.zeros(len(traits)), traits[:, 0]], dim=1)
         return expected + self._forward(network, traits, rng)
 
@@ -225,25 +218,15 @@ class NeighbourDqn(DoubleDqn):
         asks = (values[..., 1] - values[..., 0] > self._price) & is_neighbour
         return (asks.long() << torch.arange(asks.shape[1])).sum(1)
 
-    def _value(
-        self,
-        network: Sequence[Tensor],
-        observation: Tensor,
-        action: Tensor,
-        num_actions: IntArray,
-        rng: np.random.Generator | None = None,
-    ) -> Tensor:
-        values, is_neighbour = self._of_neighbours(network, observation, num_actions, rng)
-        bits = action[:, None] >> torch.arange(values.shape[1]) & 1
-        chosen = values.gather(2, bits[..., None])[..., 0] - self._price * bits
-        return (chosen * is_neighbour).sum(1)
+    def _value(self, network: Layers, seen: Tensor, action: Tensor, num_actions: IntArray, rng: Draws = None) -> Tensor:
+        values, _ = self._of_neighbours(network, seen, num_actions, rng)
+        return values.gather(2, _bits(action, values.shape[1])[..., None])[..., 0].sum(1)
+
+    def _paid(self, action: Tensor) -> Tensor:
+        return self._price * _bits(action, self._most).sum(1)
 
     def _of_neighbours(
-        self,
-        network: Sequence[Tensor],
-        observation: Tensor,
-        num_actions: IntArray,
-        rng: np.random.Generator | None = None,
+        self, network: Layers, observation: Tensor, num_actions: IntArray, rng: Draws = None
     ) -> tuple[Tensor, Tensor]:
         """(n, N, 2) values, 0 where there is no neighbour, and (n, N) where there is one."""
         count = np.log2(num_actions).astype(int)
@@ -297,6 +280,11 @@ def _initialised(sizes: Sequence[int], seed: int) -> list[Tensor]:
         for shape in ((fan_out, fan_in), (fan_out,)):
             parameters.append(torch.empty(shape).uniform_(-bound, bound, generator=generator).requires_grad_())
     return parameters
+
+
+def _bits(action: Tensor, count: int) -> Tensor:
+    """(n, count) of (n,) actions, the first neighbour's first."""
+    return action[:, None] >> torch.arange(count) & 1
 
 
 def _numbered(tensors: Sequence[Tensor]) -> State:
