@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,7 +25,7 @@ _OTHERWISE_SINR = 8.0  # taken for that of a UE of whose other APs nothing is kn
 
 BoolArray = NDArray[np.bool_]
 Group = frozenset[int]  # positions of APs in `_Surroundings`
-Worth = Mapping[Group, float]  # what it brings that a group precodes jointly [bit/s/Hz]
+Worth = Callable[[Sequence[Group]], list[float]]  # what it brings that each group precodes jointly [bit/s/Hz]
 
 
 def link_gains(config: Config, ap: int, association: Association) -> FloatArray:
@@ -45,7 +45,7 @@ def link_gains(config: Config, ap: int, association: Association) -> FloatArray:
     if config.precoding.joint == "selective":
         gains = np.zeros(len(around.aps))
         for ue in around.served(0):
-            for pair, gain in _joined(around, _worth_to(config, around, ue)).items():
+            for pair, gain in _joined(around, *_worth_to(config, around, ue)).items():
                 if 0 in pair:
                     gains[max(pair)] += gain
         return gains[1:]
@@ -91,50 +91,58 @@ class _Surroundings:
 # --- joint precoding for common UEs -----------------------------------------------------------------------
 
 
-def _worth_to(config: Config, around: _Surroundings, ue: int) -> Worth:
-    """What the joint MMSE precoding of groups of a UE's APs brings, against each for itself, were all UEs well off.
+def _worth_to(config: Config, around: _Surroundings, ue: int) -> tuple[list[int], Worth]:
+    """A UE's APs, and what joint MMSE precoding of a group of them brings, against each for itself.
 
     Its rate counts, and what its stream costs other UEs, each of them left with the config's residual interference.
     """
     members = sorted(np.flatnonzero(around.serves[:, ue]).tolist(), key=lambda row: around.aps[row])
-    columns = np.flatnonzero(around.beta[members].any(axis=0))
+    columns = np.union1d(np.flatnonzero(around.beta[members].any(axis=0)), [ue])
     at = int(np.searchsorted(columns, ue))
     h, h_hat, unknown = _drawn(config, around, members, columns, int(around.ids[ue]))
-    count, antennas = len(members), config.radio.antennas
-    groups = [np.isin(range(count), group) for size in range(1, count + 1) for group in _subsets(count, size)]
-    precoders = _mmse(h_hat, unknown, at, np.array(groups))  # (G, B, C, L)
-    power = (np.abs(precoders) ** 2).sum(axis=3).mean(axis=1)  # (G, C)
-    rho = around.rho[members, ue]
-    room = np.divide(rho, power, out=np.full(power.shape, np.inf), where=power > 0).min(axis=1)
-    sent = precoders * np.sqrt(np.where(np.isfinite(room), room, 0))[:, None, None, None]
-    stacked = h.reshape(len(h), count * antennas, len(columns)).conj().swapaxes(1, 2)  # (B, U, C L)
-    single, flat = np.array(groups[:count]), sent.reshape(len(groups), len(h), count * antennas)
-    alone = np.einsum("bul,gbl->gbu", stacked, flat[: len(single)])
-    received = np.einsum("bul,gbl->gbu", stacked, flat) + np.einsum("gc,cbu->gbu", ~np.array(groups), alone)
-    level = np.log2(1 + np.abs(received) ** 2 / _residual(config)).mean(axis=1)  # (G, U)
-    value = 2 * level[:, at] - level.sum(axis=1)
-    gains = (value - value[0]).tolist()  # a group of one changes nothing
-    return {frozenset(itertools.compress(members, group)): gain for group, gain in zip(groups, gains, strict=True)}
+    rho, stacked = around.rho[members, ue], h.reshape(len(h), -1, len(columns)).conj().swapaxes(1, 2)  # (B, U, C L)
+
+    def received(groups: BoolArray) -> ComplexArray:
+        """(G, B, U) from the APs of each group together."""
+        precoders = _mmse(h_hat, unknown, at, groups)  # (G, B, C, L)
+        power = (np.abs(precoders) ** 2).sum(axis=3).mean(axis=1)  # (G, C)
+        room = np.divide(rho, power, out=np.full(power.shape, np.inf), where=power > 0).min(axis=1)
+        sent = precoders * np.sqrt(np.where(np.isfinite(room), room, 0))[:, None, None, None]
+        return np.asarray(np.einsum("bul,gbl->gbu", stacked, sent.reshape(len(groups), len(h), -1)))
+
+    def value(total: ComplexArray) -> FloatArray:
+        """(G,) of what is received of all APs (G, B, U)."""
+        level = np.log2(1 + np.abs(total) ** 2 / _residual(config)).mean(axis=1)  # (G, U)
+        return np.asarray(2 * level[:, at] - level.sum(axis=1))
+
+    alone = received(np.eye(len(members), dtype=bool))
+    nobody = value(alone.sum(axis=0)[None])
+
+    def worth(groups: Sequence[Group]) -> list[float]:
+        member = np.array([np.isin(members, list(group)) for group in groups])
+        gains: list[float] = (value(received(member) + np.einsum("gc,cbu->gbu", ~member, alone)) - nobody).tolist()
+        return gains
+
+    return members, worth
 
 
-def _joined(around: _Surroundings, worth: Worth) -> dict[tuple[int, int], float]:
+def _joined(around: _Surroundings, members: Sequence[int], worth: Worth) -> dict[tuple[int, int], float]:
     """The links that join the APs of one UE, and what each adds when it does; others add nothing."""
-    group_of = {row: group for group in worth if len(group) == 1 for row in group}
-    pairs = list(itertools.combinations(sorted(group_of, key=lambda row: around.aps[row]), 2))  # the first of equals
+    group_of = {row: frozenset([row]) for row in members}
+    known: dict[Group, float] = dict.fromkeys(group_of.values(), 0.0)  # an AP for itself changes nothing
     links: dict[tuple[int, int], float] = {}
     while True:
-        best = None
-        for one, other in pairs:
-            if group_of[one] is not group_of[other]:
-                gain = worth[group_of[one] | group_of[other]] - worth[group_of[one]] - worth[group_of[other]]
-                if gain > 0 and (best is None or (around.common(one, other), gain) > best[0]):
-                    best = (around.common(one, other), gain), (one, other)
-        if best is None:
+        pairs = [pair for pair in itertools.combinations(members, 2) if group_of[pair[0]] is not group_of[pair[1]]]
+        merged = {pair: group_of[pair[0]] | group_of[pair[1]] for pair in pairs}
+        if new := list(dict.fromkeys(group for group in merged.values() if group not in known)):
+            known |= zip(new, worth(new), strict=True)
+        added = {pair: known[merged[pair]] - known[group_of[pair[0]]] - known[group_of[pair[1]]] for pair in pairs}
+        paying = [pair for pair in pairs if added[pair] > 0]
+        if not paying:
             return links
-        (_, gain), (one, other) = best
-        links[one, other] = gain
-        merged = group_of[one] | group_of[other]
-        group_of |= dict.fromkeys(merged, merged)
+        best = max(paying, key=lambda pair: (around.common(*pair), added[pair]))  # the first of equals
+        links[best] = added[best]
+        group_of |= dict.fromkeys(merged[best], merged[best])
 
 
 def _mmse(h_hat: ComplexArray, unknown: FloatArray, ue: int, groups: BoolArray) -> ComplexArray:
@@ -247,7 +255,3 @@ def _gaussian(rng: np.random.Generator, *shape: int) -> ComplexArray:
 def _residual(config: Config) -> float:
     """What a UE is left with as interference and noise where APs cooperate [W]."""
     return float(10 ** (config.cooperation.residual_db / 10) * config.radio.noise_power_w)
-
-
-def _subsets(count: int, size: int) -> list[tuple[int, ...]]:
-    return list(itertools.combinations(range(count), size))

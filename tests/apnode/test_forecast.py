@@ -85,6 +85,15 @@ def test_an_ap_that_serves_nobody_or_knows_nobody_expects_nothing() -> None:
         assert link_gains(config, 0, Association(0, (0,), [1e-9], [0], (), (), [])).tolist() == []
 
 
+def test_where_many_aps_serve_a_user_a_forecast_does_not_try_all_groups_of_them() -> None:
+    """There are 2^20 of 20 APs."""
+    config = load("selective", ("radio.num_aps=20", "radio.num_ues=1", "radio.area_m=300", "radio.max_serving_aps=20"))
+    told = associations(config, make_layout(config, 0), 0)
+    gains = link_gains(config, 0, told[0])
+    assert len(gains) == 19
+    assert np.isfinite(gains).all()
+
+
 def test_of_the_links_that_join_a_users_aps_those_come_first_that_serve_more_users() -> None:
     """APs 0, 1 and 2 serve UE 0, as strongly each; 0 and 2 also serve UE 1: AP 1 is joined to them by what is left."""
     config = load("selective")
