@@ -134,7 +134,8 @@ class Stamped(ChannelServerActor):
             stamps[slot] = time.monotonic()
             opens(node, slot)
 
-        opens, ChannelServer._open = ChannelServer._open, opening  # type: ignore[method-assign]
+        opens = ChannelServer._open
+        ChannelServer._open = opening  # type: ignore[method-assign,assignment]
         result = super().run(*args)
         (Path(str(self.folder())) / STAMPS).write_text(json.dumps(list(stamps.values())))
         return result
@@ -142,7 +143,7 @@ class Stamped(ChannelServerActor):
 
 def on_ray(fork_folder: str) -> Runtime:
     """Runs in one Ray session."""
-    coordinator.cluster.ChannelServerActor = Stamped  # type: ignore[misc]
+    coordinator.cluster.ChannelServerActor = Stamped  # type: ignore[attr-defined]
 
     def run(config: Config, faults: Faults) -> Run:
         console = Console(config.num_slots, quiet=True)

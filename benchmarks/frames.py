@@ -239,14 +239,14 @@ WAYS = (
 
 def mutated(frames: Sequence[bytes], way: str, rng: Random) -> bytes:
     """One of the frames, mutated in one of WAYS."""
-    frame = frames[rng.integers(len(frames))]
+    frame = frames[int(rng.integers(len(frames)))]
     change = way.removesuffix(", sealed")
     if change in ON_BYTES:
         return ON_BYTES[change](frame, rng) if change == way else sealed(ON_BYTES[change](frame[4:], rng))
     if change in ON_FIELDS:
         return sealed(ON_FIELDS[change](msgpack.unpackb(frame[4:]), rng))
     if change == "spliced":
-        body, other = frame[4:], frames[rng.integers(len(frames))][4:]
+        body, other = frame[4:], frames[int(rng.integers(len(frames)))][4:]
         return sealed(body[: rng.integers(len(body))] + other[rng.integers(len(other)) :])
     return frame
 

@@ -76,12 +76,8 @@ def random_plan(seed: int) -> tuple[tuple[str, ...], FaultPlan]:
 def _fault(rng: np.random.Generator, last: int, num_aps: int) -> PlannedFault:
     action = str(rng.choice([*ACTIONS, "kill", "kill", "partition"]))
     args = FaultArgs(slots=int(rng.integers(1, 6)), times=int(rng.integers(1, 4)))
-    return PlannedFault(
-        slot=int(rng.integers(last)),
-        target=f"ap/{rng.integers(num_aps)}",
-        action=action,
-        args=args,  # type: ignore[arg-type]
-    )
+    slot, target = int(rng.integers(last)), f"ap/{rng.integers(num_aps)}"
+    return PlannedFault(slot=slot, target=target, action=action, args=args)  # type: ignore[arg-type]
 
 
 def _links(rng: np.random.Generator, last: int) -> PlannedLinks:

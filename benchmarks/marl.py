@@ -76,7 +76,7 @@ def measure(name: str, config: Config) -> Measured:
     if name in NODES:
         outcome = runner(NODES[name])(config)
         losses = outcome.record.floats[:, :, 2]  # 0 where there was no update
-        return config.num_slots / outcome.seconds, np.count_nonzero(losses)
+        return config.num_slots / outcome.seconds, int(np.count_nonzero(losses))
     seconds, updates = library(name)(config, *schedules(config))
     due = config.num_slots - config.learning.batch_size + 1
     if updates != [due] * config.radio.num_aps:

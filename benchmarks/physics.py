@@ -123,7 +123,9 @@ def random_transmissions(server: ChannelServer, config: Config) -> Iterator[Tran
     layout, rng = server.layout, np.random.default_rng(0)
     for ap, ues in enumerate(layout.ues_of):
         shape = (config.run.blocks_per_slot, len(ues), config.radio.antennas)
-        yield Transmission(0, ap, ues, random_beams(rng, shape), random_beams(rng, shape), server._neighbours[ap][:2])
+        yield Transmission(
+            0, ap, ues, random_beams(rng, shape), random_beams(rng, shape), server._told[ap].neighbours[:2]
+        )
 
 
 def random_beams(rng: np.random.Generator, shape: tuple[int, ...]) -> ComplexArray:

@@ -1,0 +1,35 @@
+"""What `make bench` runs still measures something, on networks that are small for it."""
+
+import re
+import subprocess
+import sys
+
+import pytest
+
+
+def numbers(name: str, *options: str) -> dict[str, list[float]]:
+    """The lines of a benchmark's table: the first word, and the numbers after it."""
+    command = [sys.executable, "-m", f"benchmarks.{name}", *options]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    rows = (line.split(maxsplit=1) for line in done.stdout.splitlines())
+    return {row[0]: [float(number) for number in re.findall(r"[\d.]*\d", row[1])] for row in rows if len(row) == 2}
+
+
+def test_physics_takes_time_in_each_of_its_parts() -> None:
+    table = numbers("physics", "--aps", "10,20", "--blocks", "1", "--slots", "2")
+    assert all(time > 0 for size in ("10", "20") for time in table[size])
+
+
+def test_throughput_counts_slots_and_messages() -> None:
+    slots, messages, _, ratio = numbers("throughput", "--aps", "5", "--slots", "20", "--runtimes", "local")["local"]
+    assert messages > slots > 0
+    assert ratio == 1
+
+
+@pytest.mark.ray
+def test_cpu_time_goes_to_each_part_of_a_slot() -> None:
+    table = numbers("shares", "--aps", "6", "--slots", "80")
+    for part in ("learning", "precoding", "physics", "protocol", "wire", "transport", "metrics"):
+        local, _, on_ray, _ = table[part]
+        assert min(local, on_ray) > 0, part
