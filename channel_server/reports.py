@@ -43,20 +43,27 @@ def strongest_interferers(
 
 
 def partner_gains(
-    h: ComplexArray, ues: Sequence[int], partners: Sequence[int], count: int
+    h: ComplexArray, serving: BoolArray, partners: Sequence[Sequence[int]], count: int
 ) -> tuple[IntArray, FloatArray]:
-    """What an AP's UEs measure of its partners by their reference signals: each the strongest few of them.
+    """What every UE measures of the partners of each AP that serves it, by their reference signals: the strongest few.
 
     Args:
         h: (M, K, L) true channels of one coherence block [sqrt power gain].
-        ues: K_m, of the AP.
-        partners: whom it named; numbers of no AP are ignored.
+        serving: (M, K) D.
+        partners: of each AP; numbers of no AP are ignored.
         count: R, how many a report names.
 
     Returns:
-        (|K_m|, P) the partners, strongest first, P <= R, and (|K_m|, P, L) |h|^2 from each antenna [power gain].
+        a row for each of the P pairs of an AP and its UE, as above: (P, W) the partners, strongest first, NOBODY where
+        an AP has fewer, W <= R; and (P, W, L) |h|^2 from each antenna [power gain].
     """
-    known = np.array([partner for partner in partners if partner < len(h)], int)
-    gain = np.abs(h[known][:, list(ues)].swapaxes(0, 1)) ** 2  # (|K_m|, all partners, L)
-    order = np.argsort(-gain.sum(axis=2), axis=1, kind="stable")[:, :count]
-    return known[order], np.take_along_axis(gain, order[..., None], axis=1)
+    known = [[partner for partner in own if partner < len(h)] for own in partners]
+    of_ap = np.full((len(known), max(map(len, known), default=0)), NOBODY)
+    for row, own in zip(of_ap, known, strict=True):
+        row[: len(own)] = own
+    ap_of, ue_of = np.nonzero(serving)
+    named = of_ap[ap_of]
+    gain = np.abs(h[np.where(named == NOBODY, 0, named), ue_of[:, None]]) ** 2  # (P, all partners, L)
+    total = np.where(named == NOBODY, -1, gain.sum(axis=2))
+    order = np.argsort(-total, axis=1, kind="stable")[:, :count]
+    return np.take_along_axis(named, order, axis=1), np.take_along_axis(gain, order[..., None], axis=1)

@@ -229,11 +229,11 @@ class ChannelServer(Node):
         partners = [sent[ap].partners if ap in sent else () for ap in range(len(serving))]
         count = self._config.cooperation.reported_interferers
         interferers, powers = strongest_interferers(suffered, serving, partners, count)
+        sounded, gains = partner_gains(air.h[air.index % len(air.h)], serving, partners, count)
         ends = np.cumsum(serving.sum(axis=1))  # of each AP's rows
-        sounded = air.h[air.index % len(air.h)]
         for ues, named, end in zip(self.layout.ues_of, partners, ends.tolist(), strict=True):
-            rows = slice(end - len(ues), end)
-            yield interferers[rows], powers[rows], *partner_gains(sounded, ues, named, count)
+            rows, own = slice(end - len(ues), end), sum(partner < len(serving) for partner in named)
+            yield interferers[rows], powers[rows], sounded[rows, :own], gains[rows, :own]
 
     def _report(self, air: Air, w: ComplexArray, **at_ues: Any) -> None:
         silent = tuple(ap for ap in range(self._config.radio.num_aps) if ap not in air.transmissions)

@@ -62,21 +62,24 @@ def test_who_hears_nothing_reports_nobody(served: bool) -> None:
     assert not powers.any()
 
 
-@given(seed=st.integers(0, 2**32 - 1), count=counts)
-def test_each_ue_measures_the_strongest_of_its_aps_partners_at_every_antenna(seed: int, count: int) -> None:
-    rng = np.random.default_rng(seed)
-    h = rng.standard_normal((6, K, 2)) + 1j * rng.standard_normal((6, K, 2))
-    partners, ues = (4, 1, 60_000, 3), (0, 2)
-    named, gains = partner_gains(h, ues, partners, count)
-    assert named.shape == (2, min(count, 3))
-    for ue, of_ue, measured in zip(ues, named, gains, strict=True):
+@given(network=networks, seed=st.integers(0, 2**32 - 1), count=counts)
+def test_each_ue_measures_the_strongest_of_its_aps_partners_at_every_antenna(
+    network: Network, seed: int, count: int
+) -> None:
+    rng, num_aps = np.random.default_rng(seed), len(network.suffered)
+    h = rng.standard_normal((num_aps, K, 2)) + 1j * rng.standard_normal((num_aps, K, 2))
+    named, gains = partner_gains(h, network.serving, network.partners, count)
+    for (ap, ue), of_pair, measured in zip(np.argwhere(network.serving), named, gains, strict=True):
         power = np.abs(h[:, ue]) ** 2
-        assert of_ue.tolist() == sorted((4, 1, 3), key=lambda ap: -power[ap].sum())[:count]
-        np.testing.assert_allclose(measured, power[of_ue])
+        known = [partner for partner in network.partners[ap] if partner < num_aps]
+        strongest = sorted(known, key=lambda partner: -power[partner].sum())[:count]
+        assert of_pair.tolist() == strongest + [NOBODY] * (len(of_pair) - len(strongest))
+        np.testing.assert_allclose(measured[: len(strongest)], power[strongest])
 
 
-@pytest.mark.parametrize(("ues", "partners"), [((), (1,)), ((0, 1), ()), ((), ())])
-def test_without_ues_or_partners_nothing_is_measured(ues: tuple[int, ...], partners: tuple[int, ...]) -> None:
-    named, gains = partner_gains(np.ones((3, 2, 4), complex), ues, partners, 8)
-    assert named.shape == (len(ues), len(partners))
-    assert gains.shape == (len(ues), len(partners), 4)
+@pytest.mark.parametrize(("served", "partners"), [(False, (1,)), (True, ()), (False, ())])
+def test_without_ues_or_partners_nothing_is_measured(served: bool, partners: tuple[int, ...]) -> None:
+    h, serving = np.ones((3, 2, 4), complex), np.full((3, 2), served)
+    named, gains = partner_gains(h, serving, [partners] * 3, 8)
+    assert named.shape == (6 * served, len(partners))
+    assert gains.shape == (6 * served, len(partners), 4)
