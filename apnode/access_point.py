@@ -49,9 +49,9 @@ from apnode.observation import MOST_GAIN, absolute_gain, observation_size, relat
 from apnode.policies import Policy
 from apnode.precoding import Precoder
 from apnode.relaying import Relaying
-from apnode.replay import Transition
+from apnode.replay import Transition, lesson_arrays, lesson_layout, lesson_of
 from apnode.rounds import Out, Rounds
-from apnode.state import Layout, State, joined, part, refuse_other
+from apnode.state import State, joined, part, refuse_other
 from apnode.trust import Trust
 
 _InCluster = LinkState | CommonLinks | ClusterBlock
@@ -603,7 +603,7 @@ class AccessPoint(Node):
         if episode is None:
             raise RuntimeError(f"AP {self.ap} has not completed a slot")
         own = {"completed": np.array(self.completed), "next": np.array(self._next or 0)}
-        lesson = _as_arrays(self._lesson, observation_size(self._config))
+        lesson = lesson_arrays(self._lesson, observation_size(self._config))
         return {**own, **joined(lesson=lesson, episode=episode, policy=self.policy.state())}
 
     def restore(self, state: State) -> None:
@@ -615,14 +615,14 @@ class AccessPoint(Node):
         parts = {name: part(state, name) for name in ("lesson", "episode", "policy")}
         own = {name: array for name, array in state.items() if name.split(".")[0] not in parts}
         refuse_other(own, {"completed": (np.int64, ()), "next": (np.int64, ())})
-        refuse_other(parts["lesson"], _lesson_layout(observation_size(self._config)))
+        refuse_other(parts["lesson"], lesson_layout(observation_size(self._config)))
         Episode.refuse_other(parts["episode"])
         self.policy.restore(parts["policy"])
         self.completed = int(own["completed"])
         self._restored = self.checkpointed = int(own["next"])
         if self._next is not None:
             self._next = int(own["next"])
-        self._lesson = _as_lesson(parts["lesson"])
+        self._lesson = lesson_of(parts["lesson"])
         self._remembered = parts["episode"]
 
     # --- what this AP knows -------------------------------------------------------------------------------
@@ -676,42 +676,6 @@ class AccessPoint(Node):
         if not isinstance(message, SlotFeedback):
             self.slot.doubted.discard(message.ap)
         return self.slot if self._inbox.first_time(message) else None
-
-
-def _lesson_layout(observation_size: int) -> Layout:
-    """Of a lesson as arrays: one row, or none."""
-    return {
-        "observation": (np.float64, ("lessons", observation_size)),
-        "action": (np.int64, ("lessons",)),
-        "reward": (np.float64, ("lessons",)),
-        "next_observation": (np.float64, ("lessons", observation_size)),
-        "num_actions": (np.int64, ("lessons",)),
-        "terminal": (np.bool_, ("lessons",)),
-        "slot": (np.int64, ("lessons",)),
-    }
-
-
-def _as_arrays(lesson: tuple[Transition, int] | None, observation_size: int) -> State:
-    values = {name: [] if lesson is None else [getattr(lesson[0], name)] for name in Transition.__dataclass_fields__}
-    values["slot"] = [] if lesson is None else [lesson[1]]
-    return {
-        name: np.array(values[name], dtype).reshape(len(values[name]), *shape[1:])
-        for name, (dtype, shape) in _lesson_layout(observation_size).items()
-    }
-
-
-def _as_lesson(arrays: State) -> tuple[Transition, int] | None:
-    if not len(arrays["slot"]):
-        return None
-    transition = Transition(
-        observation=arrays["observation"][0].copy(),
-        action=int(arrays["action"][0]),
-        reward=float(arrays["reward"][0]),
-        next_observation=arrays["next_observation"][0].copy(),
-        num_actions=int(arrays["num_actions"][0]),
-        terminal=bool(arrays["terminal"][0]),
-    )
-    return transition, int(arrays["slot"][0])
 
 
 def _most_alike(numbers: IntArray) -> int:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apnode.messages import FloatArray, IntArray
-from apnode.state import State, layout_of, refuse_other
+from apnode.state import Layout, State, layout_of, refuse_other
 
 Floats = NDArray[np.floating[Any]]  # float32 as kept, which is how exactly the network computes
 
@@ -106,3 +106,41 @@ class Replay:
             "num_actions": self._num_actions,
             "terminal": self._terminal,
         }
+
+
+def lesson_layout(observation_size: int) -> Layout:
+    """Of what `lesson_arrays` makes."""
+    return {
+        "observation": (np.float64, ("lessons", observation_size)),
+        "action": (np.int64, ("lessons",)),
+        "reward": (np.float64, ("lessons",)),
+        "next_observation": (np.float64, ("lessons", observation_size)),
+        "num_actions": (np.int64, ("lessons",)),
+        "terminal": (np.bool_, ("lessons",)),
+        "slot": (np.int64, ("lessons",)),
+    }
+
+
+def lesson_arrays(lesson: tuple[Transition, int] | None, observation_size: int) -> State:
+    """A transition that is still to be learned, and its slot, as arrays of one row; of none if there is none."""
+    values = {name: [] if lesson is None else [getattr(lesson[0], name)] for name in Transition.__dataclass_fields__}
+    values["slot"] = [] if lesson is None else [lesson[1]]
+    return {
+        name: np.array(values[name], dtype).reshape(len(values[name]), *shape[1:])
+        for name, (dtype, shape) in lesson_layout(observation_size).items()
+    }
+
+
+def lesson_of(arrays: State) -> tuple[Transition, int] | None:
+    """What `lesson_arrays` was made from."""
+    if not len(arrays["slot"]):
+        return None
+    transition = Transition(
+        observation=arrays["observation"][0].copy(),
+        action=int(arrays["action"][0]),
+        reward=float(arrays["reward"][0]),
+        next_observation=arrays["next_observation"][0].copy(),
+        num_actions=int(arrays["num_actions"][0]),
+        terminal=bool(arrays["terminal"][0]),
+    )
+    return transition, int(arrays["slot"][0])
