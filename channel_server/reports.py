@@ -55,7 +55,7 @@ def partner_gains(
 
     Returns:
         a row for each of the P pairs of an AP and its UE, as above: (P, W) the partners, strongest first, NOBODY where
-        an AP has fewer, W <= R; and (P, W, L) |h|^2 from each antenna [power gain].
+        an AP has fewer, W <= R; and (P, W, L) |h|^2 from each antenna, 0 of nobody [power gain].
     """
     known = [[partner for partner in own if partner < len(h)] for own in partners]
     of_ap = np.full((len(known), max(map(len, known), default=0)), NOBODY)
@@ -64,6 +64,7 @@ def partner_gains(
     ap_of, ue_of = np.nonzero(serving)
     named = of_ap[ap_of]
     gain = np.abs(h[np.where(named == NOBODY, 0, named), ue_of[:, None]]) ** 2  # (P, all partners, L)
+    gain[named == NOBODY] = 0
     total = np.where(named == NOBODY, -1, gain.sum(axis=2))
     order = np.argsort(-total, axis=1, kind="stable")[:, :count]
     return np.take_along_axis(named, order, axis=1), np.take_along_axis(gain, order[..., None], axis=1)

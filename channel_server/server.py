@@ -232,8 +232,8 @@ class ChannelServer(Node):
         sounded, gains = partner_gains(air.h[air.index % len(air.h)], serving, partners, count)
         ends = np.cumsum(serving.sum(axis=1))  # of each AP's rows
         for ues, named, end in zip(self.layout.ues_of, partners, ends.tolist(), strict=True):
-            rows, own = slice(end - len(ues), end), sum(partner < len(serving) for partner in named)
-            yield interferers[rows], powers[rows], sounded[rows, :own], gains[rows, :own]
+            rows, columns = slice(end - len(ues), end), slice(len(named))
+            yield interferers[rows], powers[rows], sounded[rows, columns], gains[rows, columns]
 
     def _report(self, air: Air, w: ComplexArray, **at_ues: Any) -> None:
         silent = tuple(ap for ap in range(self._config.radio.num_aps) if ap not in air.transmissions)

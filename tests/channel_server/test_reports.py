@@ -75,6 +75,7 @@ def test_each_ue_measures_the_strongest_of_its_aps_partners_at_every_antenna(
         strongest = sorted(known, key=lambda partner: -power[partner].sum())[:count]
         assert of_pair.tolist() == strongest + [NOBODY] * (len(of_pair) - len(strongest))
         np.testing.assert_allclose(measured[: len(strongest)], power[strongest])
+        assert not measured[len(strongest) :].any()
 
 
 @pytest.mark.parametrize(("served", "partners"), [(False, (1,)), (True, ()), (False, ())])
