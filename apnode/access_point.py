@@ -16,13 +16,16 @@ from typing import Any
 
 import numpy as np
 
-from apnode import csi
-from apnode.checkpoint import Checkpoint
+from apnode.agent.observation import MOST_GAIN, absolute_gain, observation_size, relative_gain, reward
+from apnode.agent.policies import Policy
+from apnode.agent.replay import Transition, lesson_arrays, lesson_layout, lesson_of
+from apnode.clusters.formation import Formation
+from apnode.clusters.relaying import Relaying
+from apnode.clusters.rounds import Out, Rounds
 from apnode.config import Config
-from apnode.formation import Formation
-from apnode.inbox import SlotInbox
-from apnode.knowledge import Episode, Slot
-from apnode.messages import (
+from apnode.episode import Episode
+from apnode.protocol.inbox import SlotInbox
+from apnode.protocol.messages import (
     ApReport,
     Association,
     ChannelBlock,
@@ -44,15 +47,12 @@ from apnode.messages import (
     Tick,
     Transmission,
 )
-from apnode.node import CHANNEL, Node, Send, ap_address, refuse_unless
-from apnode.observation import MOST_GAIN, absolute_gain, observation_size, relative_gain, reward
-from apnode.policies import Policy
-from apnode.precoding import Precoder
-from apnode.relaying import Relaying
-from apnode.replay import Transition, lesson_arrays, lesson_layout, lesson_of
-from apnode.rounds import Out, Rounds
-from apnode.state import State, joined, part, refuse_other
-from apnode.trust import Trust
+from apnode.protocol.node import CHANNEL, Node, Send, ap_address, refuse_unless
+from apnode.protocol.state import Checkpoint, State, joined, part, refuse_other
+from apnode.radio import csi
+from apnode.radio.precoding import Precoder
+from apnode.radio.trust import Trust
+from apnode.slot import Slot
 
 _InCluster = LinkState | CommonLinks | ClusterBlock
 _LOUDEST = 1e3  # amplitude: nothing is heard so much louder than it was sent; what claims to be would overflow sums

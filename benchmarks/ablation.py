@@ -16,10 +16,10 @@ import argparse
 import time
 from typing import Any
 
-from coordinator.compare import compare
-from coordinator.presets import load
-from coordinator.training import train
-from coordinator.workers import processors
+from cfmimo.experiments.compare import compare
+from cfmimo.experiments.training import train
+from cfmimo.experiments.workers import processors
+from cfmimo.presets import load
 
 VARIANTS: dict[str, tuple[str, ...]] = {
     "the preset": (),

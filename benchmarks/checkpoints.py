@@ -29,8 +29,8 @@ from pathlib import Path
 
 import numpy as np
 
-from apnode.checkpoint import Checkpoint, Checkpoints
-from apnode.state import State
+from apnode.protocol.state import Checkpoint, State
+from apnode.runtime.checkpoint import Checkpoints
 
 EVERY = 50  # slots
 NAME = "ap-0"
@@ -89,9 +89,9 @@ def main() -> None:
 
 def agent_state() -> State:
     """The state of an AP of the preset `paper` after a slot, its replay buffer then filled at random."""
-    from apnode.replay import Transition  # not at the top: the writers that are killed need none of this
-    from coordinator.local import LocalNetwork
-    from coordinator.presets import load
+    from apnode.agent.replay import Transition  # not at the top: the writers that are killed need none of this
+    from cfmimo.presets import load
+    from cfmimo.runtime.local import LocalNetwork
 
     config = load("paper", ["run.checkpoint_every_slots=1"])
     network, rng = LocalNetwork(config), np.random.default_rng(1)

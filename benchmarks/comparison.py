@@ -16,10 +16,10 @@ import math
 import time
 
 from apnode.config import Config
-from coordinator.compare import drop_of
-from coordinator.contenders import NAMES, contenders
-from coordinator.measure import measure
-from coordinator.presets import load
+from cfmimo.experiments.compare import drop_of
+from cfmimo.experiments.contenders import NAMES, contenders
+from cfmimo.experiments.measure import measure
+from cfmimo.presets import load
 
 SIZES = ((25, 10), (100, 40), (400, 160))
 LINKS_PER_AP = (0.2, 0.5, 1.0, 1.5, 1.94)  # 20 to 194 at M = 100

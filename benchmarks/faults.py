@@ -37,19 +37,20 @@ from typing import Any
 
 import numpy as np
 
-import coordinator.cluster
+import cfmimo.runtime.cluster
 from apnode.config import Config
-from apnode.messages import FloatArray
+from apnode.protocol.messages import FloatArray
 from benchmarks.throughput import DENSITY_AREA_M
+from cfmimo.cli.console import Console
+from cfmimo.presets import load
+from cfmimo.report.figures import against_loss, save
+from cfmimo.runtime.fault_plan import FaultPlan, Faults, PlannedFault, PlannedLinks, resolve
+from cfmimo.runtime.local import LocalNetwork
+from cfmimo.runtime.request import RunRequest
+from cfmimo.runtime.session import connected
 from channel_server.actor import ChannelServerActor
 from channel_server.server import ChannelServer
-from coordinator.console import Console
-from coordinator.faults import FaultPlan, Faults, PlannedFault, PlannedLinks, resolve
-from coordinator.figures import against_loss, save
-from coordinator.local import LocalNetwork
-from coordinator.presets import load
 from coordinator.record import Record
-from coordinator.session import connected
 
 APS = {"local": 100, "ray": 24}
 CHECKPOINT_EVERY = 10  # slots
@@ -143,12 +144,14 @@ class Stamped(ChannelServerActor):
 
 def on_ray(fork_folder: str) -> Runtime:
     """Runs in one Ray session."""
-    coordinator.cluster.ChannelServerActor = Stamped  # type: ignore[attr-defined]
+    cfmimo.runtime.cluster.ChannelServerActor = Stamped  # type: ignore[attr-defined]
 
     def run(config: Config, faults: Faults) -> Run:
         console = Console(config.num_slots, quiet=True)
         with tempfile.TemporaryDirectory() as folder:
-            cluster = coordinator.cluster.Cluster(config, "127.0.0.1", fork_folder, faults, Path(folder))
+            cluster = cfmimo.runtime.cluster.Cluster(
+                RunRequest(config, Path(folder), faults=faults), "127.0.0.1", fork_folder
+            )
             cluster.start(console)
             cluster.launch()
             began = time.monotonic()

@@ -32,12 +32,12 @@ import msgpack
 import numpy as np
 
 from apnode.config import Config
-from apnode.fields import Array, Message, specs
-from apnode.messages import KINDS, ApReport, Deadline, FaultFired, Hello, Resend, SlotReport
-from apnode.node import DROPS, Node
-from apnode.wire import MAX_FRAME, WireError, decode, encode
-from coordinator.local import LocalNetwork
-from coordinator.presets import load
+from apnode.protocol.fields import Array, Message, specs
+from apnode.protocol.messages import KINDS, ApReport, Deadline, FaultFired, Hello, Resend, SlotReport
+from apnode.protocol.node import DROPS, Node
+from apnode.protocol.wire import MAX_FRAME, WireError, decode, encode
+from cfmimo.presets import load
+from cfmimo.runtime.local import LocalNetwork
 
 LIMIT_S = 5e-3
 LIMIT_BYTES = 2**20

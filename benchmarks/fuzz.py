@@ -22,13 +22,13 @@ from pathlib import Path
 import numpy as np
 
 from apnode.config import Config
-from apnode.faults import DEADLY
-from apnode.node import CHANNEL, COORDINATOR, ap_address
-from coordinator.faults import FaultArgs, FaultPlan, Faults, PlannedFault, PlannedLinks, resolve
-from coordinator.local import LocalNetwork
-from coordinator.presets import load
+from apnode.protocol.node import CHANNEL, COORDINATOR, ap_address
+from apnode.runtime.injector import DEADLY
+from cfmimo.experiments.workers import processors
+from cfmimo.presets import load
+from cfmimo.runtime.fault_plan import FaultArgs, FaultPlan, Faults, PlannedFault, PlannedLinks, resolve
+from cfmimo.runtime.local import LocalNetwork
 from coordinator.record import Record
-from coordinator.workers import processors
 
 SIZE = ("radio.num_aps=5", "radio.num_ues=4", "radio.area_m=250", "run.blocks_per_slot=1", "run.slots_per_episode=8")
 LENGTH = ("run.episodes=4", "run.checkpoint_every_slots=4", "run.watchdog_slots=4", "cooperation.policy=random")

@@ -19,14 +19,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from apnode.agent.policies import Fixed, Policy, make_policy
 from apnode.config import Config
-from apnode.lies import KINDS, liar
-from apnode.messages import ChannelBlock, SlotFeedback
-from apnode.policies import Fixed, Policy, make_policy
-from apnode.trust import Trust
+from apnode.protocol.messages import ChannelBlock, SlotFeedback
+from apnode.radio.trust import Trust
+from apnode.runtime.lies import KINDS, liar
+from cfmimo.presets import load
+from cfmimo.runtime.local import LocalNetwork
 from channel_server.topology import make_layout
-from coordinator.local import LocalNetwork
-from coordinator.presets import load
 from coordinator.record import Record
 
 SLOTS_PER_EPISODE = 20

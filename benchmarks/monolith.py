@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import numpy as np
 
+from apnode.agent.observation import observation_size, observe
 from apnode.config import Config
-from apnode.csi import despread, estimate
-from apnode.messages import ComplexArray, FloatArray, IntArray
-from apnode.observation import observation_size, observe
-from apnode.power import scaled
-from apnode.precoding import mrt, rzf
+from apnode.protocol.messages import ComplexArray, FloatArray, IntArray
+from apnode.radio.csi import despread, estimate
+from apnode.radio.power import scaled
+from apnode.radio.precoding import mrt, rzf
 from channel_server.fading import channels, received_pilots
-from channel_server.reports import strongest_interferers
 from channel_server.sinr import received, received_interference, sinr_of, spectral_efficiency
 from channel_server.topology import (
     BoolArray,
@@ -26,6 +25,7 @@ from channel_server.topology import (
     neighbour_lists,
     transmit_power,
 )
+from channel_server.ue_reports import strongest_interferers
 
 
 class Monolith:

@@ -20,9 +20,9 @@ from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
 from ray.rllib.env.multi_agent_env import MultiAgentEnv
 
 from apnode.config import Config
-from apnode.messages import FloatArray
+from apnode.protocol.messages import FloatArray
 from benchmarks.monolith import Monolith
-from coordinator.session import connected
+from cfmimo.runtime.session import connected
 
 _Told = dict[str, Any]  # by agent
 

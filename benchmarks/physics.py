@@ -24,13 +24,13 @@ from pathlib import Path
 import numpy as np
 
 from apnode.config import Config
-from apnode.messages import ComplexArray, Hello, Transmission
-from apnode.wire import encode
+from apnode.protocol.messages import ComplexArray, Hello, Transmission
+from apnode.protocol.wire import encode
+from cfmimo.presets import load
 from channel_server.fading import channels, received_pilots
 from channel_server.server import Air, ChannelServer
 from channel_server.sinr import received_interference, sinr
 from channel_server.topology import long_term_interference, make_layout, neighbour_lists
-from coordinator.presets import load
 
 DENSITY_AREA_M = 100.0  # sqrt of the area per AP, as in the preset `paper`
 REFERENCE = 100  # APs; growth is against it

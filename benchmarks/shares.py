@@ -29,20 +29,21 @@ from typing import Any
 import matplotlib.pyplot as plt
 import ray
 
-import apnode.csi
-import apnode.node
-import apnode.policies
-import apnode.precoding
-import apnode.transport
-import coordinator.cluster
+import apnode.agent.policies
+import apnode.protocol.node
+import apnode.radio.csi
+import apnode.radio.precoding
+import apnode.runtime.transport
+import cfmimo.runtime.cluster
 from apnode.access_point import AccessPoint
 from apnode.config import Config
 from benchmarks.throughput import experiment
+from cfmimo.cli.console import Console
+from cfmimo.runtime.local import LocalNetwork
+from cfmimo.runtime.request import RunRequest
+from cfmimo.runtime.session import connected, processes_of
 from channel_server.server import ChannelServer
 from coordinator.collector import Coordinator
-from coordinator.console import Console
-from coordinator.local import LocalNetwork
-from coordinator.session import connected, processes_of
 
 FIRST_SLOT = 40  # learning has begun everywhere
 USEFUL = ("learning", "precoding", "physics")
@@ -94,11 +95,11 @@ def watched() -> Clock:
     """A clock on the functions of this process."""
     clock = Clock()
     for part, owner, names in (
-        ("learning", apnode.policies.Ddqn, ("act", "learn")),
-        ("precoding", apnode.csi, ("despread", "estimate")),
-        ("precoding", apnode.precoding.Precoder, ("__init__", "alone", "joint", "block")),
-        ("wire", apnode.node, ("encode", "decode")),
-        ("transport", apnode.transport.ZeroMqTransport, ("send", "receive")),
+        ("learning", apnode.agent.policies.Ddqn, ("act", "learn")),
+        ("precoding", apnode.radio.csi, ("despread", "estimate")),
+        ("precoding", apnode.radio.precoding.Precoder, ("__init__", "alone", "joint", "block")),
+        ("wire", apnode.protocol.node, ("encode", "decode")),
+        ("transport", apnode.runtime.transport.ZeroMqTransport, ("send", "receive")),
         ("physics", ChannelServer, ("receive", "handle")),
         ("metrics", Coordinator, ("receive", "handle")),
         ("protocol", AccessPoint, ("receive", "handle", "use_leisure")),
@@ -163,8 +164,8 @@ def in_ray(config: Config) -> tuple[Counter[str], Counter[str]]:
     console = Console(config.num_slots, quiet=True)
     with tempfile.TemporaryDirectory() as folder, connected(None, config.radio.num_aps) as fork_folder:
         for name in ("ApActor", "ChannelServerActor", "CoordinatorActor"):
-            setattr(coordinator.cluster, name, timed_actor(getattr(coordinator.cluster, name), folder))
-        cluster = coordinator.cluster.Cluster(config, "127.0.0.1", fork_folder)
+            setattr(cfmimo.runtime.cluster, name, timed_actor(getattr(cfmimo.runtime.cluster, name), folder))
+        cluster = cfmimo.runtime.cluster.Cluster(RunRequest(config), "127.0.0.1", fork_folder)
         cluster.start(console)
         cluster.launch()
         while ray.get(cluster.coordinator.latest.remote())[0] < FIRST_SLOT:

@@ -24,9 +24,10 @@ import numpy as np
 import ray
 
 from benchmarks.throughput import experiment
-from coordinator.cluster import Cluster
-from coordinator.console import Console
-from coordinator.session import connected, processes_of
+from cfmimo.cli.console import Console
+from cfmimo.runtime.cluster import Cluster
+from cfmimo.runtime.request import RunRequest
+from cfmimo.runtime.session import connected, processes_of
 
 SLOTS = 300
 KILLED, KILLED_IN = 0, 40  # AP, slot: all have learned by then
@@ -58,7 +59,7 @@ def measured(aps: int, way: str) -> tuple[float, ...]:
     console = Console(config.num_slots, quiet=True)
     with connected(None, aps) as fork_folder:
         began = time.monotonic()
-        cluster = Cluster(config, "127.0.0.1", fork_folder)
+        cluster = Cluster(RunRequest(config), "127.0.0.1", fork_folder)
         cluster.start(console)
         seconds = time.monotonic() - began
         pids = {process["pid"] for process in cluster.processes} | mentioning(fork_folder)

@@ -20,13 +20,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from apnode.config import Config
-from coordinator.cluster import run_on_ray
-from coordinator.console import Console
-from coordinator.faults import Faults
-from coordinator.presets import load
-from coordinator.record import Outcome
-from coordinator.run import run_local
-from coordinator.watch import Watch
+from cfmimo.cli.console import Console
+from cfmimo.experiments.run import run_local, run_on_ray
+from cfmimo.presets import load
+from cfmimo.runtime.request import Outcome, RunRequest
 
 MOST_ACTORS = 100  # on two cores in a few minutes
 DENSITY_AREA_M = 100.0  # sqrt of the area per AP, as in the preset `paper`
@@ -84,8 +81,8 @@ def runner(name: str) -> Callable[[Config], Outcome]:
     def run(config: Config) -> Outcome:
         console = Console(config.num_slots, quiet=True)
         with tempfile.TemporaryDirectory() as folder:
-            rest = Watch(), console, Faults(), Path(folder), 0, None
-            return run_local(config, *rest) if name == "local" else run_on_ray(config, None, *rest)
+            request = RunRequest(config, Path(folder), name)
+            return run_local(request, console) if name == "local" else run_on_ray(request, console)
 
     return run
 

@@ -11,11 +11,11 @@ from collections.abc import Callable
 
 import numpy as np
 
-from coordinator.live import LiveMap, Seen
-from coordinator.local import LocalNetwork
-from coordinator.metrics import RunMetrics
-from coordinator.presets import load
-from coordinator.stopwatch import Stopwatch
+from cfmimo.presets import load
+from cfmimo.runtime.local import LocalNetwork
+from coordinator.watch.live import LiveMap, Seen
+from coordinator.watch.metrics import RunMetrics
+from coordinator.watch.stopwatch import Stopwatch
 
 _UPDATES_PER_S = 5  # the server looks so often for something new
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from apnode.actor import NodeActor, run_node
-from apnode.node import COORDINATOR
+from apnode.protocol.node import COORDINATOR
+from apnode.runtime.actor import NodeActor, run_node
 from channel_server.server import ChannelServer
 
 

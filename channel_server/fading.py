@@ -7,11 +7,11 @@ import math
 import numpy as np
 
 from apnode.config import Config
-from apnode.csi import pilot_book
-from apnode.messages import ComplexArray
-from apnode.rng import Purpose, generator
-from channel_server.chain import replay
+from apnode.protocol.messages import ComplexArray
+from apnode.protocol.rng import Purpose, generator
+from apnode.radio.csi import pilot_book
 from channel_server.recorded import recorded
+from channel_server.replayed import replay
 from channel_server.topology import Layout
 
 

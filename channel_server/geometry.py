@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from apnode.config import Config, Radio
-from apnode.messages import FloatArray
-from apnode.rng import Purpose, generator
+from apnode.config import Config
+from apnode.config.network import Radio
+from apnode.protocol.messages import FloatArray
+from apnode.protocol.rng import Purpose, generator
 
 
 def period(radio: Radio) -> float | None:

@@ -7,8 +7,8 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from apnode.config import Propagation
-from apnode.messages import FloatArray
+from apnode.config.network import Propagation
+from apnode.protocol.messages import FloatArray
 
 BoolArray = NDArray[np.bool_]
 

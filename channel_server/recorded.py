@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apnode.config import Config
-from apnode.messages import ComplexArray, FloatArray
+from apnode.protocol.messages import ComplexArray, FloatArray
 
 _NAMES = ("beta", "h", "ap_xy", "ue_xy")
 _UNREADABLE = (OSError, ValueError, EOFError, KeyError, MemoryError, NotImplementedError, RuntimeError, SyntaxError)
@@ -156,3 +156,10 @@ def _gains(name: str, gain: FloatArray) -> FloatArray:
         raise ValueError(f"holds a UE without any AP: {name} of UE {ue} is 0 throughout in layout {layout}")
     gain.flags.writeable = False  # it is remembered
     return gain
+
+
+def refuse_without_positions(config: Config) -> None:
+    """Raise ValueError if the channels come from a file that does not hold the positions of APs and UEs."""
+    file = recorded(config)
+    if file is not None and (file.ap_xy is None or file.ue_xy is None):
+        raise ValueError(f"{config.propagation.channel_file} does not say where APs and UEs are")

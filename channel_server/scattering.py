@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from apnode.messages import ComplexArray, FloatArray
+from apnode.protocol.messages import ComplexArray, FloatArray
 
 
 def array_correlation(offset: FloatArray, height: float, spread_deg: float, antennas: int) -> ComplexArray:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from apnode.config import Config
-from apnode.messages import (
+from apnode.protocol.messages import (
     Association,
     ComplexArray,
     Deadline,
@@ -29,11 +29,11 @@ from apnode.messages import (
     Tick,
     Transmission,
 )
-from apnode.node import CHANNEL, COORDINATOR, Node, ap_address, refuse_unless
+from apnode.protocol.node import CHANNEL, COORDINATOR, Node, ap_address, refuse_unless
 from channel_server.fading import channels, received_pilots
-from channel_server.reports import partner_gains, strongest_interferers
 from channel_server.sinr import received, received_interference, sinr_of, spectral_efficiency
 from channel_server.topology import Layout, associations, make_layout
+from channel_server.ue_reports import partner_gains, strongest_interferers
 
 _Reports = tuple[IntArray, FloatArray, IntArray, FloatArray]  # as in SlotFeedback
 

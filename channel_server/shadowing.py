@@ -7,10 +7,10 @@ import math
 import numpy as np
 
 from apnode.config import Config
-from apnode.messages import FloatArray
-from apnode.rng import Purpose, generator
-from channel_server.chain import replay
+from apnode.protocol.messages import FloatArray
+from apnode.protocol.rng import Purpose, generator
 from channel_server.geometry import distances, period, ue_positions
+from channel_server.replayed import replay
 
 
 def correlation(separation: FloatArray, halving: float) -> FloatArray:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from apnode.messages import ComplexArray, FloatArray, IntArray
+from apnode.protocol.messages import ComplexArray, FloatArray, IntArray
 from channel_server.topology import BoolArray
 
 

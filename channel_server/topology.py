@@ -10,16 +10,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from apnode.config import Config, Radio
-from apnode.messages import Association, ComplexArray, FloatArray, IntArray
-from apnode.power import power_split
-from apnode.rng import Purpose, generator
+from apnode.config import Config
+from apnode.config.network import Radio
+from apnode.protocol.messages import Association, ComplexArray, FloatArray, IntArray
+from apnode.protocol.rng import Purpose, generator
+from apnode.radio.power import power_split
 from channel_server.geometry import ap_positions, distances, offsets, period, ue_positions
 from channel_server.propagation import large_scale_fading, line_of_sight
 from channel_server.recorded import recorded
-from channel_server.reports import strongest_interferers
 from channel_server.scattering import array_correlation, roots
 from channel_server.shadowing import link_field
+from channel_server.ue_reports import strongest_interferers
 
 BoolArray = NDArray[np.bool_]
 _MAX_ASKERS = 64  # an Association lists no more; about 15 is the most seen among 100 APs

@@ -1,1 +1,1 @@
-"""Around the nodes: the collector, the runtimes, the commands and the reports."""
+"""The thin coordinator: it collects what nodes report and shows it during a run; it commands nothing."""

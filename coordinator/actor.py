@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from apnode.actor import LAST_FRAMES_S, Network, NodeActor, run_node
 from apnode.config import Config
-from apnode.faults import NodeFaults
-from apnode.node import CHANNEL, Send
+from apnode.protocol.node import CHANNEL, Send
+from apnode.runtime.actor import LAST_FRAMES_S, Network, NodeActor, run_node
+from apnode.runtime.injector import NodeFaults
 from coordinator.collector import Coordinator
 from coordinator.journal import JOURNAL, Journal
 from coordinator.record import Record

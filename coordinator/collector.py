@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 from apnode.config import Config
-from apnode.messages import KINDS, ApReport, FaultFired, Hello, Resend, RunOver, SlotReport, Tick, kinds_of
-from apnode.node import CHANNEL, COORDINATOR, DROPS, REPORTS_KEPT, Node, Send, ap_address, refuse_unless
-from apnode.wire import VERSION
+from apnode.protocol.messages import KINDS, ApReport, FaultFired, Hello, Resend, RunOver, SlotReport, Tick, kinds_of
+from apnode.protocol.node import CHANNEL, COORDINATOR, DROPS, REPORTS_KEPT, Node, Send, ap_address, refuse_unless
+from apnode.protocol.wire import VERSION
 from coordinator.journal import Journal
 from coordinator.record import Record
 

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from apnode.config import Config
-from apnode.fields import Ids
-from apnode.messages import FRONTHAUL, KINDS, NOBODY, TAGS, ApReport, FaultFired, Hello, SlotReport
-from apnode.node import DROPS
-from apnode.trust import LAPSES_AFTER
+from apnode.protocol.fields import Ids
+from apnode.protocol.messages import FRONTHAUL, KINDS, NOBODY, TAGS, ApReport, FaultFired, Hello, SlotReport
+from apnode.protocol.node import DROPS
+from apnode.radio.trust import LAPSES_AFTER
 from channel_server.sinr import hardening_sinr
 
 _COSTS = ("request_rate", "union_rate", "messages_per_slot", "bytes_per_slot")
@@ -390,19 +390,6 @@ class Links:
     union: int  # of which either asked
     candidates: int  # of which either could ask
     disagreements: int  # that only one end believes in
-
-
-@dataclass
-class Outcome:
-    """What a runtime gives back."""
-
-    record: Record
-    seconds: float  # from the first hello to the last report, without starting processes
-    processes: list[dict[str, Any]] = field(default_factory=list)  # of the APs: {"ap", "pid", "node"}
-    restarts: list[dict[str, int]] = field(default_factory=list)  # {"ap", "after_slot"}
-    given_up: list[int] = field(default_factory=list)  # APs that died too often
-    watchdog: list[dict[str, int]] = field(default_factory=list)  # {"ap", "after_slot"} of hung processes it ended
-    frames_lost: int = 0  # that a node could not send
 
 
 def _db(ratio: NDArray[Any]) -> NDArray[Any]:

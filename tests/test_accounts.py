@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 
 from apnode.access_point import AccessPoint
-from apnode.messages import ApReport, SlotReport, Tick
-from apnode.node import CHANNEL, COORDINATOR, DROPS, Node, Send, ap_address
-from apnode.policies import make_policy
-from apnode.rng import own_config
-from apnode.wire import VERSION, decode
+from apnode.agent.policies import make_policy
+from apnode.protocol.messages import ApReport, SlotReport, Tick
+from apnode.protocol.node import CHANNEL, COORDINATOR, DROPS, Node, Send, ap_address
+from apnode.protocol.rng import own_config
+from apnode.protocol.wire import VERSION, decode
+from cfmimo.presets import load
 from channel_server.server import ChannelServer
 from coordinator.collector import Coordinator
-from coordinator.presets import load
 
 SHORT = ("radio.num_aps=7", "radio.num_ues=4", "radio.area_m=250", "run.blocks_per_slot=1", "run.episodes=3")
 ASKING = (*SHORT, "run.slots_per_episode=4", "cooperation.policy=random", "reward.scope=neighbourhood")

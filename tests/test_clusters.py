@@ -6,17 +6,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from apnode.clusters import adjacency, layers
+from apnode.clusters.graph import adjacency, layers
 from apnode.config import Config
-from apnode.messages import ApReport, ComplexArray, Transmission
-from apnode.node import Send
-from apnode.power import scaled
-from apnode.precoding import mmse, rzf
-from apnode.wire import decode
-from coordinator.cli import run_command
-from coordinator.local import LocalNetwork
-from coordinator.presets import load
-from coordinator.snapshot import snapshot
+from apnode.protocol.messages import ApReport, ComplexArray, Transmission
+from apnode.protocol.node import Send
+from apnode.protocol.wire import decode
+from apnode.radio.power import scaled
+from apnode.radio.precoding import mmse, rzf
+from cfmimo.cli.main import run_cfmimo
+from cfmimo.experiments.snapshot import snapshot
+from cfmimo.presets import load
+from cfmimo.runtime.local import LocalNetwork
 
 ONE_SLOT = ("run.episodes=1", "run.slots_per_episode=1")
 DENSE = (*ONE_SLOT, "cooperation.policy=always", "cooperation.neighbour_sets=symmetric")
@@ -87,7 +87,7 @@ def test_a_person_reads_the_size_of_a_refused_cluster(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     settings = (*DENSE, "cooperation.cluster=components")
-    assert run_command(["run", "demo", "--runtime", "local", "--quiet", "--out", "r", "--set", *settings]) == 0
+    assert run_cfmimo(["run", "demo", "--runtime", "local", "--quiet", "--out", "r", "--set", *settings]) == 0
     shown = " ".join(capsys.readouterr().out.split())
     assert "components: a cluster of 19 APs in slot 0 exceeds cooperation.max_cluster_aps = 5" in shown
     assert "Links percolate: use ego or capped clusters, or fewer links." in shown

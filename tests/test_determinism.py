@@ -3,8 +3,8 @@
 import pytest
 
 from apnode.config import Config
-from coordinator.local import LocalNetwork
-from coordinator.presets import load
+from cfmimo.presets import load
+from cfmimo.runtime.local import LocalNetwork
 
 SHORT = ("run.episodes=3", "run.slots_per_episode=12")
 VARIANTS = {

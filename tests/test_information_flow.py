@@ -10,12 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from apnode import csi
 from apnode.access_point import AccessPoint
-from apnode.clusters import layers
+from apnode.clusters.graph import layers
 from apnode.config import Config
-from apnode.fields import Message
-from apnode.messages import (
+from apnode.protocol.fields import Message
+from apnode.protocol.messages import (
     FRONTHAUL,
     KINDS,
     NOBODY,
@@ -38,16 +37,17 @@ from apnode.messages import (
     SlotReport,
     Transmission,
 )
-from apnode.node import CHANNEL, COORDINATOR, Send
-from apnode.rng import own_config
-from apnode.wire import decode, encode
+from apnode.protocol.node import CHANNEL, COORDINATOR, Send
+from apnode.protocol.rng import own_config
+from apnode.protocol.wire import decode, encode
+from apnode.radio import csi
+from cfmimo.presets import load
+from cfmimo.runtime.local import LocalNetwork
 from channel_server.fading import channels, received_pilots
 from channel_server.server import Air, ChannelServer
 from channel_server.sinr import spectral_efficiency
 from channel_server.topology import Layout, associations, make_layout
 from coordinator.collector import Coordinator
-from coordinator.local import LocalNetwork
-from coordinator.presets import load
 from coordinator.record import Record
 
 SHORT = ("radio.num_aps=11", "radio.area_m=300", "run.episodes=2", "run.slots_per_episode=4", "learning.batch_size=4")

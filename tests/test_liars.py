@@ -3,17 +3,17 @@
 import numpy as np
 import pytest
 
+from apnode.agent.policies import Fixed, Policy, make_policy
 from apnode.config import Config
-from apnode.lies import KINDS, liar
-from apnode.messages import CoopRequest
-from apnode.node import Send
-from apnode.policies import Fixed, Policy, make_policy
-from apnode.wire import decode
+from apnode.protocol.messages import CoopRequest
+from apnode.protocol.node import Send
+from apnode.protocol.wire import decode
+from apnode.runtime.lies import KINDS, liar
+from cfmimo.presets import load
+from cfmimo.runtime.local import LocalNetwork
 from channel_server.topology import make_layout
-from coordinator.local import LocalNetwork
-from coordinator.metrics import RunMetrics
-from coordinator.presets import load
 from coordinator.record import Record
+from coordinator.watch.metrics import RunMetrics
 
 LIARS = (4, 11)
 ONE_BLOCK = ("run.blocks_per_slot=1", "cooperation.policy=always", "run.episodes=2")

@@ -9,17 +9,17 @@ import numpy as np
 import pytest
 
 from apnode.access_point import AccessPoint
+from apnode.agent.policies import make_policy
 from apnode.config import Config
-from apnode.fields import Message
-from apnode.messages import KINDS, Deadline, Hello, PilotBlock, RunOver, Tick
-from apnode.node import CHANNEL, COORDINATOR, Node, Send, ap_address
-from apnode.policies import make_policy
-from apnode.rng import own_config
-from apnode.wire import decode
+from apnode.protocol.fields import Message
+from apnode.protocol.messages import KINDS, Deadline, Hello, PilotBlock, RunOver, Tick
+from apnode.protocol.node import CHANNEL, COORDINATOR, Node, Send, ap_address
+from apnode.protocol.rng import own_config
+from apnode.protocol.wire import decode
+from cfmimo.presets import load
+from cfmimo.runtime.local import LocalNetwork
 from channel_server.server import ChannelServer
 from coordinator.collector import Coordinator
-from coordinator.local import LocalNetwork
-from coordinator.presets import load
 
 SHORT = ("radio.num_aps=4", "radio.num_ues=3", "radio.area_m=200", "run.blocks_per_slot=1", "run.episodes=2")
 ASKING = (*SHORT, "run.slots_per_episode=2", "cooperation.policy=random", "cooperation.request_rate=0.7")

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from coordinator.compare import compare
-from coordinator.presets import load
-from coordinator.workers import processors
+from cfmimo.experiments.compare import compare
+from cfmimo.experiments.workers import processors
+from cfmimo.presets import load
 
 DROPS = 10
 Rows = dict[str, dict[str, Any]]

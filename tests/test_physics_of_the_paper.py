@@ -7,8 +7,8 @@ No cooperation: 8.82 +- 0.54 dB and 126.5 +- 6.4 bit/s/Hz (standard deviation ov
 import numpy as np
 import pytest
 
-from coordinator.local import LocalNetwork
-from coordinator.presets import load
+from cfmimo.presets import load
+from cfmimo.runtime.local import LocalNetwork
 
 DROPS = 12
 SLOTS = 4

@@ -6,11 +6,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from apnode.config import Config
-from apnode.messages import Transmission
-from apnode.node import CHANNEL, Send
-from apnode.wire import decode
-from coordinator.local import LocalNetwork
-from coordinator.presets import load
+from apnode.protocol.messages import Transmission
+from apnode.protocol.node import CHANNEL, Send
+from apnode.protocol.wire import decode
+from cfmimo.presets import load
+from cfmimo.runtime.local import LocalNetwork
 
 SLOTS, BLOCKS = 6, 3
 CLUSTERS = (

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from apnode.fields import MAX_ID, MAX_SLOT, Message
-from apnode.messages import (
+from apnode.protocol.fields import MAX_ID, MAX_SLOT, Message
+from apnode.protocol.messages import (
     KINDS,
     NOBODY,
     ApReport,
@@ -33,7 +33,7 @@ from apnode.messages import (
     SlotReport,
     Transmission,
 )
-from apnode.wire import VERSION, encode
+from apnode.protocol.wire import VERSION, encode
 
 GOLDEN = Path(__file__).parent / "golden"
 

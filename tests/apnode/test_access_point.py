@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 
 from apnode.access_point import AccessPoint
-from apnode.clusters import Entry
-from apnode.fields import Message
-from apnode.formation import link_state
-from apnode.messages import (
+from apnode.agent.policies import Fixed
+from apnode.clusters.formation import link_state
+from apnode.clusters.graph import Entry
+from apnode.clusters.relaying import common_links
+from apnode.protocol.fields import Message
+from apnode.protocol.messages import (
     ApReport,
     Association,
     ChannelBlock,
@@ -32,11 +34,9 @@ from apnode.messages import (
     SlotFeedback,
     Transmission,
 )
-from apnode.node import CHANNEL, COORDINATOR, DROPS, Send
-from apnode.policies import Fixed
-from apnode.relaying import common_links
-from apnode.wire import decode, encode
-from coordinator.presets import load
+from apnode.protocol.node import CHANNEL, COORDINATOR, DROPS, Send
+from apnode.protocol.wire import decode, encode
+from cfmimo.presets import load
 
 SMALL = (
     "radio.num_aps=5",

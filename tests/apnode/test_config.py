@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from apnode.config import Config, Cooperation, Precoding, Radio, Run
-from apnode.fields import MAX_TEXT, Message
-from apnode.messages import (
+from apnode.config import Config
+from apnode.config.cooperation import Cooperation, Precoding
+from apnode.config.network import Radio, Run
+from apnode.protocol.fields import MAX_TEXT, Message
+from apnode.protocol.messages import (
     KINDS,
     ApReport,
     Association,
@@ -23,8 +25,9 @@ from apnode.messages import (
     SlotReport,
     Transmission,
 )
-from apnode.wire import decode, encode
-from coordinator.presets import ConfigError, load, preset_names
+from apnode.protocol.wire import decode, encode
+from cfmimo.errors import ConfigError
+from cfmimo.presets import load, preset_names
 
 SECTIONS: dict[str, type[BaseModel]] = {
     name: type(getattr(Config(), name)) for name in Config.model_fields if name != "seed"

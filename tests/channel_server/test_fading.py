@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
-from apnode.config import Config, Propagation, Radio, Run
-from apnode.csi import despread, pilot_book
-from apnode.messages import ComplexArray
+from apnode.config import Config
+from apnode.config.network import Propagation, Radio, Run
+from apnode.protocol.messages import ComplexArray
+from apnode.radio.csi import despread, pilot_book
 from channel_server.fading import channels, complex_normal, received_pilots, small_scale_fading
 from channel_server.topology import Layout, make_layout
 

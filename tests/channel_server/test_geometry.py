@@ -5,12 +5,14 @@ import itertools
 import numpy as np
 import pytest
 
-from apnode.config import Config, Propagation, Radio, Run
-from apnode.messages import FloatArray
+from apnode.config import Config
+from apnode.config.network import Propagation, Radio, Run
+from apnode.protocol.messages import FloatArray
+from cfmimo.errors import ConfigError
+from cfmimo.presets import load
 from channel_server.geometry import ap_positions, distances, period, ue_positions
 from channel_server.propagation import path_gain_db
 from channel_server.topology import Layout, make_layout
-from coordinator.presets import ConfigError, load
 
 AREA = 200.0
 

@@ -5,8 +5,11 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from apnode.config import Config, Propagation, Radio
-from apnode.messages import FloatArray
+from apnode.config import Config
+from apnode.config.network import Propagation, Radio
+from apnode.protocol.messages import FloatArray
+from cfmimo.errors import ConfigError
+from cfmimo.presets import load
 from channel_server.geometry import distances
 from channel_server.propagation import (
     breakpoint_3gpp,
@@ -19,7 +22,6 @@ from channel_server.propagation import (
     umi_db,
 )
 from channel_server.topology import make_layout
-from coordinator.presets import ConfigError, load
 
 MODEL = Propagation()
 MODELS = ("three-slope", "umi", "scalable", "3gpp-umi", "3gpp-uma")

@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 
 from apnode.config import Config
+from cfmimo.cli.main import run_cfmimo
+from cfmimo.errors import ConfigError
+from cfmimo.experiments.snapshot import snapshot, write_snapshot
+from cfmimo.presets import load
+from cfmimo.runtime.local import LocalNetwork
 from channel_server.fading import channels
 from channel_server.recorded import recorded
 from channel_server.topology import make_layout
-from coordinator.cli import run_command
-from coordinator.local import LocalNetwork
-from coordinator.presets import ConfigError, load
-from coordinator.snapshot import snapshot, write_snapshot
 
 M, K, L, B, SLOTS = 4, 3, 2, 2, 5
 SIZES = (
@@ -268,7 +269,7 @@ def test_the_command_refuses_a_bad_file_before_it_writes_anything(
 ) -> None:
     path = saved(tmp_path, beta=-BETA)
     arguments = ["run", "demo", "--runtime", "local", "--out", str(tmp_path / "r"), "--set", *SIZES]
-    assert run_command([*arguments, f"propagation.channel_file={path}"]) == 2
+    assert run_cfmimo([*arguments, f"propagation.channel_file={path}"]) == 2
     shown = capsys.readouterr()
     assert shown.out == ""
     assert shown.err.startswith(f"cfmimo: propagation.channel_file: {path} holds a negative gain")

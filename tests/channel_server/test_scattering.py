@@ -3,13 +3,15 @@
 import numpy as np
 import pytest
 
-from apnode.config import Config, Propagation, Radio, Run
-from apnode.messages import ComplexArray, FloatArray
+from apnode.config import Config
+from apnode.config.network import Propagation, Radio, Run
+from apnode.protocol.messages import ComplexArray, FloatArray
+from cfmimo.errors import ConfigError
+from cfmimo.presets import load
 from channel_server.fading import channels
 from channel_server.geometry import distances, offsets
 from channel_server.scattering import array_correlation, roots
 from channel_server.topology import make_layout
-from coordinator.presets import ConfigError, load
 
 L = 4
 ANGLES = np.deg2rad([-170.0, -60, -20, 0, 30, 45, 90])

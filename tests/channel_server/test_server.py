@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from apnode.fields import Message
-from apnode.messages import (
+from apnode.protocol.fields import Message
+from apnode.protocol.messages import (
     KINDS,
     ApReport,
     Association,
@@ -21,12 +21,12 @@ from apnode.messages import (
     Tick,
     Transmission,
 )
-from apnode.node import COORDINATOR, DROPS, Send, ap_address
-from apnode.wire import decode, encode
+from apnode.protocol.node import COORDINATOR, DROPS, Send, ap_address
+from apnode.protocol.wire import decode, encode
+from cfmimo.presets import load
 from channel_server.server import ChannelServer
 from channel_server.sinr import sinr, spectral_efficiency
 from channel_server.topology import make_layout
-from coordinator.presets import load
 
 SMALL = (
     "radio.num_aps=4",

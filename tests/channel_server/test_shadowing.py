@@ -3,13 +3,15 @@
 import numpy as np
 import pytest
 
-from apnode.config import Config, Propagation, Radio
-from apnode.messages import FloatArray
+from apnode.config import Config
+from apnode.config.network import Propagation, Radio
+from apnode.protocol.messages import FloatArray
+from cfmimo.errors import ConfigError
+from cfmimo.presets import load
 from channel_server.geometry import distances
 from channel_server.propagation import path_gain_db
 from channel_server.shadowing import correlate, correlation
 from channel_server.topology import make_layout
-from coordinator.presets import ConfigError, load
 
 AREA = 100.0
 MANY = 40_000  # APs: independent draws

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from apnode.messages import ComplexArray
+from apnode.protocol.messages import ComplexArray
 from channel_server.fading import complex_normal
 from channel_server.sinr import hardening_sinr, received, received_interference, sinr, spectral_efficiency
 

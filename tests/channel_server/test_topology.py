@@ -9,11 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from apnode.config import Config, Cooperation, Propagation, Radio, Run
-from apnode.csi import despread, estimate
-from apnode.messages import ComplexArray, FloatArray, IntArray
-from apnode.power import power_split, scaled
-from apnode.precoding import mrt
+from apnode.config import Config
+from apnode.config.cooperation import Cooperation
+from apnode.config.network import Propagation, Radio, Run
+from apnode.protocol.messages import ComplexArray, FloatArray, IntArray
+from apnode.radio.csi import despread, estimate
+from apnode.radio.power import power_split, scaled
+from apnode.radio.precoding import mrt
 from channel_server.fading import channels, received_pilots
 from channel_server.geometry import distances
 from channel_server.sinr import received_interference

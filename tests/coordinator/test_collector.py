@@ -5,13 +5,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from apnode.fields import Message
-from apnode.messages import KINDS, ApReport, Deadline, FaultFired, Hello, Resend, RunOver, SlotReport, Tick
-from apnode.node import CHANNEL, DROPS
-from apnode.wire import decode, encode
+from apnode.protocol.fields import Message
+from apnode.protocol.messages import KINDS, ApReport, Deadline, FaultFired, Hello, Resend, RunOver, SlotReport, Tick
+from apnode.protocol.node import CHANNEL, DROPS
+from apnode.protocol.wire import decode, encode
+from cfmimo.presets import load
 from coordinator import collector
 from coordinator.collector import Coordinator
-from coordinator.presets import load
 
 TINY = ("radio.num_aps=2", "radio.num_ues=3", "run.blocks_per_slot=2", "run.episodes=1", "run.slots_per_episode=2")
 SENT = np.zeros((2, len(KINDS)), np.uint32)

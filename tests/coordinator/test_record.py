@@ -6,8 +6,17 @@ import numpy as np
 import pytest
 
 from apnode.config import Config
-from apnode.messages import KINDS, TAGS, ApReport, ChannelBlock, CoopRequest, GainReport, PilotBlock, SlotReport
-from coordinator.presets import load
+from apnode.protocol.messages import (
+    KINDS,
+    TAGS,
+    ApReport,
+    ChannelBlock,
+    CoopRequest,
+    GainReport,
+    PilotBlock,
+    SlotReport,
+)
+from cfmimo.presets import load
 from coordinator.record import Record
 
 TINY = (

@@ -231,7 +231,7 @@ def test_code_changes_are_built_in_seconds(engine: Engine, image: str, tmp_path:
     """Only the last layers: what pip installed is not installed again."""
     context = tmp_path / "checkout"
     shutil.copytree(ROOT, context, ignore=shutil.ignore_patterns(".venv*", ".git", "runs", ".*_cache", "secrets"))
-    with (context / "apnode/rng.py").open("a") as file:
+    with (context / "apnode/protocol/rng.py").open("a") as file:
         file.write("\n# changed\n")
     arguments = (f"--build-arg=BASE_IMAGE={BASE}", "--build-arg=TORCH_INDEX=", "--progress=plain")
     file = ("--file", str(context / "deploy/Dockerfile"))

@@ -35,7 +35,7 @@ COPY --chown=someone key key.pub /home/someone/.ssh/
 RUN cd /home/someone/.ssh && cp key.pub authorized_keys && chmod 700 . && chmod 600 key \
  && chown someone . authorized_keys \
  && install -d -o someone /home/someone/cfmimo && ln -s /opt/cfmimo /home/someone/cfmimo/.venv \
- && cd /opt/cfmimo/lib/python3.11/site-packages && chown -R someone apnode channel_server coordinator cfmimo-* \
+ && cd /opt/cfmimo/lib/python3.11/site-packages && chown -R someone apnode channel_server coordinator cfmimo cfmimo-* \
  && chown someone . /opt/cfmimo/bin /opt/cfmimo/bin/cfmimo
 CMD ["/usr/sbin/sshd", "-D"]
 """
@@ -115,7 +115,7 @@ def test_a_run_over_three_hosts_gives_the_digest_of_local(hosts: Hosts, tmp_path
     assert nodes == {hosts.address(host) for host in HOSTS}
     assert result["slots"] == SLOTS
     assert result["ap_processes"] == 24
-    local = [sys.executable, "-m", "coordinator", "run", *RUN, "--runtime", "local", "--json", "--out"]
+    local = [sys.executable, "-m", "cfmimo", "run", *RUN, "--runtime", "local", "--json", "--out"]
     out = subprocess.run([*local, str(tmp_path / "local")], capture_output=True, text=True, check=True, cwd=ROOT)
     assert result["digest"] == json.loads(out.stdout)["digest"]
 

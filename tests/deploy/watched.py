@@ -94,7 +94,7 @@ def watched_run(folder: Path) -> Iterator[Watched]:
         _write_configs(folder, ports, receiver)
         (folder / "plan.toml").write_text(PLAN)
         run = [
-            *(sys.executable, "-m", "coordinator", "run", "demo", "--runtime", "local", "--quiet"),
+            *(sys.executable, "-m", "cfmimo", "run", "demo", "--runtime", "local", "--quiet"),
             *("--set", "run.episodes=1000", "run.blocks_per_slot=1", "--faults", folder / "plan.toml"),
             *("--metrics-port", str(ports["run"]), "--out", folder / "run"),
         ]

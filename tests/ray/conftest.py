@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from coordinator.session import connected
+from cfmimo.runtime.session import connected
 
 
 @pytest.fixture(scope="module")

@@ -9,10 +9,11 @@ import ray
 import ray.cluster_utils
 
 from apnode.config import Config
-from coordinator.cluster import Cluster
-from coordinator.console import Console
-from coordinator.faults import Faults
-from coordinator.local import LocalNetwork
+from cfmimo.cli.console import Console
+from cfmimo.runtime.cluster import Cluster
+from cfmimo.runtime.fault_plan import Faults
+from cfmimo.runtime.local import LocalNetwork
+from cfmimo.runtime.request import RunRequest
 from coordinator.record import Record
 from coordinator.watch import Watch
 
@@ -39,7 +40,7 @@ def started(
     folder: Path | None = None,
     watch: Watch = Watch(),  # noqa: B008  immutable
 ) -> Cluster:
-    cluster = Cluster(config, "127.0.0.1", session, faults, folder)
+    cluster = Cluster(RunRequest(config, folder, faults=faults), "127.0.0.1", session)
     cluster.start(QUIET, watch)
     cluster.launch()
     return cluster

@@ -7,14 +7,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from coordinator.agents import AGENTS, trained
-from coordinator.cluster import Cluster
-from coordinator.faults import FaultPlan, PlannedFault, resolve
-from coordinator.heldout import HELD_OUT, read_rows
-from coordinator.local import LocalNetwork
-from coordinator.presets import load
-from coordinator.rundir import RunDir
-from coordinator.training import train
+from cfmimo.experiments.agents import trained
+from cfmimo.experiments.training import train
+from cfmimo.presets import load
+from cfmimo.records.agents_file import AGENTS
+from cfmimo.records.held_out import HELD_OUT, read_rows
+from cfmimo.records.rundir import RunDir
+from cfmimo.runtime.cluster import Cluster
+from cfmimo.runtime.fault_plan import FaultPlan, PlannedFault, resolve
+from cfmimo.runtime.local import LocalNetwork
+from cfmimo.runtime.request import RunRequest
 from tests.ray.running import QUIET, SMALL
 
 pytestmark = pytest.mark.ray
@@ -27,7 +29,7 @@ def test_trained_agents_decide_as_in_one_process_also_in_an_actor_that_was_kille
     agents = train(load("demo", (*SMALL, LARGE, "run.episodes=2")))[1][:4]  # fewer than APs
     config, died = load("demo", PACED, seed=3), 30
     faults = resolve(FaultPlan(faults=(PlannedFault(slot=died, target="ap/5", action="kill"),)), config)
-    cluster = Cluster(config, "127.0.0.1", session, faults, tmp_path, agents=agents)
+    cluster = Cluster(RunRequest(config, tmp_path, faults=faults, agents=agents), "127.0.0.1", session)
     cluster.start(QUIET)
     cluster.launch()
     record = cluster.follow(QUIET)
@@ -44,7 +46,7 @@ def test_trained_agents_decide_as_in_one_process_also_in_an_actor_that_was_kille
 def test_agents_are_evaluated_on_ray_as_in_one_process_while_nobody_waits_for_it(tmp_path: Path) -> None:
     settings = (*SMALL, "run.episodes=5", "learning.evaluate_every_episodes=1", "learning.batch_size=4")
     for runtime in ("ray", "local"):
-        command = [sys.executable, "-m", "coordinator", "run", "demo", "--quiet", "--runtime", runtime]
+        command = [sys.executable, "-m", "cfmimo", "run", "demo", "--quiet", "--runtime", runtime]
         subprocess.run([*command, "--out", str(tmp_path / runtime), "--set", *settings], check=True, timeout=120)
     for name in (HELD_OUT, AGENTS):
         assert (tmp_path / "ray" / name).read_bytes() == (tmp_path / "local" / name).read_bytes()

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import ray
 
-from apnode.messages import TAGS, Deadline
-from coordinator.presets import load
+from apnode.protocol.messages import TAGS, Deadline
+from cfmimo.presets import load
 from tests.ray.running import (
     QUIET,
     SMALL,

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from apnode.messages import TAGS, Deadline, SlotReport
-from apnode.wire import decode
-from coordinator.cluster import Cluster
-from coordinator.faults import FaultArgs, FaultPlan, Faults, PlannedFault, resolve
+from apnode.protocol.messages import TAGS, Deadline, SlotReport
+from apnode.protocol.wire import decode
+from cfmimo.presets import load
+from cfmimo.runtime.cluster import Cluster
+from cfmimo.runtime.fault_plan import FaultArgs, FaultPlan, Faults, PlannedFault, resolve
 from coordinator.journal import JOURNAL, Journal
-from coordinator.presets import load
 from coordinator.record import Record
 from coordinator.watch import Watch
 from tests.ray.running import QUIET, SMALL, local_record, started
@@ -140,17 +140,17 @@ NODES_DIE = """
 import sys
 from pathlib import Path
 import ray
-from coordinator.cluster import Cluster
-from coordinator.faults import FaultPlan, PlannedFault, resolve
-from coordinator.presets import load
-from coordinator.session import connected
+from cfmimo.runtime.cluster import Cluster
+from cfmimo.runtime.fault_plan import FaultPlan, PlannedFault, resolve
+from cfmimo.presets import load
+from cfmimo.runtime.session import connected
 from tests.ray.running import QUIET, SMALL, nodes
 
 config = load("demo", [*SMALL, "run.slot_s=0.2", "run.slot_deadline_s=2", "run.checkpoint_every_slots=5",
                        "run.watchdog_slots=1000", "run.episodes=5"])
 faults = resolve(FaultPlan(faults=(PlannedFault(slot=20, target="node/0", action="kill_node"),)), config)
 with nodes(3, sys.argv[1]) as machines, connected(machines.address, config.radio.num_aps) as fork_folder:
-    cluster = Cluster(config, None, fork_folder, faults, Path(sys.argv[1]))
+    cluster = Cluster(RunRequest(config, Path(sys.argv[1]), faults=faults), None, fork_folder)
     cluster.start(QUIET)
     cluster.launch()
     record = cluster.follow(QUIET)

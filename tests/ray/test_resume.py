@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from coordinator.presets import load
-from coordinator.rundir import RunDir
-from coordinator.session import processes_of
+from cfmimo.presets import load
+from cfmimo.records.rundir import RunDir
+from cfmimo.runtime.session import processes_of
 from tests.ray.running import SMALL, local_record
 
 pytestmark = pytest.mark.ray
@@ -19,7 +19,7 @@ PACED = (*SMALL, "run.slot_s=0.1", "run.checkpoint_every_slots=5", "run.episodes
 
 
 def cfmimo(*arguments: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "coordinator", *arguments]
+    command = [sys.executable, "-m", "cfmimo", *arguments]
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
 

@@ -9,10 +9,11 @@ import time
 
 import pytest
 
-from coordinator.cluster import Cluster
-from coordinator.console import Console
-from coordinator.presets import load
-from coordinator.session import connected
+from cfmimo.cli.console import Console
+from cfmimo.presets import load
+from cfmimo.runtime.cluster import Cluster
+from cfmimo.runtime.request import RunRequest
+from cfmimo.runtime.session import connected
 from tests.ray.running import alive, descendants, folders, fork_servers
 
 pytestmark = pytest.mark.ray
@@ -26,7 +27,9 @@ def test_a_private_session_leaves_neither_process_nor_folder(killed: bool) -> No
     with connected(None, num_aps=2) as fork_folder:
         (made,) = folders() - before
         assert (made / "token").stat().st_mode & 0o777 == 0o600
-        cluster = Cluster(load("demo", ["radio.num_aps=2", "cooperation.policy=never"]), "127.0.0.1", fork_folder)
+        cluster = Cluster(
+            RunRequest(load("demo", ["radio.num_aps=2", "cooperation.policy=never"])), "127.0.0.1", fork_folder
+        )
         cluster.start(Console(1, quiet=True))
         (server,) = fork_servers(fork_folder)
         children = descendants(os.getpid()) - others | {server} | descendants(server)
@@ -44,14 +47,14 @@ ON_A_CLUSTER = """
 import sys
 from collections import Counter
 from ray._private.state import actors
-from coordinator.cluster import Cluster
-from coordinator.presets import load
-from coordinator.session import connected
+from cfmimo.runtime.cluster import Cluster
+from cfmimo.presets import load
+from cfmimo.runtime.session import connected
 from tests.ray.running import QUIET, local_record, nodes
 
 config = load("demo", ["radio.num_aps=6", "radio.num_ues=3", "run.episodes=3"])  # learns
 with nodes(3, sys.argv[1]) as machines, connected(machines.address, config.radio.num_aps) as fork_folder:
-    cluster = Cluster(config, None, fork_folder)
+    cluster = Cluster(RunRequest(config), None, fork_folder)
     cluster.start(QUIET)
     aps_on = Counter(actor["Address"]["NodeID"] for actor in actors().values() if "-ap-" in actor["Name"])
     cluster.launch()

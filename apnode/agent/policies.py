@@ -1,0 +1,274 @@
+"""How an AP decides whom to ask: one class per policy. Add one here and to `config.Cooperation.policy`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from apnode.agent.observation import interference_position, observation_size, shares, traits_of
+from apnode.agent.replay import Replay, Transition
+from apnode.config import Config
+from apnode.config.learning import Learning
+from apnode.protocol.messages import Association, FloatArray, IntArray
+from apnode.protocol.rng import Purpose, generator, integer_seed
+from apnode.protocol.state import State, joined, layout_of, part, refuse_other
+
+if TYPE_CHECKING:
+    from apnode.agent.ddqn import DoubleDqn
+
+
+_NOTHING: FloatArray = np.zeros(0, np.float32)
+_LARGEST_WEIGHT = 1e3  # of what partners tell
+_SHARED_SEED = 0  # networks whose mean is to mean something begin alike
+
+
+class Policy(Protocol):
+    """Decides for one AP. An action is a bit mask over its neighbours, strongest interferer first."""
+
+    def begin_episode(self, association: Association) -> None:
+        """A new layout, as far as the AP has been told of it."""
+
+    def act(self, observation: FloatArray, num_neighbours: int, slot: int) -> int:
+        """The action in this slot, below 2^num_neighbours."""
+
+    def learn(self, transition: Transition, slot: int) -> float:
+        """Take in what came of the slot's action; returns the loss of an update, 0 if there was none, -1 if skipped."""
+
+    def epsilon(self, slot: int) -> float:
+        """Chance to explore in this slot."""
+
+    def shared(self, slot: int) -> FloatArray:
+        """What partners are told in this slot of what it has learned; often nothing."""
+
+    def understands(self, learned: FloatArray) -> bool:
+        """Whether that is what a partner may have told."""
+
+    def take_in(self, learned: Sequence[FloatArray]) -> None:
+        """Learn from what partners told."""
+
+    def state(self) -> State:
+        """Copies of all that it has learnt; what is keyed by the slot it need not keep."""
+
+    def restore(self, state: State) -> None:
+        """Take over what `state` gave; a StateError, before anything has changed, if that was another policy's."""
+
+
+class Fixed:
+    """Asks nobody, or everybody."""
+
+    def __init__(self, ask: bool) -> None:
+        self._ask = ask
+
+    def begin_episode(self, association: Association) -> None:
+        pass
+
+    def act(self, observation: FloatArray, num_neighbours: int, slot: int) -> int:
+        return 2**num_neighbours - 1 if self._ask else 0
+
+    def learn(self, transition: Transition, slot: int) -> float:
+        return 0.0
+
+    def epsilon(self, slot: int) -> float:
+        return 0.0
+
+    def shared(self, slot: int) -> FloatArray:
+        return _NOTHING
+
+    def understands(self, learned: FloatArray) -> bool:
+        return not len(learned)
+
+    def take_in(self, learned: Sequence[FloatArray]) -> None:
+        pass
+
+    def state(self) -> State:
+        return {}
+
+    def restore(self, state: State) -> None:
+        refuse_other(state, {})
+
+
+class Random(Fixed):
+    """Asks each neighbour with a given chance, drawn once an episode: the baseline that a learner has to beat.
+
+    Drawn anew in every slot the mean SINR (9) would be the same, but a UE that knows only the mean of its effective
+    gain (the hardening bound) would lose a tenth of its rate to the changes.
+    """
+
+    def __init__(self, ap: int, config: Config) -> None:
+        super().__init__(ask=False)
+        self._ap, self._seed, self._rate = ap, config.seed, config.cooperation.request_rate
+        self._slots_per_episode = config.run.slots_per_episode
+
+    def act(self, observation: FloatArray, num_neighbours: int, slot: int) -> int:
+        episode = slot // self._slots_per_episode
+        draws = generator(self._seed, Purpose.EXPLORATION, self._ap, episode).random(num_neighbours)
+        return int((draws < self._rate) @ 2 ** np.arange(num_neighbours))
+
+
+class Threshold(Fixed):
+    """Asks the neighbours who cause most of the interference: those with at least a given share of it."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(ask=False)
+        self._at, self._share = interference_position(config), config.cooperation.request_share
+
+    def act(self, observation: FloatArray, num_neighbours: int, slot: int) -> int:
+        row = observation[self._at : self._at + num_neighbours]
+        return int((shares(row) >= self._share) @ 2 ** np.arange(num_neighbours))
+
+
+class Master(Fixed):
+    """Asks those with whom one serves a UE whose master, its strongest AP, is one of the two.
+
+    Both ends know, so both ask. Where clusters join over links, as `serving` ones do, the links of a UE's master with
+    all who serve it join these as well as all links among them would.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(ask=False)
+        self._mastered: IntArray = np.zeros(0, np.int64)
+
+    def begin_episode(self, association: Association) -> None:
+        self._mastered = association.mastered
+
+    def act(self, observation: FloatArray, num_neighbours: int, slot: int) -> int:
+        return int((self._mastered > 0) @ 2 ** np.arange(num_neighbours))
+
+
+class Forecast(Fixed):
+    """Asks those whose link it expects to bring more than the price of a link."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(ask=False)
+        self._price = config.cooperation.link_price
+
+    def act(self, observation: FloatArray, num_neighbours: int, slot: int) -> int:
+        gains = traits_of(observation, num_neighbours)[:, 0]
+        return int((gains > self._price) @ 2 ** np.arange(num_neighbours))
+
+
+class Given(Fixed):
+    """Asks the same neighbours in every slot, whoever chose them."""
+
+    def __init__(self, action: int) -> None:
+        super().__init__(ask=False)
+        self._action = action
+
+    def act(self, observation: FloatArray, num_neighbours: int, slot: int) -> int:
+        return self._action
+
+
+class Trained(Fixed):
+    """An agent that has learned: takes the best action it knows, explores no more and learns no more."""
+
+    def __init__(self, config: Config, weights: list[FloatArray]) -> None:
+        from apnode.agent.ddqn import make_network
+
+        super().__init__(ask=False)
+        self._network: DoubleDqn = make_network(config, seed=0)
+        self._network.load(weights)
+
+    def act(self, observation: FloatArray, num_neighbours: int, slot: int) -> int:
+        return self._network.best_action(observation, num_neighbours)
+
+
+class Ddqn:
+    """The AP's own Double DQN: epsilon-greedy over joint actions, at most one update a slot."""
+
+    def __init__(self, ap: int, config: Config) -> None:
+        from apnode.agent.ddqn import make_network  # torch: seconds and 170 MB that other policies need not pay
+
+        self._ap, self._seed, self._learning = ap, config.seed, config.learning
+        self._slots_per_episode = config.run.slots_per_episode
+        seed = integer_seed(config.seed, Purpose.WEIGHTS, ap)
+        self.network: DoubleDqn = make_network(config, _SHARED_SEED if config.learning.share else seed)
+        self.replay = Replay(config.learning.replay_capacity, observation_size(config))
+        self._synced = 0  # period of the target network
+        self._neighbours: tuple[int, ...] = ()
+
+    def begin_episode(self, association: Association) -> None:
+        self._neighbours = association.neighbours
+
+    def act(self, observation: FloatArray, num_neighbours: int, slot: int) -> int:
+        if self._learning.values == "neighbours":
+            return self._explored_link_by_link(self.network.best_action(observation, num_neighbours), slot)
+        rng = generator(self._seed, Purpose.EXPLORATION, self._ap, slot)
+        if rng.random() < self.epsilon(slot):
+            return int(rng.integers(2**num_neighbours))
+        return self.network.best_action(observation, num_neighbours)
+
+    def _explored_link_by_link(self, action: int, slot: int) -> int:
+        """With chance epsilon a link is asked for, or not, by a coin that both its ends see: so both try it at once."""
+        epsilon = self.epsilon(slot)
+        for position, neighbour in enumerate(self._neighbours):
+            ends = min(self._ap, neighbour), max(self._ap, neighbour)
+            luck, coin = generator(0, Purpose.EXPLORATION, *ends, slot).random(2)
+            if luck < epsilon:
+                action = action & ~(1 << position) | (coin < 0.5) << position
+        return action
+
+    def learn(self, transition: Transition, slot: int) -> float:
+        self.replay.store(transition)
+        loss = 0.0
+        due = (slot + 1) % self._learning.update_every_slots == 0
+        if due and len(self.replay) >= self._learning.batch_size:
+            rng = generator(self._seed, Purpose.UPDATE, self._ap, slot)
+            batch = self.replay.sample(self._learning.batch_size, rng)
+            loss = self.network.update(batch, rng)
+        period = (slot + 1) // (self._learning.target_update_episodes * self._slots_per_episode)
+        if period != self._synced:  # not "if due in this slot": an AP without neighbours does not learn in every slot
+            self.network.sync_target()
+            self._synced = period
+        return loss
+
+    def epsilon(self, slot: int) -> float:
+        return epsilon_at(self._learning, slot // self._slots_per_episode)
+
+    def shared(self, slot: int) -> FloatArray:
+        due = self._learning.share and (slot + 1) % self._slots_per_episode == 0
+        return self.network.flat() if due else _NOTHING
+
+    def understands(self, learned: FloatArray) -> bool:
+        size = self.network.size if self._learning.share else 0
+        return len(learned) in {0, size} and bool(np.abs(learned).max(initial=0) <= _LARGEST_WEIGHT)
+
+    def take_in(self, learned: Sequence[FloatArray]) -> None:
+        """The mean of the partners' networks and one's own replaces one's own, as in decentralised gossip averaging."""
+        if learned:
+            self.network.set_flat(np.mean([self.network.flat(), *learned], axis=0))
+
+    def state(self) -> State:
+        own = {"synced": np.array(self._synced)}
+        return {**own, **joined(network=self.network.state(), replay=self.replay.state())}
+
+    def restore(self, state: State) -> None:
+        refuse_other(state, layout_of(self.state()))
+        self.network.restore(part(state, "network"))
+        self.replay.restore(part(state, "replay"))
+        self._synced = int(state["synced"])
+
+
+def epsilon_at(learning: Learning, episode: int) -> float:
+    """Chance to explore: falls by epsilon_decay each episode, never below epsilon_end."""
+    return max(learning.epsilon_end, learning.epsilon_start - learning.epsilon_decay * episode)
+
+
+def make_policy(ap: int, config: Config) -> Policy:
+    """The policy that the config names, for AP `ap`."""
+    match config.cooperation.policy:
+        case "never":
+            return Fixed(ask=False)
+        case "always":
+            return Fixed(ask=True)
+        case "random":
+            return Random(ap, config)
+        case "threshold":
+            return Threshold(config)
+        case "master":
+            return Master()
+        case "forecast":
+            return Forecast(config)
+        case "ddqn":
+            return Ddqn(ap, config)

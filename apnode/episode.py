@@ -1,0 +1,115 @@
+"""What an AP knows of the UE layout it is in."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from apnode.agent.observation import describe, observe, reported_interference
+from apnode.clusters.graph import Entry
+from apnode.config import Config
+from apnode.protocol.messages import (
+    Association,
+    FloatArray,
+    SlotFeedback,
+)
+from apnode.protocol.state import Layout, State, joined, part, refuse_other
+from apnode.radio.power import AVERAGES
+from apnode.radio.precoding import Precoder
+
+_EPISODE: Layout = {
+    "number": (np.int64, ()),
+    "neighbours": (np.int64, ("N",)),
+    "interference": (np.float64, ("N",)),
+    "linked": (np.bool_, ("N",)),
+    "gain": (np.float64, ("N",)),
+    "times_linked": (np.float64, ("N",)),
+}
+
+
+@dataclass
+class Episode:
+    """What an AP knows of the UE layout it is in."""
+
+    association: Association
+    precoder: Precoder
+    interference: FloatArray  # (N,) running mean of (7) per neighbour [W]
+    linked: list[bool]  # per neighbour, in the last slot
+    gain: FloatArray  # (N,) running mean of own relative gain while linked, T_m of (10)
+    times_linked: FloatArray  # (N,)
+    observation: FloatArray  # (10), made of these; or where APs forecast, what they expect of the episode
+
+    @classmethod
+    def begin(cls, config: Config, ap: int, association: Association, precoder: Precoder) -> Episode:
+        count = len(association.neighbours)
+        known = association.interference.copy(), [False] * count, np.zeros(count)
+        seen = describe(config, ap, association) if config.forecasts else _observation(config, association, *known)
+        return cls(association, precoder, *known, np.zeros(count), seen)
+
+    @property
+    def ues(self) -> tuple[int, ...]:
+        return self.association.ues
+
+    @property
+    def neighbours(self) -> tuple[int, ...]:
+        return self.association.neighbours
+
+    def entry(self, ap: int, partners: Collection[int]) -> Entry:
+        """What this AP, `ap`, tells the others of itself when clusters form."""
+        power = dict(zip(self.neighbours, self.interference.tolist(), strict=True))
+        return Entry(ap, self.ues, {partner: power[partner] for partner in partners})
+
+    def remember(self, config: Config, feedback: SlotFeedback, gain: float, partners: Collection[int]) -> None:
+        """Update the running means, and so the observation."""
+        weight = config.cooperation.interference_window
+        reported = reported_interference(feedback, self.neighbours)
+        self.linked = [n in partners for n in self.neighbours]
+        for position, linked in enumerate(self.linked):
+            if linked:  # partners are not in the UEs' reports
+                self.times_linked[position] += 1
+                self.gain[position] += (gain - self.gain[position]) / self.times_linked[position]
+            else:
+                self.interference[position] += weight * (reported[position] - self.interference[position])
+        self._observe(config)
+
+    def state(self) -> State:
+        """Copies of the running means, and what they are of."""
+        own = {
+            "number": np.array(self.association.episode),
+            "neighbours": np.array(self.neighbours, np.int64),
+            "interference": self.interference.copy(),
+            "linked": np.array(self.linked, bool),
+            "gain": self.gain.copy(),
+            "times_linked": self.times_linked.copy(),
+        }
+        return {**own, **joined(power=self.precoder.average.state())}
+
+    def recall(self, config: Config, state: State) -> None:
+        """Take over running means, as `state` gave them, if they are of this layout; an episode that has just begun."""
+        if (int(state["number"]), tuple(state["neighbours"].tolist())) != (self.association.episode, self.neighbours):
+            return
+        self.interference, self.gain = state["interference"].copy(), state["gain"].copy()
+        self.linked, self.times_linked = state["linked"].tolist(), state["times_linked"].copy()
+        self.precoder.average.restore(part(state, "power"))
+        self._observe(config)
+
+    def _observe(self, config: Config) -> None:
+        if not config.forecasts:
+            self.observation = _observation(config, self.association, self.interference, self.linked, self.gain)
+
+    @staticmethod
+    def refuse_other(state: State) -> None:
+        """Refuse what no `state` gave.
+
+        Raises:
+            StateError: if it has other arrays, dtypes or shapes.
+        """
+        refuse_other(state, {**_EPISODE, **{f"power.{name}": spec for name, spec in AVERAGES.items()}})
+
+
+def _observation(
+    config: Config, association: Association, interference: FloatArray, linked: Sequence[bool], gain: FloatArray
+) -> FloatArray:
+    return observe(config, association.beta[association.columns(association.ues)], interference, linked, gain)

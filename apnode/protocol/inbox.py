@@ -1,0 +1,61 @@
+"""Early, late, twice: holds messages until their slot opens, so that the order of arrival does not matter."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from apnode.protocol.fields import Message
+
+_SLOTS_AHEAD = 4
+_MESSAGES_PER_SLOT = 1024
+_NO_AP = -1  # sent by the channel server, which has no number; always let in
+_PARTS = ("owner", "round")  # where one sender may send several of a kind in a slot: what they are of
+_Key = tuple[type[Message], int, int]  # kind, sender, which of the sender's
+
+
+class SlotInbox:
+    """Messages of slots that have not opened yet; bounded, so a flood costs memory once."""
+
+    def __init__(self, drop: Callable[[str], None], keep: Callable[[], None]) -> None:
+        self._drop = drop  # called with the reason
+        self._keep = keep  # called when a message was parked
+        self._parked: dict[int, dict[_Key, Message]] = {}
+        self._seen: set[_Key] = set()  # in the open slot
+
+    def park(self, message: Any, upcoming: int) -> None:
+        """Keep a message for its slot; `upcoming` is the earliest slot that is not over."""
+        key = _key(message)
+        waiting = self._parked.get(message.slot, {})
+        if message.slot < upcoming:
+            self._drop("late")
+        elif key in waiting:
+            self._drop("duplicate")
+        elif message.slot >= upcoming + _SLOTS_AHEAD or (len(waiting) >= _MESSAGES_PER_SLOT and key[1] != _NO_AP):
+            self._drop("flood")
+        else:
+            self._parked.setdefault(message.slot, {})[key] = message
+            self._keep()
+
+    def parked(self, slot: int) -> list[Message]:
+        """What waits for a slot."""
+        return list(self._parked.get(slot, {}).values())
+
+    def open(self, slot: int) -> list[Message]:
+        """Take what waits for a slot, or still for an earlier one."""
+        self._seen.clear()
+        due = sorted(index for index in self._parked if index <= slot)
+        return [message for index in due for message in self._parked.pop(index).values()]
+
+    def first_time(self, message: Message) -> bool:
+        """Whether this is the open slot's first message of its kind from its sender, of an owner or round if any."""
+        if _key(message) in self._seen:
+            self._drop("duplicate")
+            return False
+        self._seen.add(_key(message))
+        return True
+
+
+def _key(message: Message) -> _Key:
+    part = next((getattr(message, name) for name in _PARTS if hasattr(message, name)), 0)
+    return type(message), getattr(message, "ap", _NO_AP), part

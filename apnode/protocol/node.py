@@ -1,0 +1,167 @@
+"""A node is a pure state machine: one message in, addressed frames out. It has no clock, socket or thread."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from apnode.protocol.fields import Message
+from apnode.protocol.messages import KINDS, TAGS, Resend
+from apnode.protocol.state import Checkpoint
+from apnode.protocol.wire import MAX_FRAME, WireError, decode, encode
+
+CHANNEL = "channel"
+COORDINATOR = "coordinator"
+REPORTS_KEPT = 64  # to be told again to a coordinator that did not get them
+DROPS = ("oversized", "checksum", "version", "malformed", "unexpected", "late", "duplicate", "flood")
+
+
+def ap_address(ap: int) -> str:
+    """The logical address of AP `ap`."""
+    return f"ap/{ap}"
+
+
+class RefusedError(Exception):
+    """A valid message that does not fit the node it came to; its sender is at fault, and it is only counted."""
+
+
+def refuse_unless(condition: bool, what: str) -> None:
+    """Refuse the message being handled, before it has changed anything.
+
+    Raises:
+        RefusedError: saying `what`, unless `condition` holds.
+    """
+    if not condition:
+        raise RefusedError(what)
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """One frame to one logical address; the runtime knows how to get there."""
+
+    to: str
+    frame: bytes
+
+
+class Node:
+    """Decodes, dispatches to a handler by the kind of message, encodes and counts what is sent, accepted and dropped.
+
+    Bad frames and messages that do not fit are a peer's fault: counted, dropped, and the node goes on. Anything
+    else that goes wrong is ours, and a crash.
+
+    Every frame received counts once, as accepted or, for one reason, as dropped: received = accepted + dropped + kept.
+    What waits for its slot is kept until then; so what a report says depends on what came, not on when.
+    """
+
+    def __init__(self, address: str, max_frame_bytes: int = MAX_FRAME) -> None:
+        self.address = address
+        self.endpoints: dict[str, str] = {}  # logical address -> where the transport finds it, as peers announced
+        self.done = False  # nothing more will come of this node
+        self.opened = -1  # the newest slot that it has been in
+        self.checkpointed = 0  # slots completed by its newest checkpoint on disk, as the runtime says; 0: none
+        self.sent = np.zeros((2, len(KINDS)), np.uint32)  # messages, bytes since the last report, by tag
+        self.dropped = np.zeros(len(DROPS), np.uint32)  # since the last report, by reason
+        self.accepted = 0  # frames since the last report
+        self.kept = 0  # frames that wait for their slot
+        self.took = False  # whether the last frame was not dropped
+        self._fate = "accepted"  # or "kept" or "dropped": of the frame being handled, as far as is known
+        self._max_frame_bytes = max_frame_bytes
+        self._out: list[Send] = []
+        self._reports: deque[tuple[int, Message]] = deque(maxlen=REPORTS_KEPT)  # the newest, with their slots
+        self._handlers: dict[type[Message], Callable[[Any], None]] = {}
+
+    def receive(self, frame: bytes) -> list[Send]:
+        """Handle one frame off the wire; what is not a message is counted and dropped."""
+        try:
+            message = decode(frame, self._max_frame_bytes)
+        except WireError as error:
+            self._drop(error.reason)
+            self.took = False
+            return []
+        self.took = self._take_in(message) != "dropped"
+        return self._take_out()
+
+    def handle(self, message: Message) -> list[Send]:
+        """Handle one message and return what it makes this node send."""
+        self._dispatch(message)
+        return self._take_out()
+
+    def report(self, slot: int, message: Message) -> list[Send]:
+        """What it takes to tell the coordinator of something that is not the node's own business."""
+        self._tell_coordinator(slot, message)
+        return self._take_out()
+
+    def take_checkpoint(self) -> Checkpoint | None:
+        """What is to be written to disk, once, if there is anything."""
+        return None
+
+    @property
+    def now(self) -> int:
+        """The newest slot that it has been in or heard of."""
+        return self.opened
+
+    @property
+    def has_leisure(self) -> bool:
+        """Whether this node is only waiting for others, with something left to do that could wait until now."""
+        return False
+
+    def use_leisure(self) -> None:
+        """Do what could wait until now. No node depends on being given the time."""
+
+    def _take_in(self, message: Message) -> str:
+        """Dispatch the message of a frame, and count that unless it was dropped or kept; returns its fate."""
+        outer, self._fate = self._fate, "accepted"
+        self._dispatch(message)
+        fate, self._fate = self._fate, outer
+        self.accepted += fate == "accepted"
+        return fate
+
+    def _dispatch(self, message: Message) -> None:
+        handler = self._handlers.get(type(message))
+        if handler is None:
+            self._drop("unexpected")
+            return
+        try:
+            handler(message)
+        except RefusedError:
+            self._drop("malformed")
+
+    def _take_out(self) -> list[Send]:
+        out, self._out = self._out, []
+        return out
+
+    def _send(self, to: str, message: Message) -> None:
+        frame = encode(message, self._max_frame_bytes)
+        tag = TAGS[type(message)]
+        self.sent[0, tag] += 1
+        self.sent[1, tag] += len(frame)
+        self._out.append(Send(to, frame))
+
+    def _tell_coordinator(self, slot: int, report: Message) -> None:
+        """Report, and remember what was reported."""
+        self._reports.append((slot, report))
+        self._send(COORDINATOR, report)
+
+    def _on_resend(self, resend: Resend) -> None:
+        """The coordinator was away, or something was lost on the way to it."""
+        for slot, report in self._reports:
+            if slot >= resend.slot:
+                self._send(COORDINATOR, report)
+
+    def _drop(self, reason: str) -> None:
+        self.dropped[DROPS.index(reason)] += 1
+        self._fate = "dropped"
+
+    def _keep(self) -> None:
+        self.kept += 1
+        self._fate = "kept"
+
+    def _take_counts(self) -> dict[str, Any]:
+        """What was sent, dropped and accepted since the last call, as reports have it; starts the counts again."""
+        counts = {"sent": self.sent, "dropped": self.dropped, "accepted": self.accepted}
+        self.sent, self.dropped, self.accepted = np.zeros_like(self.sent), np.zeros_like(self.dropped), 0
+        return counts

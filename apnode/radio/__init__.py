@@ -1,0 +1,1 @@
+"""What an AP computes: channel estimates, precoders, powers, and whom it believes."""

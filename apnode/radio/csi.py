@@ -1,0 +1,86 @@
+"""Channel estimation from uplink pilots: what an AP can know of its channels."""
+
+from __future__ import annotations
+
+import math
+from functools import cache
+
+import numpy as np
+
+from apnode.protocol.messages import ComplexArray, FloatArray, IntArray
+
+
+@cache
+def pilot_book(length: int) -> ComplexArray:
+    """Orthogonal pilots of unit modulus, so that each has squared norm tau_p.
+
+    Args:
+        length: tau_p, pilot symbols.
+
+    Returns:
+        (tau_p, tau_p) row i is pilot i; book @ book^H = tau_p I (columns of the DFT).
+    """
+    symbols = np.arange(length)
+    book: ComplexArray = np.exp(2j * np.pi * np.outer(symbols, symbols) / length)
+    book.setflags(write=False)
+    return book
+
+
+def despread(y: ComplexArray) -> ComplexArray:
+    """Project what was heard on every pilot: y_k = Y conj(phi_k) / sqrt(tau_p), seed paper after eq. (3).
+
+    Args:
+        y: (..., L, tau_p) received pilot block [sqrt W].
+
+    Returns:
+        (..., L, tau_p) column i is the projection on pilot i [sqrt W].
+    """
+    length = y.shape[-1]
+    return y.astype(complex) @ pilot_book(length).conj().T / math.sqrt(length)
+
+
+def estimate(
+    projections: ComplexArray, beta: FloatArray, pilots: IntArray, pilot_power: float, noise_power: float
+) -> ComplexArray:
+    """MMSE estimates of one AP's channels to the R UEs it knows of, seed paper eq. (4) with pilot energy counted once.
+
+    h_hat_k = sqrt(rho tau) beta_k / (rho tau sum_{j: same pilot} beta_j + noise) y_k
+
+    Args:
+        projections: (B, L, tau_p) from `despread` [sqrt W].
+        beta: (R,) [power gain].
+        pilots: (R,) pilot index of every UE.
+        pilot_power: rho_p [W].
+        noise_power: sigma^2 [W].
+
+    Returns:
+        (B, L, R) h_hat [sqrt power gain].
+    """
+    energy = pilot_power * projections.shape[-1]
+    heard = _heard_power(beta, pilots, energy, noise_power, projections.shape[-1])
+    return projections[..., pilots] * (math.sqrt(energy) * beta / heard)
+
+
+def error_variance(
+    beta: FloatArray, pilots: IntArray, pilot_power: float, pilot_length: int, noise_power: float
+) -> FloatArray:
+    """Variance of each entry of h - h_hat: c_k = beta_k - rho tau beta_k^2 / (rho tau sum_j beta_j + noise).
+
+    Args:
+        beta: (R,) [power gain].
+        pilots: (R,) pilot index of every UE.
+        pilot_power: rho_p [W].
+        pilot_length: tau_p.
+        noise_power: sigma^2 [W].
+
+    Returns:
+        (R,) [power gain].
+    """
+    energy = pilot_power * pilot_length
+    return beta - energy * beta**2 / _heard_power(beta, pilots, energy, noise_power, pilot_length)
+
+
+def _heard_power(beta: FloatArray, pilots: IntArray, energy: float, noise_power: float, length: int) -> FloatArray:
+    """(R,) mean power of an entry of UE k's projection: its own pilot's users and the noise [W]."""
+    on_pilot = np.bincount(pilots, weights=beta, minlength=length).astype(float)
+    return (energy * on_pilot + noise_power)[pilots]

@@ -1,0 +1,144 @@
+"""A node on its machine: with the disk it keeps checkpoints on, and whatever a fault plan does to it and its links."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+from apnode.access_point import AccessPoint
+from apnode.protocol.messages import FaultFired, Tick
+from apnode.protocol.node import CHANNEL, COORDINATOR, Node, Send
+from apnode.protocol.state import StateError
+from apnode.protocol.wire import decode, encode
+from apnode.runtime.checkpoint import Checkpoints
+from apnode.runtime.injector import DEADLY, Fault, Injector, Struck
+from apnode.runtime.lies import liar
+
+CHECKPOINTS = "checkpoints"  # in a run's folder
+SILENT_SLOTS = 5  # at least, for which a node has heard nothing when its timer fires
+FIRED = ".fired"  # a node's diary of the faults that struck it, in the same folder
+
+
+def restore(ap: AccessPoint, checkpoints: Checkpoints, first_slot: int) -> None:
+    """Give an AP back what it knew: when the run goes on in `first_slot`, or, if its process died, newest first."""
+    exactly = first_slot if first_slot and not ap.incarnation else None
+    if exactly is None and not ap.incarnation:
+        return
+    saved = checkpoints.load(exactly)
+    if saved is None:
+        return
+    try:
+        ap.restore(saved.state)
+    except StateError:
+        checkpoints.failures["config"] += 1  # it was changed between two halves of a run
+
+
+def noted_faults(folder: Path) -> list[FaultFired]:
+    """What the nodes of a run that were on this machine have noted of the faults that struck them."""
+    return [fired for diary in sorted((folder / CHECKPOINTS).glob(f"*{FIRED}")) for fired in _read_diary(diary)]
+
+
+def _read_diary(diary: Path) -> list[FaultFired]:
+    lines = diary.read_text().splitlines()
+    return [fired for line in lines if isinstance(fired := decode(bytes.fromhex(line)), FaultFired)]
+
+
+class Host:
+    """Between a runtime and a node, the same on every runtime: frames in, frames out, and checkpoints written."""
+
+    def __init__(
+        self,
+        node: Node,
+        checkpoints: Checkpoints | None = None,
+        injector: Injector | None = None,
+        folder: Path | None = None,
+    ) -> None:
+        """Put a node on a machine.
+
+        Args:
+            node: the state machine.
+            checkpoints: where an AP's are kept.
+            injector: brings about what a fault plan says.
+            folder: the run's, where faults that struck are noted: what is said while dying may not be heard.
+        """
+        self.node = node
+        self._diary = None if folder is None else folder / f"{node.address.replace('/', '-')}{FIRED}"
+        self.checkpoints = checkpoints
+        self.injector = injector
+        self.sent: Counter[str] = Counter()  # frames the node wanted sent, by receiver; kept if there is a fault plan
+        self._silences = 0  # timers gone off in a row, without a frame between
+
+    def begin(self, sends: list[Send]) -> list[Send]:
+        """What the node says at its start, as the links let it through; and which faults ended its lives before."""
+        before = [send for fired in self._noted() for send in self._report(fired)]
+        self.sent.update(send.to for send in before)
+        return self._after(sends) + before
+
+    def receive(self, frame: bytes) -> list[Send]:
+        """Let the node handle a frame.
+
+        Raises:
+            Struck: if this is where its process is to end or freeze; what it wanted to send is lost with it.
+        """
+        self._silences = 0
+        return self._after(self.node.receive(frame))
+
+    def tick(self) -> list[Send]:
+        """Let the node know that time has passed; raises as `receive`."""
+        self._silences += 1
+        return self._after(self.node.handle(Tick()))
+
+    def _after(self, out: list[Send]) -> list[Send]:
+        if self.checkpoints is not None:
+            saved = self.node.take_checkpoint()
+            if saved is not None and self.checkpoints.save(saved):
+                self.node.checkpointed = saved.completed
+        return out if self.injector is None else self._afflicted(out, self.injector)
+
+    def _afflicted(self, out: list[Send], injector: Injector) -> list[Send]:
+        """What comes of it under the fault plan; what is said about faults goes past it."""
+        slot, reports = self.node.opened, list[Send]()
+        for fault in injector.due(slot):
+            reports += self._note(fault)
+            if fault.action in DEADLY:
+                raise Struck(fault, reports)
+            if fault.action == "corrupt_checkpoint" and self.checkpoints is not None:
+                self.checkpoints.corrupt_newest()
+        if isinstance(self.node, AccessPoint):
+            lie = injector.active("lie", slot)
+            self.node.lie = liar(lie.kind, injector.seed, self.node.ap) if lie else None
+        if self.checkpoints is not None:
+            self.checkpoints.quota_bytes = 0 if injector.active("disk_full", slot) else None
+        self.sent.update(send.to for send in out + reports)
+        return injector.pass_on(out, self._now) + reports
+
+    @property
+    def _now(self) -> int:
+        """The slot as its links have it: while they are cut it may open none, and yet they are to be mended in time.
+
+        So what it hears of others counts as well, and silence that goes on. (The channel server's timer fires within a
+        slot.)
+        """
+        patience = max(0, self._silences - 1) if self.node.address != CHANNEL else 0
+        return self.node.now + SILENT_SLOTS * patience
+
+    def _note(self, fault: Fault) -> list[Send]:
+        """Write down and say what is about to happen."""
+        fired = FaultFired(fault.slot, fault.node, fault.action)
+        if self._diary is not None:
+            self._diary.parent.mkdir(parents=True, exist_ok=True)
+            with self._diary.open("ab") as diary:
+                diary.write(encode(fired).hex().encode() + b"\n")
+        return self._report(fired)
+
+    def _report(self, fired: FaultFired) -> list[Send]:
+        """Tell the coordinator; if that is the one struck, it knows."""
+        said = self.node.report(fired.slot, fired)
+        if self.node.address != COORDINATOR:
+            return said
+        for send in said:
+            self.node.receive(send.frame)
+        return []
+
+    def _noted(self) -> list[FaultFired]:
+        return [] if self._diary is None or not self._diary.is_file() else _read_diary(self._diary)

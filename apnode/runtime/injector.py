@@ -1,0 +1,184 @@
+"""What befalls the nodes of a run with a fault plan: faults of their own in given slots, and of the links between.
+
+Where the faults strike is a pure function of the plan and its seed, so a run in one process replays exactly; what they
+do is up to the runtime: real signals to real processes, or their image in one process.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from apnode.protocol.node import Send
+from apnode.protocol.rng import Purpose, generator
+
+DEADLY = ("kill", "restart", "hang", "crash_on_start", "kill_channel_server", "kill_coordinator")
+LASTING = ("lie", "disk_full")
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One fault of one node: it strikes when the node opens the slot, or the first one after it."""
+
+    slot: int
+    node: str  # logical address
+    action: str
+    slots: int = 1  # how long it lasts, or the node stays down in virtual time
+    times: int = 1  # crash_on_start: how many starts fail
+    kind: str = ""  # lie: of what sort
+
+    def __str__(self) -> str:
+        return f"{self.action} of {self.node} in slot {self.slot}"
+
+
+@dataclass(frozen=True, slots=True)
+class LinkFault:
+    """What happens to frames on the links from `senders` to `receivers`; each chance is that of one frame."""
+
+    senders: frozenset[str]
+    receivers: frozenset[str]
+    first: int = 0  # slot, as far as the sender has heard
+    last: int = 2**40
+    loss: float = 0.0
+    duplication: float = 0.0
+    reordering: float = 0.0  # sent after what the sender sends next
+    corruption: float = 0.0  # of one bit or several
+    delay: float = 0.0
+    delay_slots: int = 1  # at most, drawn uniformly
+    frames: frozenset[int] = frozenset()  # by number on the link, from 0: to these it happens, whatever the chances
+
+    def concerns(self, sender: str, receiver: str, slot: int) -> bool:
+        return self.first <= slot <= self.last and sender in self.senders and receiver in self.receivers
+
+
+@dataclass(frozen=True, slots=True)
+class NodeFaults:
+    """The part of a plan that one node needs to know."""
+
+    own: tuple[Fault, ...] = ()  # in order of their slots
+    links: tuple[LinkFault, ...] = ()
+    seed: int = 0
+
+
+class Struck(Exception):  # noqa: N818  no error: it was planned
+    """The node's process is to end here, or to freeze, once it has sent its last words."""
+
+    def __init__(self, fault: Fault, last_words: list[Send]) -> None:
+        super().__init__(str(fault))
+        self.fault = fault
+        self.last_words = last_words
+
+
+class Injector:
+    """Brings the planned faults about, for one life of one node."""
+
+    def __init__(self, faults: NodeFaults, address: str, incarnation: int = 0, first_slot: int = 0) -> None:
+        """Take up the plan where the node's last life has left it.
+
+        Args:
+            faults: of this node.
+            address: of this node.
+            incarnation: how many lives it had; each has ended by the plan's next deadly fault.
+            first_slot: of the run, or of what is resumed of it; earlier faults are over.
+        """
+        self._address, self._incarnation = address, incarnation
+        own = [fault for fault in faults.own if fault.slot >= first_slot]
+        self._due, self.failing_starts = _after_lives(own, incarnation)
+        self._lasting = [fault for fault in own if fault.action in LASTING]
+        self._links = faults.links
+        self.seed = faults.seed
+        self._rng: dict[str, np.random.Generator] = {}  # by receiver
+        self._numbers: Counter[str] = Counter()  # frames to it
+        self._held: list[tuple[int, Send]] = []  # with the slot from which on they may go
+        self.lost: Counter[str] = Counter()  # frames, by receiver
+        self.doubled: Counter[str] = Counter()
+
+    def due(self, slot: int) -> list[Fault]:
+        """The faults that strike in a slot, or should have before it; each once, and none after a deadly one."""
+        struck = []
+        while self._due and self._due[0].slot <= slot:
+            struck.append(self._due.pop(0))
+            if struck[-1].action in DEADLY:
+                break
+        return struck
+
+    def active(self, action: str, slot: int) -> Fault | None:
+        """The lasting fault of a kind that there is in a slot."""
+        return next((f for f in self._lasting if f.action == action and f.slot <= slot < f.slot + f.slots), None)
+
+    def pass_on(self, sends: Iterable[Send], slot: int) -> list[Send]:
+        """What the links make of the frames that the node sends in a slot, and of those they held back."""
+        due = [send for until, send in self._held if until <= slot]
+        self._held = [(until, send) for until, send in self._held if until > slot]
+        out = [passed for send in sends for passed in self._through(send, slot)]
+        return out + due
+
+    def _through(self, send: Send, slot: int) -> Sequence[Send]:
+        number = self._numbers[send.to]
+        self._numbers[send.to] += 1
+        copies = [send]
+        for rule in self._links:
+            if not rule.concerns(self._address, send.to, slot) or (rule.frames and number not in rule.frames):
+                continue
+            copies = self._bent(rule, copies, slot)
+        return copies
+
+    def _bent(self, rule: LinkFault, copies: Sequence[Send], slot: int) -> list[Send]:
+        out = []
+        for send in copies:
+            rng = self._generator(send.to)
+            lost, doubled, late, out_of_order, damaged = rng.random(5) < (
+                rule.loss, rule.duplication, rule.delay, rule.reordering, rule.corruption
+            )  # fmt: skip
+            if lost:
+                self.lost[send.to] += 1
+                continue
+            self.doubled[send.to] += int(doubled)
+            if damaged:
+                send = replace(send, frame=damaged_frame(send.frame, rng))
+            for _ in range(1 + doubled):
+                if late:
+                    self._held.append((slot + int(rng.integers(1, rule.delay_slots + 1)), send))
+                elif out_of_order:
+                    self._held.append((slot, send))
+                else:
+                    out.append(send)
+        return out
+
+    def _generator(self, receiver: str) -> np.random.Generator:
+        if receiver not in self._rng:
+            link = zlib.crc32(f"{self._address} {receiver}".encode())
+            self._rng[receiver] = generator(self.seed, Purpose.LINK_FAULTS, link, self._incarnation)
+        return self._rng[receiver]
+
+    @property
+    def under_way(self) -> Counter[str]:
+        """Frames held back, by receiver."""
+        return Counter(send.to for _, send in self._held)
+
+
+def damaged_frame(frame: bytes, rng: np.random.Generator) -> bytes:
+    """The frame with up to eight bits flipped."""
+    bits = np.unpackbits(np.frombuffer(frame, np.uint8))
+    bits[rng.choice(len(bits), size=int(rng.integers(1, 9)), replace=False)] ^= 1
+    return np.packbits(bits).tobytes()
+
+
+def _after_lives(own: Sequence[Fault], lives: int) -> tuple[list[Fault], bool]:
+    """The faults that are left after so many lives, and whether this life fails at its start."""
+    left = list(own)
+    while lives:
+        at = next((at for at, fault in enumerate(left) if fault.action in DEADLY), None)
+        if at is None:
+            return [], False  # it died of something else
+        fault, left = left[at], left[at + 1 :]
+        lives -= 1
+        if fault.action == "crash_on_start":
+            if lives < fault.times:
+                return left, True
+            lives -= fault.times
+    return left, False

@@ -1,0 +1,1 @@
+"""An emulation of autonomous access points in cell-free massive MIMO."""

@@ -1,0 +1,110 @@
+"""The command `compare`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import TYPE_CHECKING, Any
+
+from cfmimo.cli.arguments import (
+    add_command,
+    add_experiment,
+    add_json,
+    add_policy,
+    count,
+    counts,
+    default_out,
+    print_json,
+)
+from cfmimo.errors import ConfigError
+from cfmimo.presets import load
+
+if TYPE_CHECKING:
+    pass
+
+
+def add_compare(commands: Any) -> None:
+    """Add the command `compare`."""
+    comparison = add_command(
+        commands,
+        "compare",
+        compare_command,
+        "policies side by side on the same layouts and fading, at equal numbers of links",
+    )
+    add_experiment(comparison)
+    comparison.add_argument(
+        "--policies",
+        metavar="A,B,...",
+        help="run by the APs: never, random, threshold, master (the links of each user's strongest AP), forecast (what "
+        "APs expect to pay), oracle (greedy, knows every channel), always, ddqn (--policy's agents, or the config's, "
+        "trained first); without links: mrt, local-rzf, local-mmse; by a central processor: centralised (the paper's "
+        "RZF), p-mmse, full-mmse "
+        "(default: all but ddqn; with --policy, all)",
+    )
+    add_policy(comparison, "are ddqn, and none are trained: in their places, if there are as many APs")
+    comparison.add_argument(
+        "--layouts",
+        type=count,
+        default=20,
+        help="APs and users anew on each; with ddqn, whose agents belong to their places, just the users (default: 20)",
+    )
+    comparison.add_argument("--slots", type=count, default=5, help="that count on each layout (default: 5)")
+    comparison.add_argument(
+        "--links",
+        type=counts,
+        default=[20, 50, 100, 150, 194],
+        metavar="N,N,...",
+        help="to tune random, threshold, forecast, oracle and agents that forecast to: links formed, or requests if "
+        "clusters are directed (default: 20,50,100,150,194; numbers out of reach are left out)",
+    )
+    comparison.add_argument("--out", help="the folder for the results, new or empty")
+    comparison.add_argument("--quiet", action="store_true", help="no progress bar")
+    add_json(comparison)
+
+
+def compare_command(options: argparse.Namespace) -> int:
+    """Compare policies; returns the exit status."""
+    from cfmimo.cli.console import Console
+    from cfmimo.experiments.agents import load_agents, where_they_learned
+    from cfmimo.experiments.compare import compare, notes_of
+    from cfmimo.experiments.contenders import check_policies, default_policies
+    from cfmimo.experiments.training import train
+    from cfmimo.experiments.workers import processors
+    from cfmimo.records.rundir import RunDir, new_folder
+    from cfmimo.report.pages import write_comparison
+
+    config = load(options.experiment, options.set, options.seed)
+    console = Console(None, quiet=options.quiet or options.json)
+    policies = options.policies.split(",") if options.policies else default_policies(config)
+    if options.policy and not options.policies:
+        policies.append("ddqn")
+    check_policies(policies, config)
+    if options.policy and "ddqn" not in policies:
+        raise ConfigError("--policy names agents for policy ddqn, which --policies leaves out; add it there")
+    agents = load_agents(options.policy, config) if options.policy else None
+    if agents is not None:
+        config = where_they_learned(config, agents, options.layouts)
+    path = new_folder(options.out or default_out(f"compare-{options.experiment}", config))
+    with console:
+        weights = None if agents is None else agents.weights
+        if "ddqn" in policies and weights is None:
+            weights = train(config, console.stage("training: slots"))[1]
+        rows = compare(
+            config,
+            policies,
+            options.layouts,
+            options.links,
+            options.slots,
+            weights,
+            console.stage("comparing: slots"),
+            processors(),
+        )
+    notes = notes_of(config, rows)
+    told = None if agents is None else agents.told(options.policy)
+    write_comparison(RunDir.create(path, config, ["cfmimo", *sys.argv[1:]], "local", told).path, rows, notes)
+    result = {"run_dir": str(path), "layouts": options.layouts, "rows": rows, "notes": notes}
+    if options.json:
+        print_json(result)
+    else:
+        console.comparison_table(result)
+    return 0

@@ -1,0 +1,66 @@
+"""The command `cfmimo`: parses, calls one function, prints one result. Misuse exits 2 with a sentence."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NoReturn
+
+from cfmimo.cli.arguments import complain
+from cfmimo.cli.compare import add_compare
+from cfmimo.cli.inspect import add_listings, add_report, add_snapshot
+from cfmimo.cli.reproduce import add_reproduce
+from cfmimo.cli.run import add_resume, add_run
+from cfmimo.errors import ConfigError, Interrupted, RunDirError
+
+if TYPE_CHECKING:
+    pass
+
+_EPILOG = """\
+examples:
+  cfmimo run demo                                20 APs as 20 Ray actors, learning; a few minutes
+  cfmimo run paper --runtime local               the seed paper's network in one process
+  cfmimo run demo --set radio.num_aps=36 cooperation.policy=random --seed 7
+  cfmimo run demo --faults churn                 the same, while APs are killed as a plan says
+  cfmimo resume runs/demo-seed0-...              go on with a run that was interrupted
+  cfmimo run demo --policy runs/demo-seed0-...   with the agents that it trained, who learn no more
+  cfmimo config paper > my.toml                  a commented config to edit, then: cfmimo run my.toml
+  cfmimo compare paper --layouts 20              policies at equal numbers of links, with intervals
+  cfmimo reproduce --quick                       what the seed paper says, beside what comes out
+  cfmimo snapshot paper --seed 1 --out x.npz     one slot, every array, for checking elsewhere
+"""
+
+
+def run_cfmimo(arguments: Sequence[str]) -> int:
+    """Run one command; returns the exit status."""
+    options = _parser().parse_args(arguments)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _interrupt)
+    try:
+        status: int = options.command(options)
+    except (ConfigError, RunDirError) as error:
+        return complain(str(error), 2)
+    except Interrupted as error:
+        return complain(f"interrupted; `cfmimo resume {error}` goes on with it", 130)
+    except KeyboardInterrupt:
+        return complain("interrupted", 130)
+    return status
+
+
+def _interrupt(signum: int, frame: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="cfmimo",
+        description="Autonomous access points in cell-free massive MIMO, emulated: each decides by itself, "
+        "with its own Double DQN, which neighbours to cooperate with.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for add in (add_run, add_resume, add_report, add_compare, add_reproduce, add_snapshot, add_listings):
+        add(commands)
+    return parser

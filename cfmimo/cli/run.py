@@ -1,0 +1,117 @@
+"""The commands `run` and `resume`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cfmimo.cli.arguments import (
+    add_command,
+    add_experiment,
+    add_policy,
+    add_watching,
+    complain,
+    default_out,
+    print_json,
+)
+from cfmimo.errors import ClusterError, ConfigError
+from cfmimo.presets import load
+from cfmimo.runtime.fault_plan import plan_names
+from cfmimo.runtime.request import RunRequest
+from coordinator.watch import SCALARS, Watch
+
+if TYPE_CHECKING:
+    from cfmimo.cli.console import Console
+
+
+def add_run(commands: Any) -> None:
+    """Add the command `run`."""
+    run = add_command(
+        commands, "run", run_command, "run an experiment, leave a run directory, print what it brought and cost"
+    )
+    add_experiment(run)
+    run.add_argument(
+        "--runtime",
+        choices=("ray", "local"),
+        default="ray",
+        help="ray: every AP an actor, a process of its own (default); local: all in this process, the same result",
+    )
+    run.add_argument("--address", help="of a running Ray cluster; default: a private one on this machine")
+    run.add_argument("--out", help="the run directory, new or empty; default: runs/<name>-seed<seed>-<time>")
+    run.add_argument(
+        "--faults",
+        metavar="PLAN|FILE.toml",
+        help=f"what goes wrong: {', '.join(plan_names())}, or a file (see README)",
+    )
+    add_policy(run, "decide, and learn and explore no more: AP m uses agent m modulo their number")
+    add_watching(run)
+
+
+def run_command(options: argparse.Namespace) -> int:
+    """Run an experiment; returns the exit status."""
+    from cfmimo.cli.console import Console
+    from cfmimo.experiments.run import run
+
+    if options.runtime == "local" and options.address:
+        raise ConfigError("--address names a Ray cluster; it goes with --runtime ray")
+
+    config = load(options.experiment, options.set, options.seed)
+    console = Console(config.num_slots, quiet=options.quiet or options.json)
+    out = options.out or default_out(options.experiment, config)
+    try:
+        request = RunRequest(config, Path(out), options.runtime, options.address, _watch(options, out))
+        result = run(request, console, ["cfmimo", *sys.argv[1:]], options.faults, options.policy)
+    except ClusterError as error:
+        return complain(str(error), 1)
+    return _conclude(result, console, options)
+
+
+def add_resume(commands: Any) -> None:
+    """Add the command `resume`."""
+    resumed = add_command(
+        commands,
+        "resume",
+        resume_command,
+        "go on with a run that was interrupted: the result equals the uninterrupted one",
+    )
+    resumed.add_argument("run_dir", metavar="RUN_DIR")
+    resumed.add_argument("--address", help="of a running Ray cluster; default: a private one on this machine")
+    add_watching(resumed)
+
+
+def resume_command(options: argparse.Namespace) -> int:
+    """Go on with a run; returns the exit status."""
+    from cfmimo.cli.console import Console
+    from cfmimo.experiments.run import resume
+
+    console = Console(None, quiet=options.quiet or options.json)
+    try:
+        result = resume(options.run_dir, options.address, _watch(options, options.run_dir), console)
+    except ClusterError as error:
+        return complain(str(error), 1)
+    return _conclude(result, console, options)
+
+
+def _watch(options: argparse.Namespace, run_dir: str) -> Watch:
+    """How a run is to be watched; one that is resumed with its scalars goes on with them, asked or not."""
+    scalars = Path(run_dir).absolute() / SCALARS
+    if not options.tensorboard and not scalars.is_dir():
+        return Watch(options.metrics_port, options.metrics_host)
+    try:
+        import coordinator.watch.tensorboard  # noqa: F401  to know now that it can be
+    except ModuleNotFoundError:
+        raise ConfigError("--tensorboard needs TensorBoard: pip install tensorboard") from None
+    return Watch(options.metrics_port, options.metrics_host, scalars)
+
+
+def _conclude(result: dict[str, Any], console: Console, options: argparse.Namespace) -> int:
+    """Print what came of a run; one whose faults were not those planned has failed."""
+    if options.json:
+        print_json(result)
+    else:
+        console.closing_table(result)
+    if result["not_as_planned"]:
+        return complain("the faults that fired are not those planned: " + "; ".join(result["not_as_planned"]), 1)
+    return 0

@@ -1,0 +1,109 @@
+"""Agents that have learned: found in the directory of the run that trained them, kept in one file, put to work."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from apnode.agent.policies import Policy, Trained
+from apnode.config import Config
+from apnode.protocol.messages import FloatArray
+from apnode.protocol.state import Checkpoint, part
+from apnode.runtime.checkpoint import Checkpoints
+from apnode.runtime.host import CHECKPOINTS
+from cfmimo.errors import ConfigError
+from cfmimo.presets import load
+from cfmimo.records.agents_file import AGENTS, Agents, Origin, Weights, read_agents
+
+# what an agent observes, what its actions mean and how large its network is follows from these
+_FITTING = (
+    "cooperation.policy",
+    "cooperation.max_neighbours",
+    *(f"learning.{key}" for key in ("values", "observed_ues", "hidden")),
+)
+
+
+def trained(weights: Weights) -> Callable[[int, Config], Policy]:
+    """Makes the policy of an AP: AP m has agent m modulo their number, so that networks of other sizes can use them."""
+    return lambda ap, config: Trained(config, weights[ap % len(weights)])
+
+
+def load_agents(run_dir: str, config: Config) -> Agents:
+    """The agents that a run has trained: those in its `agents.npz`, if there are any, or in its newest checkpoints.
+
+    Args:
+        run_dir: its directory.
+        config: the experiment that is to use them.
+
+    Raises:
+        ConfigError: if there are none, or they do not fit the config.
+    """
+    folder = Path(run_dir)
+    if not (folder / "config.toml").is_file():
+        raise ConfigError(f"{folder} holds no run; name the directory of one that has trained agents")
+    theirs = load(str(folder / "config.toml"))
+    if theirs.cooperation.policy != "ddqn":
+        raise ConfigError(f'the run in {folder} has trained nobody: its policy is "{theirs.cooperation.policy}"')
+    differing = [key for key in _FITTING if _setting(theirs, key) != _setting(config, key)]
+    if differing:
+        needed = ", ".join(f"{key} = {_setting(theirs, key)} (here {_setting(config, key)})" for key in differing)
+        raise ConfigError(f"the agents in {folder} do not fit this experiment; they need {needed}")
+    found = read_agents(folder / AGENTS) if (folder / AGENTS).is_file() else _newest(folder, theirs)
+    try:
+        trained(found.weights)(0, config)
+    except ValueError as error:
+        raise ConfigError(f"the agents in {folder} do not fit this experiment: {error}") from None
+    return found
+
+
+def where_they_learned(config: Config, agents: Agents, layouts: int) -> Config:
+    """The experiment of a comparison with its APs where the agents have learned, if they are as many.
+
+    Raises:
+        ConfigError: if one of its layouts is of the seed that the agents have learned with.
+    """
+    first, origin = config.seed + 1, agents.origin
+    if origin.seed in range(first, first + layouts):
+        raise ConfigError(
+            f"the agents have learned with seed {origin.seed}, and the layouts have the seeds from {first} to "
+            f"{config.seed + layouts}; set --seed so that they have not seen any"
+        )
+    if len(agents.weights) != config.radio.num_aps:
+        return config
+    return config.model_copy(update={"radio": config.radio.model_copy(update={"ap_seed": origin.ap_seed})})
+
+
+def _setting(config: Config, key: str) -> Any:
+    section, name = key.split(".")
+    value = getattr(getattr(config, section), name)
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _newest(folder: Path, config: Config) -> Agents:
+    """From the newest checkpoint of every AP."""
+    saved = [Checkpoints(folder / CHECKPOINTS, f"ap-{ap}").load() for ap in range(config.radio.num_aps)]
+    return agents_of(saved, config, folder)
+
+
+def agents_of(saved: Sequence[Checkpoint | None], config: Config, folder: Path) -> Agents:
+    """The agents in a checkpoint of every AP of a run.
+
+    Raises:
+        ConfigError: if an AP has none.
+    """
+    weights = [[] if checkpoint is None else _weights_of(checkpoint) for checkpoint in saved]
+    missing = [ap for ap, layers in enumerate(weights) if not layers]
+    if missing:
+        aps = f"AP {missing[0]}" + f" and {len(missing) - 1} others" * (len(missing) > 1)
+        raise ConfigError(f"{folder} holds no good checkpoint of an agent of {aps}; let the run go on to its first one")
+    return Agents(weights, Origin.of(config, min(checkpoint.completed for checkpoint in saved if checkpoint)))
+
+
+def _weights_of(checkpoint: Checkpoint) -> list[FloatArray]:
+    """Of the online network, layer by layer; nothing if there is none."""
+    layers = part(checkpoint.state, "policy.network.online")
+    return [layers[number].astype(float) for number in sorted(layers, key=int)]
+
+
+# --- one file ---------------------------------------------------------------------------------------------

@@ -1,0 +1,214 @@
+"""Policies side by side on the same layouts and fading, at equal numbers of links, with paired intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from apnode.config import Config
+from apnode.protocol.messages import FloatArray
+from apnode.protocol.rng import Purpose, generator
+from cfmimo.experiments.contenders import Contender, check_policies, contenders, counted
+from cfmimo.experiments.measure import Drop, measure
+from cfmimo.experiments.workers import spread
+from cfmimo.records.agents_file import Weights
+
+_RESAMPLES = 2000  # of the bootstrap
+_OTHERS = ("random", "oracle")  # beside whom others are judged
+Results = list[tuple[Contender, dict[str, FloatArray]]]  # by quantity, a value per layout
+
+
+def compare(
+    config: Config,
+    policies: Sequence[str],
+    layouts: int,
+    links: Sequence[int],
+    slots: int,
+    agents: Weights | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+    workers: int = 1,
+) -> list[dict[str, Any]]:
+    """Run every policy on the same layouts and fading.
+
+    On each layout APs and UEs are anew; but agents that have learned belong to their places, so with `ddqn` among the
+    policies the APs stay where the agents have learned, and the UEs are where the agents have never seen any. Agents of
+    another number of APs have no places here.
+
+    Args:
+        config: the experiment; its seed is the one before the first layout's, and each layout has the next one.
+        policies: of NAMES.
+        layouts: number of layouts.
+        links: numbers of links to tune the tunable policies to: formed ones, or requests for directed clusters.
+        slots: that count on each layout. With power rule `average` as many go before, in which its means settle.
+        agents: for policy `ddqn`, what the APs' agents have learned.
+        progress: told how many slots are done, of how many.
+        workers: processes that share the layouts.
+
+    Returns:
+        a row per policy and number of links; each {mean, low, high} is over layouts, with a 95 % interval. `gain_db`
+        and `gain_bps_hz` are paired with `never`, `over_random_bps_hz` and `gap_closed` with `random` and `oracle`
+        aimed at the same links.
+
+    Raises:
+        ConfigError: if a policy is unknown or cannot be compared.
+    """
+    results = measured(config, policies, layouts, links, slots, agents, progress, workers)
+    rows = rows_of(config, results)
+    return [row for policy in policies for row in rows if row["policy"] == policy]
+
+
+def measured(
+    config: Config,
+    policies: Sequence[str],
+    layouts: int,
+    links: Sequence[int],
+    slots: int,
+    agents: Weights | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+    workers: int = 1,
+) -> Results:
+    """What `compare` makes rows of, layout by layout; `never` comes first, whether asked for or not."""
+    check_policies(policies, config)
+    in_place = agents is not None and len(agents) == config.radio.num_aps
+    drops = [drop_of(config, config.seed + 1 + index, slots, in_place) for index in range(layouts)]
+    configs, steps = [d.config for d in drops], layouts * drops[0].config.num_slots
+    numbers = counted(policies, config)
+    others = [policy for policy in policies if policy not in {"never", *numbers}]
+    first = [
+        Contender("never"),
+        *(Contender(p, None, {"cooperation": {"policy": p}}) for p in numbers),
+    ]
+    expected = steps * (len(first) + len(others) * max(1, len(links)))  # about
+    results = _measured(first, drops, agents, lambda done: progress(done, expected), workers)
+    for index, (contender, result) in enumerate(results[1:], start=1):
+        reached = round(result[unit(config)].mean())
+        results[index], links = (replace(contender, aimed_at=reached), result), sorted({*links, reached})
+    entered, done_before = list(contenders(configs, others, links, agents)), steps * len(first)
+    total = done_before + steps * len(entered)
+    return results + _measured(entered, drops, agents, lambda done: progress(done_before + done, total), workers)
+
+
+def _measured(
+    entered: Sequence[Contender],
+    drops: Sequence[Drop],
+    agents: Weights | None,
+    progress: Callable[[int], None] | None,
+    workers: int,
+) -> Results:
+    by_drop = spread(measure, [(drop, entered, agents) for drop in drops], workers, progress)
+    of_all = [[on_drop[index] for on_drop in by_drop] for index in range(len(entered))]
+    arrays = [{name: np.array([row[name] for row in rows]) for name in rows[0]} for rows in of_all]
+    return list(zip(entered, arrays, strict=True))
+
+
+def drop_of(config: Config, seed: int, slots: int, same_aps: bool) -> Drop:
+    """A layout of an experiment, as `compare` measures on it: of a seed, with the experiment's own APs or others."""
+    warm_up = slots if config.precoding.power == "average" else 0
+    run = config.run.model_copy(update={"episodes": 1, "slots_per_episode": warm_up + slots})
+    radio, reward = config.radio, config.reward.model_copy(update={"scope": "own"})  # who learns nothing tells no gain
+    if same_aps and radio.ap_seed < 0:
+        radio = radio.model_copy(update={"ap_seed": config.seed})
+    sections = {"seed": seed, "run": run, "radio": radio, "reward": reward}
+    return Drop(config.model_copy(update=sections), warm_up)
+
+
+def unit(config: Config) -> str:
+    """What counts as a link."""
+    return "requests" if config.cooperation.cluster == "directed" else "formed"
+
+
+# --- rows -------------------------------------------------------------------------------------------------
+
+
+def rows_of(config: Config, results: Results) -> list[dict[str, Any]]:
+    """A row for every contender, `never` among them."""
+    at = {(c.policy, c.aimed_at): result for c, result in results}
+    never = at["never", None]
+    return [
+        {
+            **_row(config, result, never),
+            "policy": contender.policy,
+            "aimed_at": contender.aimed_at,
+            "setting": contender.setting(config),
+            **(_beside(result, *(at.get((o, contender.aimed_at)) for o in _OTHERS)) if contender.aimed_at else {}),
+        }
+        for contender, result in results
+    ]
+
+
+def _row(config: Config, result: dict[str, FloatArray], never: dict[str, FloatArray]) -> dict[str, Any]:
+    gain_rate, gain_db = result["sum_rate"] - never["sum_rate"], result["sinr_mean"] - never["sinr_mean"]
+    links, radio = float(result[unit(config)].mean()), config.radio
+    per_block = 8 / config.run.blocks_per_slot
+    return {
+        "policy": "",
+        "aimed_at": None,
+        "setting": None,
+        "links": {unit: _none_if_nan(result[unit].mean()) for unit in ("requests", "formed", "pairs")},
+        "sum_rate_bps_hz": interval(result["sum_rate"]),
+        "sum_rate_hardening_bps_hz": interval(result["hardening"]),
+        "sum_rate_net_bps_hz": interval(result["sum_rate"] * (1 - radio.pilot_length / radio.coherence_symbols)),
+        "sinr_mean_db": interval(result["sinr_mean"]),
+        "sinr_p5_db": interval(result["sinr_p5"]),
+        "sinr_p5_hardening_db": interval(result["sinr_p5_hardening"]),
+        "jain": float(result["jain"].mean()),
+        "gain_bps_hz": interval(gain_rate),
+        "gain_db": interval(gain_db),
+        "gain_per_link_bps_hz": float(gain_rate.mean()) / links if links > 0 else None,
+        "gain_per_link_db": float(gain_db.mean()) / links if links > 0 else None,
+        "over_random_bps_hz": None,
+        "gap_closed": None,
+        "messages_per_slot": _none_if_nan(result["messages"].mean()),
+        "bytes_per_slot": _none_if_nan(result["bytes"].mean()),
+        "fronthaul_bits_per_block": _none_if_nan(result["bytes"].mean() * per_block),
+        "fronthaul_scalars_per_block": _none_if_nan(result["scalars"].mean()),
+        "largest_cluster": _none_if_nan(result["largest_cluster"].max()),
+        "clusters_refused": _none_if_nan(result["clusters_refused"].mean()),
+        "peak_power_w": float(result["peak_w"].max()),
+    }
+
+
+def _beside(
+    result: dict[str, FloatArray], random: dict[str, FloatArray] | None, oracle: dict[str, FloatArray] | None
+) -> dict[str, Any]:
+    """What a policy makes of the same number of links."""
+    if random is None:
+        return {}
+    over = result["sum_rate"] - random["sum_rate"]
+    if oracle is None:
+        return {"over_random_bps_hz": interval(over)}
+    return {
+        "over_random_bps_hz": interval(over),
+        "gap_closed": interval(over, oracle["sum_rate"] - random["sum_rate"]),
+    }
+
+
+def interval(values: FloatArray, of: FloatArray | None = None) -> dict[str, float] | None:
+    """Mean over layouts, or ratio of two means, and its 95 % bootstrap interval; None if it is not a number."""
+    draws = generator(0, Purpose.BOOTSTRAP).integers(len(values), size=(_RESAMPLES, len(values)))
+    means, mean = values[draws].mean(axis=1), values.mean()
+    if of is not None:
+        if not of.mean():
+            return None
+        means, mean = means / of[draws].mean(axis=1), mean / of.mean()
+    low, high = np.percentile(means, [2.5, 97.5])
+    return {"mean": float(mean), "low": float(low), "high": float(high)} if np.isfinite(mean) else None
+
+
+def notes_of(config: Config, rows: Sequence[dict[str, Any]]) -> list[str]:
+    """What a person should know of rows whose clusters were too large, in a sentence each."""
+    limit, kind = config.cooperation.max_cluster_aps, config.cooperation.cluster
+    return [
+        f"{row['policy']} {row['aimed_at'] or ''}: {kind} of up to {row['largest_cluster']:.0f} APs exceed "
+        f"cooperation.max_cluster_aps = {limit} ({row['clusters_refused']:.1f} in a slot); their APs precoded alone. "
+        "Links percolate: use ego or capped clusters, or fewer links."
+        for row in rows
+        if row["clusters_refused"]
+    ]
+
+
+def _none_if_nan(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)

@@ -1,0 +1,198 @@
+"""Who is compared: policies, each tuned to a number of links, and references beside them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from apnode.agent.forecast import link_gains
+from apnode.agent.observation import describe, shares, traits_of
+from apnode.config import Config
+from apnode.config.cooperation import Cooperation
+from apnode.protocol.messages import Association, FloatArray
+from cfmimo.errors import ConfigError
+from cfmimo.experiments.central import REFERENCES
+from cfmimo.experiments.oracle import Link, candidate_links, check_oracle
+from cfmimo.records.agents_file import Weights
+from channel_server.topology import associations, make_layout
+
+POLICIES = ("never", "random", "threshold", "master", "forecast", "oracle", "ddqn", "always")  # what APs run
+LOCAL: dict[str, dict[str, Any]] = {
+    "mrt": {"alone": "mrt"},
+    "local-rzf": {"alone": "rzf", "rzf_alpha": 0.1},  # within 2 % of the best alpha, at either power rule
+    "local-mmse": {"alone": "mmse"},
+}
+NAMES = (*POLICIES, *LOCAL, *REFERENCES)
+_TUNABLE = ("random", "threshold", "forecast", "oracle")  # reach any number of links; agents that forecast do so too
+_COUNTED = ("master", "ddqn")  # form as many as they do; others are tuned to that number
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A policy, tuned to a number of links if it can be."""
+
+    policy: str
+    aimed_at: int | None = None  # links
+    settings: dict[str, dict[str, Any]] = field(default_factory=dict)  # by section of the config
+
+    def setting(self, config: Config) -> float | None:
+        """What it is tuned by: the rate or the share at which an AP asks."""
+        cooperation = self.config(config).cooperation
+        price = {"forecast": cooperation.link_price, **({"ddqn": cooperation.link_price} if self.aimed_at else {})}
+        by = {"random": cooperation.request_rate, "threshold": cooperation.request_share, **price}
+        return by.get(self.policy)
+
+    def config(self, config: Config) -> Config:
+        """The experiment with this policy."""
+        settings = {"cooperation": {"policy": "never"}, **self.settings}  # oracle and agents bring their own
+        sections = {name: getattr(config, name).model_copy(update=update) for name, update in settings.items()}
+        return config.model_copy(update=sections)
+
+
+def default_policies(config: Config) -> list[str]:
+    """All that can be compared without training."""
+    names = [name for name in NAMES if name != "ddqn"]
+    try:
+        check_oracle(config)
+    except ConfigError:
+        names.remove("oracle")
+    return names
+
+
+def check_policies(policies: Iterable[str], config: Config) -> None:
+    """Refuse a policy that cannot be compared.
+
+    Raises:
+        ConfigError: naming it.
+    """
+    unknown = [name for name in policies if name not in NAMES]
+    if unknown:
+        raise ConfigError(f"cannot compare {', '.join(map(repr, unknown))}; there are {', '.join(NAMES)}")
+    if "oracle" in policies:
+        check_oracle(config)
+
+
+def counted(policies: Iterable[str], config: Config) -> list[str]:
+    """Those of the policies that form as many links as they do."""
+    tunable = tunable_policies(config)
+    return [name for name in policies if name in _COUNTED and name not in tunable]
+
+
+def tunable_policies(config: Config) -> tuple[str, ...]:
+    """Policies that reach any number of links."""
+    return (*_TUNABLE, "ddqn") if config.learning.values == "neighbours" else _TUNABLE
+
+
+def contenders(
+    configs: Sequence[Config], policies: Iterable[str], links: Iterable[int], agents: Weights | None = None
+) -> Iterator[Contender]:
+    """Every policy, those that can be tuned once for each number of links.
+
+    Args:
+        configs: an experiment per layout.
+        policies: of NAMES.
+        links: numbers to tune to, on average over the layouts; those out of reach, for `pairs` all, are left out.
+        agents: for policy `ddqn`, what the APs' agents have learned.
+    """
+    pairs = configs[0].cooperation.cluster == "pairs"  # more requests do not make more of them
+    tunable = () if pairs else tunable_policies(configs[0])
+    worlds = [_World.of(config) for config in configs] if {*policies} & {*tunable} else []
+    for policy in policies:
+        if policy in LOCAL:
+            yield Contender(policy, None, {"precoding": LOCAL[policy], "cooperation": {"policy": "never"}})
+        elif policy in REFERENCES:
+            yield Contender(policy)
+        elif policy not in tunable:
+            yield Contender(policy, None, {"cooperation": {"policy": policy}})
+        else:
+            if policy == "random":
+                yield Contender(policy, None, {"cooperation": {"policy": policy}})  # as often as the config says
+            for aim, settings in _tuned(policy, links, worlds, configs[0], agents):
+                yield Contender(policy, aim, {"cooperation": settings})
+
+
+@dataclass(frozen=True)
+class _World:
+    """A layout, as far as policies can be tuned to it."""
+
+    config: Config
+    links: list[Link]  # that can form
+    associations: list[Association]  # what each AP is told
+
+    @classmethod
+    def of(cls, config: Config) -> _World:
+        layout = make_layout(config, 0)
+        forecasting = Contender("forecast", None, {"cooperation": {"policy": "forecast"}}).config(config)
+        return cls(config, candidate_links(config, layout), associations(forecasting, layout, 0))
+
+    def at_ends(self, of_neighbours: Callable[[int, Association], FloatArray]) -> FloatArray:
+        """(links, 2) what an AP thinks of a neighbour, at both ends of every link that can form.
+
+        In directed clusters only one end thinks; the other agrees.
+
+        Args:
+            of_neighbours: gives (N,) of an AP, from its number and what it has been told.
+        """
+        thought = [
+            dict(zip(told.neighbours, of_neighbours(ap, told).tolist(), strict=True))
+            for ap, told in enumerate(self.associations)
+        ]
+        directed = self.config.cooperation.cluster == "directed"
+        ends = [(thought[m][n], np.inf if directed else thought[n][m]) for m, n in self.links]
+        return np.array(ends, float).reshape(-1, 2)
+
+
+def _tuned(
+    policy: str, links: Iterable[int], worlds: Sequence[_World], config: Config, agents: Weights | None
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Numbers of links within reach, and the settings that give so many on average."""
+    most = sum(len(world.links) for world in worlds) / max(len(worlds), 1)
+    aims = [aim for aim in links if aim <= most]
+    match policy:
+        case "oracle":  # its links are chosen on each layout
+            yield from ((aim, {}) for aim in aims)
+            return
+        case "random":
+            for aim in aims:
+                yield aim, {"policy": policy, "request_rate": _request_rate(aim / most, config.cooperation)}
+            return
+        case "threshold":
+            key = "request_share"
+            thoughts = [world.at_ends(lambda _, told: shares(told.interference)) for world in worlds]
+        case "forecast":
+            key = "link_price"
+            thoughts = [world.at_ends(partial(link_gains, config)) for world in worlds]
+        case _:
+            assert agents is not None
+            key = "link_price"
+            thoughts = [world.at_ends(partial(_advantages, config, agents)) for world in worlds]
+    either = config.cooperation.acceptance == "grant"
+    worth = np.sort(np.concatenate([ends.max(axis=1) if either else ends.min(axis=1) for ends in thoughts]))[::-1]
+    for aim in aims:
+        last = min(aim * len(worlds), len(worth) - 1)
+        yield aim, {"policy": policy, key: float(worth[last - 1 : last + 1].mean())}
+
+
+def _request_rate(part: float, cooperation: Cooperation) -> float:
+    """How often to ask for a part of the links that can form."""
+    match cooperation.acceptance:
+        case "all":
+            return part
+        case "mutual":
+            return math.sqrt(part)
+        case "grant":  # while there is room
+            return 1 - math.sqrt(1 - part)
+
+
+def _advantages(config: Config, agents: Weights, ap: int, told: Association) -> FloatArray:
+    """(N,) what an AP's agent thinks that each link is worth to it."""
+    from apnode.agent.ddqn import NeighbourDqn
+
+    network = NeighbourDqn(config, seed=0)
+    network.load(agents[ap % len(agents)])
+    return network.advantages(traits_of(describe(config, ap, told), len(told.neighbours)))

@@ -1,0 +1,285 @@
+"""One run from config to run directory, on either runtime, and its second half after it was interrupted."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Protocol, Self
+
+import numpy as np
+
+from apnode.agent.policies import make_policy
+from apnode.config import Config
+from apnode.protocol.fields import Message
+from apnode.protocol.messages import ApReport, FaultFired, Hello, SlotReport
+from apnode.protocol.wire import decode
+from apnode.runtime.checkpoint import Checkpoints
+from apnode.runtime.host import CHECKPOINTS
+from cfmimo.errors import ConfigError, Interrupted
+from cfmimo.experiments.agents import load_agents, trained
+from cfmimo.experiments.heldout import HeldOut
+from cfmimo.presets import load
+from cfmimo.records.agents_file import AGENTS, read_agents, write_agents
+from cfmimo.records.rundir import RunDir, new_folder
+from cfmimo.report.outages import fault_costs, is_afflicted, status_of
+from cfmimo.runtime.fault_plan import Faults, load_plan, plan_text, resolve
+from cfmimo.runtime.local import LocalNetwork
+from cfmimo.runtime.request import Outcome, Progress, RunRequest
+from coordinator.collector import Coordinator
+from coordinator.journal import JOURNAL, Journal
+from coordinator.record import Record
+from coordinator.watch import Watch, Watcher
+
+# Ray reads this when it is imported. It would say so at length, and on standard output; our closing table says it, too.
+_RAY_SAYS = ("A worker died or was killed", "The node with node id", "worker processes have been started on node")
+os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "|".join(_RAY_SAYS))
+
+PLAN = "faults.toml"  # the fault plan, in the run's folder
+_MAX_RECORDS = 2 * 10**7  # slots x APs, or x UEs and blocks: about 1.5 GB
+
+
+class Console(Progress, Protocol):
+    """Whom a run tells how it goes, from its start to its folder."""
+
+    num_slots: int | None
+
+    def __enter__(self) -> Self:
+        """Begin to show progress."""
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        """Show no more."""
+
+
+def run(
+    request: RunRequest, console: Console, command: list[str], plan: str | None = None, policy: str | None = None
+) -> dict[str, Any]:
+    """Run an experiment and write its run directory; returns what `cfmimo run --json` prints.
+
+    Args:
+        request: the run; its folder is new or empty, its faults and agents are those of `plan` and `policy`.
+        console: shows progress.
+        command: as typed, for the manifest.
+        plan: a fault plan that ships, or a file.
+        policy: the directory of a run whose agents are to decide, and to learn no more.
+    """
+    config, runtime = request.config, request.runtime
+    path = new_folder(str(request.folder))
+    _refuse_if_too_long(config)
+    faults = Faults() if plan is None else resolve(load_plan(plan), config)
+    agents = None
+    if policy is not None:
+        agents = load_agents(policy, config)
+        learning = config.learning.model_copy(update={"evaluate_every_episodes": 0})  # they do not change
+        config = config.model_copy(update={"learning": learning})
+    if runtime == "ray" and request.address is None:
+        from cfmimo.runtime.session import check_memory
+
+        check_memory(config)
+    folder = RunDir.create(path, config, command, runtime, None if agents is None else agents.told(str(policy)))
+    if agents is not None:
+        write_agents(path / AGENTS, agents)
+    if plan is not None:
+        (path / PLAN).write_text(plan_text(plan))
+    with folder.held():
+        return _go(folder, replace(request, config=config, folder=path, faults=faults), console)
+
+
+def resume(run_dir: str, address: str | None, watch: Watch, console: Console) -> dict[str, Any]:
+    """Go on with a run that was interrupted; returns what `run` would have, had it not been.
+
+    All APs go back to the newest slot that each of them has a checkpoint of, and to which all reports are there. As
+    everything random is keyed by the slot, what was computed after it is computed again, the same.
+
+    Args:
+        run_dir: its directory.
+        address: as for `run`.
+        watch: as for `run`.
+        console: shows progress.
+
+    Raises:
+        RunDirError: if there is no such run, or it is still going on.
+    """
+    folder = RunDir.open_unfinished(Path(run_dir))
+    config = load(str(folder.path / "config.toml"))
+    plan = folder.path / PLAN
+    faults = resolve(load_plan(str(plan)), config) if plan.is_file() else Faults()
+    console.num_slots = config.num_slots
+    with folder.held():
+        if folder.manifest()["runtime"] == "ray":
+            from cfmimo.runtime.session import sweep_earlier
+
+            sweep_earlier(folder.path)
+        first_slot = go_back(folder.path, config)
+        console.say(f"going on with slot {first_slot} of {config.num_slots}")
+        runtime = folder.manifest()["runtime"]
+        return _go(folder, RunRequest(config, folder.path, runtime, address, watch, faults, first_slot), console)
+
+
+def _go(folder: RunDir, request: RunRequest, console: Console) -> dict[str, Any]:
+    """Run what is requested and write what came of it into the folder, which keeps enough to go on from a failure."""
+    if folder.manifest().get("agents"):
+        request = replace(request, agents=read_agents(folder.path / AGENTS).weights)
+    try:
+        with console:
+            outcome = run_local(request, console) if request.runtime == "local" else run_on_ray(request, console)
+            console.say(f"writing {folder.path}")
+            if request.watch.scalars is not None:
+                from coordinator.watch.tensorboard import write_scalars  # tensorboard: only if wanted
+
+                write_scalars(request.watch.scalars, outcome.record)
+            _finish(folder, request, outcome)
+    except BaseException as error:
+        if not any((folder.path / CHECKPOINTS).iterdir()):
+            shutil.rmtree(folder.path)  # nothing to go on from
+        elif isinstance(error, KeyboardInterrupt):
+            raise Interrupted(str(folder.path)) from None
+        else:
+            console.say(f"`cfmimo resume {folder.path}` goes on with it")
+        raise
+    return folder.summary()
+
+
+def _finish(folder: RunDir, request: RunRequest, outcome: Outcome) -> None:
+    """Write tables, summary, figures and the page; the journal has nothing to add to them."""
+    from cfmimo.report.pages import write_report  # matplotlib: a second, wanted at the end only
+
+    struck = _struck(outcome, request.faults)
+    summary = {**_summary(folder, request, outcome), "faults": _fault_costs(outcome.record, struck)}
+    folder.write_results(outcome.record, summary, struck)
+    write_report(folder.path)
+    folder.forget_journal()
+
+
+def _summary(folder: RunDir, request: RunRequest, outcome: Outcome) -> dict[str, Any]:
+    return {
+        "run_dir": str(folder.path),
+        "agents": folder.manifest().get("agents"),
+        **outcome.record.summary(),
+        "slots_per_second": (request.config.num_slots - request.first_slot) / outcome.seconds,
+        "ap_processes": len({(process["node"], process["pid"]) for process in outcome.processes}),
+        "processes": outcome.processes,
+        "restarts": outcome.restarts,
+        "frames_lost": outcome.frames_lost,
+        "not_as_planned": request.faults.not_as_planned(outcome.record.fired),
+    }
+
+
+def _struck(outcome: Outcome, faults: Faults) -> dict[str, Any]:
+    """What `faults.json` holds."""
+    return {
+        "planned": faults.planned,
+        "fired": outcome.record.fired,
+        "restarts": outcome.restarts,
+        "comebacks": outcome.record.comebacks,
+        "given_up": outcome.given_up,
+        "watchdog": outcome.watchdog,
+    }
+
+
+def _fault_costs(record: Record, struck: dict[str, Any]) -> dict[str, Any] | None:
+    ok = status_of(record.aps()) == "ok"
+    return fault_costs(record.slots(), ok, struck) if is_afflicted(struck, ok) else None
+
+
+def go_back(folder: Path, config: Config) -> int:
+    """Make a run's folder hold what it held before a slot opened, the newest that can be; returns the slot."""
+    journal = Journal(folder / JOURNAL)
+    record = Coordinator(config, journal).record
+    checkpoints = [Checkpoints(folder / CHECKPOINTS, f"ap-{ap}") for ap in range(config.radio.num_aps)]
+    known = [set(of.boundaries()) for of in checkpoints]
+    slot = max(at for at in {0}.union(*known) if at == 0 or _is_known(record, known, at))
+    for of in checkpoints:
+        of.forget_after(slot)
+    journal.keep(lambda frame: _is_before(decode(frame, config.run.max_frame_bytes), slot))
+    journal.close()
+    return slot
+
+
+def _is_known(record: Any, known: list[set[int]], slot: int) -> bool:
+    """Whether all reports of earlier slots are there, and the checkpoint of every AP that was alive in the last one."""
+    there = record.closed[:slot].all() and (record.reported | record.silent)[:slot].all()
+    alive = np.flatnonzero(record.reported[slot - 1])
+    return bool(there) and all(slot in known[ap] for ap in alive)
+
+
+def _is_before(message: Message, slot: int) -> bool:
+    """Whether a message in the journal tells of a slot before this one; a first hello will be said again."""
+    if isinstance(message, Hello):
+        return message.incarnation > 0 and message.slot < slot
+    return isinstance(message, (ApReport, SlotReport, FaultFired)) and message.slot < slot
+
+
+def _refuse_if_too_long(config: Config) -> None:
+    if config.num_slots * max(config.radio.num_aps, config.radio.num_ues * config.run.blocks_per_slot) > _MAX_RECORDS:
+        raise ConfigError(
+            f"{config.num_slots} slots of {config.radio.num_aps} APs and {config.radio.num_ues} UEs are more than is "
+            "kept of a run; lower run.episodes or run.slots_per_episode"
+        )
+
+
+def run_local(request: RunRequest, progress: Progress) -> Outcome:
+    """All nodes in this process.
+
+    Raises:
+        ConfigError: if the plan has faults of machines, or the port is taken.
+    """
+    config, faults, first_slot = request.config, request.faults, request.first_slot
+    if faults.nodes:
+        raise ConfigError("kill_node needs machines to kill: --runtime ray with --address of a cluster")
+    policy_of = make_policy if request.agents is None else trained(request.agents)
+    network = LocalNetwork(config, policy_of=policy_of, faults=faults, folder=request.folder, first_slot=first_slot)
+    watcher = _watcher(network, request.watch, progress) if request.watch.wanted else None
+    held_out = HeldOut(request, progress.say)
+    began = time.monotonic()
+    for _ in network.frames():
+        held_out.look(network.coordinator.newest)
+        if watcher is not None:
+            watcher.look()
+        if progress.due:
+            progress.progress(network.coordinator.newest, network.coordinator.latest())
+    held_out.finish()
+    seconds = time.monotonic() - began
+    return Outcome(network.coordinator.record, seconds, restarts=network.restarts, frames_lost=network.lost)
+
+
+def run_on_ray(request: RunRequest, progress: Progress) -> Outcome:
+    """Every node an actor, on the Ray cluster at the request's address, or on a private one if that is None.
+
+    Raises:
+        ClusterError: if the APs do not start, or the channel server or the coordinator dies.
+    """
+    from cfmimo.runtime.cluster import Cluster  # Ray: a second that the local runtime need not pay
+    from cfmimo.runtime.session import connected
+
+    held_out = HeldOut(request, progress.say)
+    aps = request.config.radio.num_aps
+    with connected(request.address, aps, request.folder) as fork_folder, ThreadPoolExecutor(1) as beside:
+        cluster = Cluster(request, "127.0.0.1" if request.address is None else None, fork_folder)
+        cluster.start(progress, request.watch)
+        began = time.monotonic()
+        cluster.launch()
+        record = cluster.follow(progress, lambda newest: held_out.look_beside(newest, beside))
+        seconds = time.monotonic() - began
+        held_out.finish()
+        return Outcome(
+            record,
+            seconds,
+            cluster.processes,
+            cluster.restarts,
+            frames_lost=cluster.frames_lost(),
+            given_up=cluster.given_up,
+            watchdog=cluster.watchdog,
+        )
+
+
+def _watcher(network: LocalNetwork, watch: Watch, progress: Progress) -> Watcher:
+    try:
+        watcher = Watcher(watch, lambda: network.coordinator)
+    except OSError as error:
+        raise ConfigError(f"{watch.complaint}: {error}") from None
+    progress.say(watch.where)
+    return watcher

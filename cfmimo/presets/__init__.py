@@ -1,0 +1,115 @@
+"""The presets that ship beside this file, and how a config is read: preset or file, then overrides, then checks."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import tomlkit
+from pydantic import BaseModel, ValidationError
+
+from apnode.config import Config
+from cfmimo.errors import ConfigError
+from channel_server.recorded import recorded
+
+_FOLDER = Path(__file__).parent
+
+
+def preset_names() -> list[str]:
+    """The presets that ship, in alphabetical order."""
+    return sorted(path.stem for path in _FOLDER.glob("*.toml"))
+
+
+def load(source: str, overrides: Iterable[str] = (), seed: int | None = None) -> Config:
+    """The config of a preset or a TOML file, with `section.key=value` overrides.
+
+    Raises:
+        ConfigError: says in a sentence what is wrong and where.
+    """
+    tree = _read(source)
+    for override in overrides:
+        _override(tree, override)
+    if seed is not None:
+        tree["seed"] = seed
+    try:
+        return _with_channels(Config.model_validate(tree))
+    except ValidationError as error:
+        raise ConfigError("; ".join(sentence(detail) for detail in error.errors())) from None
+
+
+def _with_channels(config: Config) -> Config:
+    """The config with its channel file, if any, read, checked and named by an absolute path."""
+    propagation = config.propagation
+    if not propagation.channel_file:
+        return config
+    path = str(Path(propagation.channel_file).absolute())  # actors may run in another folder
+    config = config.model_copy(update={"propagation": propagation.model_copy(update={"channel_file": path})})
+    try:
+        recorded(config)
+    except ValueError as error:
+        raise ConfigError(f"propagation.channel_file: {error}") from None
+    return config
+
+
+def _read(source: str) -> dict[str, Any]:
+    path = Path(source)
+    if source in preset_names():
+        text = (_FOLDER / f"{source}.toml").read_text("utf-8")
+    else:
+        try:
+            text = path.read_text("utf-8")
+        except (OSError, ValueError) as error:
+            if path.suffix != ".toml":
+                known = ", ".join(preset_names())
+                raise ConfigError(f"no preset {source!r:.300}; there are {known}, or name a .toml file") from None
+            raise ConfigError(f"cannot read {source:.300}: {error}") from None
+    try:
+        return tomllib.loads(text)
+    except (ValueError, RecursionError) as error:  # tomllib raises more than its own TOMLDecodeError
+        raise ConfigError(f"{source} is not TOML: {error}") from None
+
+
+def _override(tree: dict[str, Any], override: str) -> None:
+    path, equals, text = override.partition("=")
+    if not equals:
+        raise ConfigError(f"--set {override!r} should read section.key=value")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except (ValueError, RecursionError):
+        value = text.strip()  # a bare word is a string
+    *sections, key = path.strip().split(".")
+    for section in sections:
+        tree = tree.setdefault(section, {})
+        if not isinstance(tree, dict):
+            raise ConfigError(f"--set {override!r}: {section} is a value, not a section")
+    tree[key] = value
+
+
+def sentence(detail: Mapping[str, Any]) -> str:
+    """One pydantic complaint, as a person would say it."""
+    where = ".".join(str(part) for part in detail["loc"])
+    what = str(detail["msg"]).removeprefix("Value error, ")
+    if detail["type"] == "extra_forbidden":
+        return f"{where} is not a setting; `cfmimo schema` lists them"
+    value = detail["input"]
+    shown = f" (got {value!r})" if isinstance(value, (int, float, str)) and len(str(value)) <= 60 else ""
+    return f"{where}: {what[:1].lower()}{what[1:]}{shown}" if where else what
+
+
+def to_toml(config: Config) -> str:
+    """The complete config as TOML, with what each setting means as a comment; `load` reads it back."""
+    document = tomlkit.document()
+    document.add("seed", tomlkit.item(config.seed))
+    for name, section in config:
+        if not isinstance(section, BaseModel):
+            continue
+        table = tomlkit.table()
+        table.comment((type(section).__doc__ or "").splitlines()[0])
+        for key, value in section:
+            field = type(section).model_fields[key]
+            item = tomlkit.item(list(value) if isinstance(value, tuple) else value)
+            table.add(key, item.comment(field.description or ""))
+        document.add(name, table)
+    return tomlkit.dumps(document)

@@ -1,0 +1,1 @@
+"""What is on disk: run folders, agents, held-out evaluations."""

@@ -1,0 +1,92 @@
+"""The agents of a run in one file: their weights, where they come from, and a digest that shows any damage."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from apnode.config import Config
+from apnode.protocol.messages import FloatArray
+from cfmimo.errors import ConfigError
+
+AGENTS = "agents.npz"  # in a run's folder
+
+
+_DIGEST_BYTES = 32
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where agents come from."""
+
+    seed: int  # of the run that trained them
+    ap_seed: int  # of the places of the APs in that run
+    slots: int  # for which they have learned; the fewest, where they differ
+
+    @classmethod
+    def of(cls, config: Config, slots: int) -> Origin:
+        """Of agents that a run has trained for so many slots."""
+        ap_seed = config.seed if config.radio.ap_seed < 0 else config.radio.ap_seed
+        return cls(config.seed, ap_seed, slots)
+
+
+@dataclass(frozen=True, eq=False)  # eq=False: arrays
+class Agents:
+    """What the agent of every AP has learned."""
+
+    weights: Weights
+    origin: Origin
+
+    def told(self, run_dir: str) -> dict[str, Any]:
+        """Who they are, for a manifest."""
+        return {"from": run_dir, "number": len(self.weights), **asdict(self.origin)}
+
+
+def write_agents(path: Path, agents: Agents) -> None:
+    """Write agents into one file, whole or not at all: an .npz, with its SHA-256 after its end."""
+    arrays = {
+        f"{agent}.{layer}": array.astype(np.float32)  # as exactly as the networks compute
+        for agent, layers in enumerate(agents.weights)
+        for layer, array in enumerate(layers)
+    }
+    content = io.BytesIO()
+    np.savez(content, origin=np.array(json.dumps(asdict(agents.origin))), **arrays)  # type: ignore[arg-type]
+    temporary = path.with_suffix(".tmp")
+    with temporary.open("wb") as file:
+        file.write(content.getvalue() + hashlib.sha256(content.getvalue()).digest())
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def read_agents(path: Path) -> Agents:
+    """What `write_agents` wrote.
+
+    Raises:
+        ConfigError: if the file is not, to the last bit, what was written.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"cannot read the agents in {path}: {error}") from None
+    content, digest = content[:-_DIGEST_BYTES], content[-_DIGEST_BYTES:]
+    if hashlib.sha256(content).digest() != digest:
+        raise ConfigError(f"{path} is damaged; put back a good copy, or remove it to take the newest checkpoints")
+    with np.load(io.BytesIO(content), allow_pickle=False) as file:
+        weights: Weights = []
+        for name in file.files[1:]:  # in the order of writing
+            agent, _, layer = name.partition(".")
+            if layer == "0":
+                weights.append([])
+            weights[int(agent)].append(file[name].astype(float))
+        return Agents(weights, Origin(**json.loads(str(file["origin"]))))
+
+
+Weights = list[list[FloatArray]]  # of each AP's network, layer by layer

@@ -1,0 +1,42 @@
+"""The held-out evaluations of a run as a table in its folder."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+from cfmimo.errors import RunDirError
+
+HELD_OUT = "held_out.csv"  # in a run's folder
+_RATE = "sum_rate_bps_hz"
+_MEASURED = {_RATE: "sum_rate", "sinr_mean_db": "sinr_mean", "formed": "formed", "requests": "requests"}
+_COUNTS = ("episode", "slots")  # completed
+Row = dict[str, float]
+
+
+def read_rows(path: Path) -> list[Row]:
+    """What was evaluated, in order; nothing if no file is there.
+
+    Raises:
+        RunDirError: if it is not what was written.
+    """
+    if not path.is_file():
+        return []
+    try:
+        with path.open(newline="") as file:
+            return [
+                {**{name: int(row[name]) for name in _COUNTS}, **{name: float(row[name]) for name in _MEASURED}}
+                for row in csv.DictReader(file, strict=True)
+            ]
+    except (ValueError, TypeError, KeyError, csv.Error):  # no number, a row or a file cut off, no text
+        raise RunDirError(f"{path} is damaged; remove it to go on without what it said") from None
+
+
+def _write_rows(path: Path, rows: list[Row]) -> None:
+    """All of them, whole or not at all."""
+    temporary = path.with_suffix(".tmp")
+    with temporary.open("w", newline="") as file:
+        writer = csv.DictWriter(file, [*_COUNTS, *_MEASURED])
+        writer.writeheader()
+        writer.writerows(rows)
+    temporary.replace(path)

@@ -1,0 +1,424 @@
+"""Drawing: the figures of runs and of comparisons, in one style, fit for a paper."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Mapping, Sequence
+from itertools import cycle
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap
+from matplotlib.figure import Figure as Figure
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
+
+from apnode.protocol.messages import FloatArray
+from cfmimo.report.outages import Marks
+from cfmimo.report.slot_map import SlotMap
+from coordinator.record import Table
+
+# Okabe-Ito: told apart by colour-blind readers
+BLUE, ORANGE, GREEN, PINK, YELLOW, SKY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"
+GREY = "#777777"
+STYLE: dict[Any, Any] = {
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.25,
+    "legend.frameon": False,
+    "pdf.fonttype": 42,  # publishers refuse the Type 3 fonts that are matplotlib's default
+    "svg.fonttype": "none",
+}
+Slots = Mapping[str, Sequence[int]]  # by kind of fault
+styled = mpl.rc_context(STYLE)  # a decorator for what draws
+
+
+@styled
+def save(figure: Figure, path: Path) -> str:
+    """Write a figure as `path` with .png, .pdf and .svg, equal for equal figures; returns the SVG for a page."""
+    figure.savefig(path.with_suffix(".png"), dpi=300)
+    figure.set_layout_engine("none")  # once is enough
+    figure.savefig(path.with_suffix(".pdf"), metadata={"CreationDate": None})
+    drawing = io.StringIO()
+    nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    with mpl.rc_context({"svg.hashsalt": path.stem}):  # two figures of a page must not share an id
+        figure.savefig(drawing, format="svg", metadata=nothing)
+    path.with_suffix(".svg").write_text(drawing.getvalue(), encoding="utf-8")
+    svg = drawing.getvalue()[drawing.getvalue().index("<svg") :]
+    return re.sub(r'<g id="[^"]*"', "<g", svg)  # numbered alike in every figure, and nobody refers to them
+
+
+# --- over the slots of a run ------------------------------------------------------------------------------
+
+
+@styled
+def rate(slots: Table, faults: Slots) -> Figure:
+    """Sum rate, and what it would have been without cooperation; `faults` marks slots, by kind of fault."""
+    figure, axes = _axes("sum rate [bit/s/Hz]", faults)
+    _over_episodes(axes, slots, "sum_rate_bps_hz", "cooperation", BLUE)
+    _over_episodes(axes, slots, "sum_rate_alone_bps_hz", "no cooperation, same slots", GREY)
+    figure.legend(loc="outside upper center", ncols=3)
+    return figure
+
+
+@styled
+def sinr(slots: Table, faults: Slots) -> Figure:
+    """Mean and 5 %-UE SINR, and what they would have been without cooperation; `faults` as for `rate`."""
+    figure, axes = _axes("SINR over UEs and blocks [dB]", faults)
+    _over_episodes(axes, slots, "sinr_mean_db", "mean", BLUE)
+    _over_episodes(axes, slots, "sinr_mean_alone_db", "mean, no cooperation", GREY)
+    _over_episodes(axes, slots, "sinr_p5_db", "5 %-UE", ORANGE)
+    _over_episodes(axes, slots, "sinr_p5_alone_db", "5 %-UE, no cooperation", GREY, dashed=True)
+    figure.legend(loc="outside upper center", ncols=2)
+    return figure
+
+
+@styled
+def links(slots: Table) -> Figure:
+    """The three numbers that papers call links."""
+    figure, axes = _axes("number in a slot", {})
+    _over_episodes(axes, slots, "pairs", "AP pairs with a common UE", GREY)
+    _over_episodes(axes, slots, "requests", "directed requests", ORANGE)
+    _over_episodes(axes, slots, "formed", "undirected links formed", BLUE)
+    axes.set_ylim(bottom=0)
+    figure.legend(loc="outside upper center", ncols=3)
+    return figure
+
+
+@styled
+def learning(slots: Table, aps: Table) -> Figure:
+    """Reward and exploration, means over the APs that had someone to ask."""
+    figure = Figure(figsize=(7, 5), layout="constrained")
+    upper, lower = figure.subplots(2, 1, sharex=True)
+    deciding = aps["neighbours"] > 0
+    for axes, name, colour in ((upper, "reward", GREEN), (lower, "epsilon", ORANGE)):
+        total = np.bincount(aps["slot"], weights=aps[name] * deciding)
+        mean = total / np.maximum(np.bincount(aps["slot"], weights=deciding), 1)
+        _over_episodes(axes, {**slots, name: mean}, name, "", colour)
+    upper.set_ylabel("reward (12), mean over APs")
+    lower.set_ylabel("ε, mean over APs")
+    lower.set_ylim(-0.02, 1.02)
+    lower.set_xlabel("slot")
+    return figure
+
+
+@styled
+def held_out(rows: Table) -> Figure:
+    """What the agents reached on layouts that training never sees, and with how many links."""
+    figure = Figure(figsize=(7, 5), layout="constrained")
+    upper, lower = figure.subplots(2, 1, sharex=True)
+    best = rows["sum_rate_bps_hz"].argmax()
+    upper.plot(rows["slots"], rows["sum_rate_bps_hz"], "o-", color=BLUE, markersize=4)
+    upper.plot(rows["slots"][best], rows["sum_rate_bps_hz"][best], "*", color=GREEN, markersize=12, label="kept")
+    upper.set_ylabel("sum rate [bit/s/Hz]")
+    for name, label, colour in (("requests", "directed requests", ORANGE), ("formed", "undirected links formed", BLUE)):
+        lower.plot(rows["slots"], rows[name], "o-", color=colour, markersize=4, label=label)
+    lower.set_ylabel("number in a slot")
+    lower.set_ylim(bottom=0)
+    lower.set_xlabel("slots of training")
+    figure.legend(loc="outside upper center", ncols=3)
+    return figure
+
+
+def _axes(label: str, faults: Slots) -> tuple[Figure, Axes]:
+    """Axes over slots; above them, where there were faults, a line for each kind."""
+    figure = Figure(figsize=(7, 3.2 + _LINE * len(faults)), layout="constrained")
+    if faults:
+        strip, axes = figure.subplots(2, 1, sharex=True, height_ratios=(_LINE * len(faults), 2.6))
+        _fault_lines(strip, faults, (axes,))
+    else:
+        axes = figure.subplots()
+    axes.set_xlabel("slot")
+    axes.set_ylabel(label)
+    return figure, axes
+
+
+_LINE = 0.17  # height of a line of faults [inch]
+_FAULT_LOOKS = {
+    "kill": (ORANGE, "x"),
+    "died": (ORANGE, "+"),
+    "hang": (PINK, "s"),
+    "restart": (SKY, "v"),
+    "crash_on_start": (ORANGE, "^"),
+    "lie": (YELLOW, "D"),
+    "disk_full": (GREY, "P"),
+    "corrupt_checkpoint": (GREY, "d"),
+    "kill_channel_server": ("black", "X"),
+    "kill_coordinator": (GREY, "X"),
+    "kill_node": (ORANGE, "X"),
+}
+_OTHER_FAULT = (GREY, "o")
+
+
+def _fault_lines(strip: Axes, faults: Slots, below: Sequence[Axes]) -> None:
+    """A line for each kind of fault, with a mark in each slot, that goes faintly on in the axes below."""
+    for line, (kind, slots) in enumerate(faults.items()):
+        colour, marker = _FAULT_LOOKS.get(kind, _OTHER_FAULT)
+        at = np.unique(slots)
+        strip.plot(at, np.full(len(at), line), marker, color=colour, markersize=4, linestyle="", clip_on=False)
+        for axes in below:
+            axes.vlines(
+                at, 0, 1, transform=axes.get_xaxis_transform(), color=colour, linewidth=0.7, alpha=0.4, zorder=0.5
+            )
+    strip.set_yticks(range(len(faults)), [kind.replace("_", " ") for kind in faults], fontsize=8)
+    strip.set_ylim(len(faults) - 0.5, -0.5)
+    strip.tick_params(length=0, labelbottom=False)
+    strip.grid(visible=False)
+    strip.spines[:].set_visible(False)
+
+
+@styled
+def states(status: NDArray[Any], marks: Marks) -> Figure:
+    """Which AP was late or down in which slot, and what happened to it.
+
+    Args:
+        status: (slots, M) `ok`, `stale` or `down`.
+        marks: what happened.
+    """
+    slots, aps = status.shape
+    above = {kind: at for kind, at in marks.slots.items() if kind not in marks.places}
+    height = min(max(1.2 + 0.11 * aps, 2), 8)
+    figure = Figure(figsize=(7, height + 0.4 + _LINE * len(above)), layout="constrained")
+    if above:
+        strip, axes = figure.subplots(2, 1, sharex=True, height_ratios=(_LINE * len(above), height))
+        _fault_lines(strip, above, (axes,))
+    else:
+        axes = figure.subplots()
+    worst = _worst(np.select([status == "down", status == "stale"], [2, 1], 0).T)
+    size = 4 if aps <= _FEW_APS else 2.5
+    extent = (-0.5, slots - 0.5, aps - 0.5, -0.5)
+    axes.imshow(
+        worst,
+        ListedColormap(list(_STATE_COLOURS.values())),
+        vmin=0,
+        vmax=2,
+        aspect="auto",
+        interpolation="none",
+        extent=extent,
+    )
+    for state, (label, colour) in enumerate(_STATE_COLOURS.items()):
+        if (worst == state).any():
+            axes.fill_between([], [], [], color=colour, label=label)
+    for what, places in marks.places.items():
+        colour, marker = {**_FAULT_LOOKS, **_RETURN_LOOKS}.get(what, _OTHER_FAULT)
+        fill = {"markerfacecolor": "none"} if what == "back" else {}
+        label = _RETURN_LABELS.get(what, what.replace("_", " "))
+        axes.plot(*np.array(places).T, marker, color=colour, markersize=size, linestyle="", label=label, **fill)
+    axes.set(xlabel="slot", ylabel="AP", xlim=extent[:2], ylim=extent[2:])
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid(visible=False)
+    figure.legend(loc="outside upper center", ncols=4, markerscale=4 / size)
+    return figure
+
+
+_STATE_COLOURS = {"in time": "#e8f1f7", "late": YELLOW, "down": "#888888"}
+_RETURN_LOOKS = {"restored": (GREEN, ">"), "back": (GREEN, ">"), "ended by the watchdog": (BLUE, "*")}
+_RETURN_LABELS = {"restored": "back, from a checkpoint", "back": "back, begun anew"}
+_COLUMNS = 1500  # that the picture can show
+
+
+def _worst(states: NDArray[Any]) -> NDArray[Any]:
+    """(M, columns) the worst state in as many slots as share a column, so that none is lost between pixels."""
+    width = -(-states.shape[1] // _COLUMNS)
+    padded = np.pad(states, ((0, 0), (0, -states.shape[1] % width)))
+    return np.asarray(padded.reshape(len(states), -1, width).max(axis=2))
+
+
+def _over_episodes(axes: Axes, slots: Table, name: str, label: str, colour: str, dashed: bool = False) -> None:
+    """Every slot faintly, and the mean of every episode."""
+    axes.plot(slots["slot"], slots[name], color=colour, alpha=0.15, linewidth=0.6)
+    episodes, first = np.unique(slots["episode"], return_index=True)
+    means = _episode_means(slots[name], slots["episode"])[episodes]
+    edges = np.append(slots["slot"][first], slots["slot"][-1] + 1)
+    axes.stairs(
+        means, edges, baseline=None, color=colour, linewidth=1.6, linestyle="--" if dashed else "-", label=label
+    )
+
+
+def _episode_means(values: NDArray[Any], episode: NDArray[Any]) -> NDArray[Any]:
+    means: NDArray[Any] = np.bincount(episode, weights=values) / np.maximum(np.bincount(episode), 1)
+    return means
+
+
+# --- one slot ---------------------------------------------------------------------------------------------
+
+
+@styled
+def network_map(shown: SlotMap, sinr_range: tuple[float, float]) -> Figure:
+    """Where APs and UEs were in a slot, who served whom, who asked whom and who precoded together.
+
+    Args:
+        shown: what is to be seen.
+        sinr_range: ends of the colour scale [dB], the same for all maps of a run.
+    """
+    low_db, high_db = sinr_range
+    figure = Figure(figsize=(6.4, 5.7), layout="constrained")
+    axes = figure.subplots()
+    axes.grid(visible=False)
+    axes.spines[:].set_visible(True)
+    axes.set(xlabel="x [m]", ylabel="y [m]", aspect="equal", xlim=shown.bounds[:, 0], ylim=shown.bounds[:, 1])
+    _lines(axes, shown.serving, "serves", color=GREY, linewidth=0.6, alpha=0.7)
+    _lines(axes, shown.asked, "asked in vain", color=ORANGE, linewidth=0.7, alpha=0.5, linestyle="--")
+    if shown.by_asker is None:
+        _lines(axes, shown.formed, "link formed", color=BLUE, linewidth=2)
+    else:
+        _lines(axes, shown.formed, None, color=BLUE, linewidth=0.8)
+        _lines(axes, shown.by_asker, "link formed (bold end: who asked)", color=BLUE, linewidth=2.2)
+    _aps(axes, shown)
+    x, y = shown.ue_xy.T
+    ues = axes.scatter(x, y, c=shown.sinr_db, vmin=low_db, vmax=high_db, plotnonfinite=True, **_UE)
+    axes.scatter([], [], facecolor=ues.cmap(0.6), label="UE", **_UE)  # for the legend
+    figure.colorbar(ues, ax=axes, label="SINR of the UE in this slot [dB]", extend="both", aspect=30)
+    figure.legend(loc="outside upper center", ncols=3)
+    return figure
+
+
+_FEW_APS = 30  # are numbered
+_UE: dict[str, Any] = {"s": 42, "edgecolor": "black", "linewidths": 0.8, "zorder": 5, "clip_on": False}
+_AP: dict[str, Any] = {"marker": "^", "s": 34, "edgecolor": "black", "linewidths": 0.8, "zorder": 4, "clip_on": False}
+
+
+def _lines(axes: Axes, pieces: FloatArray, label: str | None, **look: Any) -> None:
+    """All of them as one path, which is interrupted between them: a fifth of the size of as many paths."""
+    if len(pieces):
+        ends = np.pad(pieces, ((0, 0), (0, 1), (0, 0)), constant_values=np.nan)  # (pieces, 3, 2)
+        axes.plot(ends[..., 0].ravel(), ends[..., 1].ravel(), label=label, solid_capstyle="round", **look)
+
+
+def _aps(axes: Axes, shown: SlotMap) -> None:
+    """Full triangles; hollow if they transmitted too late to be heard, and crossed out if they were not there."""
+    x, y = shown.ap_xy.T
+    ok, stale, down = (shown.status == status for status in ("ok", "stale", "down"))
+    axes.scatter(x[ok], y[ok], facecolor="black", label="AP", **_AP)
+    if stale.any():
+        axes.scatter(x[stale], y[stale], facecolor="white", label="AP, too late", **_AP)
+    if down.any():
+        axes.scatter(x[down], y[down], facecolor="white", **_AP)
+        axes.scatter(x[down], y[down], marker="x", s=60, color=ORANGE, zorder=4, clip_on=False, label="AP, down")
+    if len(shown.ap_xy) <= _FEW_APS:
+        for ap, place in enumerate(shown.ap_xy):
+            axes.annotate(str(ap), place, (4, 3), textcoords="offset points", fontsize=7, zorder=6)
+
+
+# --- of a comparison --------------------------------------------------------------------------------------
+
+
+@styled
+def pareto(rows: list[dict[str, Any]]) -> Figure:
+    """Sum rate with its 95 % interval against what it costs; a policy without links is a level."""
+    figure = Figure(figsize=(9, 3.8), layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True)
+    looks = cycle(zip((GREY, ORANGE, BLUE, GREEN, PINK, YELLOW, SKY), "osD^vPX", strict=True))
+    for policy, (colour, marker) in zip(dict.fromkeys(row["policy"] for row in rows), looks, strict=False):
+        own = sorted((r for r in rows if r["policy"] == policy), key=lambda row: row["links"]["formed"] or 0)
+        mean, low, high = (np.array([row["sum_rate_bps_hz"][part] for row in own]) for part in ("mean", "low", "high"))
+        for axes, costs in (
+            (left, [row["links"]["formed"] for row in own]),
+            (right, [bits and bits / 1e3 for bits in (row["fronthaul_bits_per_block"] for row in own)]),
+        ):
+            label = policy if axes is left else None
+            if None in costs:
+                axes.axhline(mean[0], color=colour, linestyle=":", label=label)
+            else:
+                error = (mean - low, high - mean)
+                axes.errorbar(costs, mean, error, color=colour, marker=marker, markersize=5, capsize=3, label=label)
+    left.set_xlabel("undirected links formed")
+    right.set_xlabel("fronthaul between APs [kbit per coherence block]")
+    right.xaxis.set_major_formatter("{x:,.0f}")
+    left.set_ylabel("sum rate [bit/s/Hz]")
+    figure.legend(loc="outside upper center", ncols=6)
+    return figure
+
+
+# --- of the seed paper ------------------------------------------------------------------------------------
+
+
+@styled
+def against_loss(share: FloatArray, sum_rate: FloatArray, alone: float, formed: FloatArray) -> Figure:
+    """What is left of cooperation when frames between APs are lost.
+
+    Args:
+        share: (N,) of frames lost.
+        sum_rate: (N,) [bit/s/Hz].
+        alone: sum rate without cooperation [bit/s/Hz].
+        formed: (N,) undirected links, mean over slots.
+    """
+    figure = Figure(figsize=(7, 3.2), layout="constrained")
+    rates, links = figure.subplots(1, 2)
+    rates.plot(share, sum_rate, "o-", color=BLUE, label="cooperation")
+    rates.axhline(alone, color=GREY, label="no cooperation")
+    rates.set_ylabel("sum rate [bit/s/Hz]")
+    rates.legend()
+    links.plot(share, formed, "o-", color=BLUE)
+    links.set_ylabel("undirected links formed")
+    links.set_ylim(bottom=0)
+    for axes in (rates, links):
+        axes.set_xlabel("share of frames lost between APs")
+    return figure
+
+
+@styled
+def cooperation_rate(curves: dict[str, dict[str, FloatArray]], paper_start: FloatArray, paper_end: float) -> Figure:
+    """Request and union rate over the training, one panel a reading; mean over trainings, band from least to most.
+
+    Args:
+        curves: by reading, then by rate, (trainings, episodes).
+        paper_start: (2,) what the paper shows in its first phase.
+        paper_end: and at the end.
+    """
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    panels = figure.subplots(1, len(curves), sharey=True, squeeze=False)[0]
+    for axes, (reading, rates) in zip(panels, curves.items(), strict=True):
+        for (name, values), colour in zip(rates.items(), (BLUE, ORANGE), strict=True):
+            episodes = np.arange(values.shape[1])
+            axes.plot(episodes, values.mean(axis=0), color=colour, label=name if axes is panels[0] else None)
+            axes.fill_between(episodes, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.2, linewidth=0)
+        last = values.shape[1] - 1
+        axes.errorbar(0, paper_start.mean(), np.ptp(paper_start) / 2, color="black", capsize=4, marker="_")
+        axes.plot(last, paper_end, "kx", label="paper" if axes is panels[0] else None, clip_on=False, zorder=5)
+        axes.set_title(reading)
+        axes.set_xlabel("episode of the training")
+    panels[0].set_ylabel("part of the possible links")
+    panels[0].set_ylim(0, 1)
+    figure.legend(loc="outside upper center", ncols=3)
+    return figure
+
+
+@styled
+def beside_the_paper(
+    label: str, ours: dict[str, dict[str, dict[str, float] | None]], paper: dict[str, float], from_zero: bool
+) -> Figure:
+    """What each policy reached, with its 95 % interval, and what the paper says.
+
+    Args:
+        label: of the values, with unit.
+        ours: by reading, then by policy, {mean, low, high}; None where there is none.
+        paper: by policy.
+        from_zero: whether the axis begins there.
+    """
+    figure = Figure(figsize=(7, 3.6), layout="constrained")
+    axes = figure.subplots()
+    names = list(dict.fromkeys(name for of_one in ours.values() for name in of_one))
+    for number, ((reading, of_one), colour) in enumerate(zip(ours.items(), (BLUE, ORANGE), strict=False)):
+        found = [(names.index(name), value) for name, value in of_one.items() if value is not None]
+        mean, low, high = (np.array([value[part] for _, value in found]) for part in ("mean", "low", "high"))
+        at = np.array([position for position, _ in found]) + 0.16 * (number - 0.5) * 2
+        marker = "os"[number]
+        axes.errorbar(
+            at, mean, (mean - low, high - mean), color=colour, marker=marker, linestyle="", capsize=3, label=reading
+        )
+    known = [(names.index(name), value) for name, value in paper.items()]
+    axes.plot(*np.array(known).T, "kx", markersize=8, markeredgewidth=2, label="paper")
+    axes.set_xticks(range(len(names)), names)
+    axes.set_ylabel(label)
+    if from_zero:
+        axes.set_ylim(bottom=0)
+    axes.grid(visible=False, axis="x")
+    figure.legend(loc="outside upper center", ncols=3)
+    return figure

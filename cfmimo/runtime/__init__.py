@@ -1,0 +1,1 @@
+"""Where nodes run: all in one process, or as Ray actors."""

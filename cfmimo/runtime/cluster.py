@@ -1,0 +1,333 @@
+"""The Ray runtime: one actor per AP, one for the channel server, one for the coordinator.
+
+The launcher here creates them all, supervises them, and commands none of them slot by slot.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import signal
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.exceptions import ActorDiedError, RayActorError, RayTaskError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from apnode.config import Config
+from apnode.protocol.messages import FloatArray
+from apnode.protocol.node import CHANNEL, COORDINATOR, ap_address
+from apnode.protocol.rng import own_config
+from apnode.runtime.actor import ApActor, Network, own_address
+from apnode.runtime.host import noted_faults
+from apnode.runtime.transport import CurveKeys
+from cfmimo.errors import ClusterError
+from cfmimo.runtime.forkserver import py_executable
+from cfmimo.runtime.request import Progress, RunRequest
+from channel_server.actor import ChannelServerActor
+from coordinator.actor import CoordinatorActor
+from coordinator.record import Record
+from coordinator.watch import Watch
+
+_START_TIMEOUT_S = 300.0
+_END_TIMEOUT_S = 15.0
+_START_AGAIN_S = 60.0  # for an AP whose process dies while it starts
+_POLL_S = 0.25
+_FAILING_S = 0.05  # until a call is made again that failed: Ray fails all calls to who died for some time
+_BUDGET_S = 60.0  # within which an AP may be restarted config.run.restart_budget times
+
+
+class Cluster:
+    """The actors of one run, and their supervision."""
+
+    def __init__(self, request: RunRequest, host: str | None, fork_folder: str) -> None:
+        """Create all actors.
+
+        Args:
+            request: the run.
+            host: as in Network.
+            fork_folder: where the fork server of each machine has its socket.
+        """
+        config = request.config
+        self.processes: list[dict[str, Any]] = []  # of the APs, once started
+        self.restarts: list[dict[str, int]] = []
+        self.given_up: list[int] = []  # APs that died too often
+        self._config, self._faults, self._agents = config, request.faults, request.agents
+        path = None if request.folder is None else str(request.folder.absolute())
+        self._network = Network(config.run.transport, host, CurveKeys.generate(), path, request.first_slot)
+        self._id = secrets.token_hex(4)
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        self.coordinator = self._actor(CoordinatorActor, COORDINATOR, config, scheduling_strategy=here, threads=2)
+        self.channel = self._actor(ChannelServerActor, CHANNEL, config, scheduling_strategy=here)
+        by_fork = {"py_executable": py_executable(fork_folder, config.cooperation.policy)}
+        placed: dict[str, Any] = {
+            "scheduling_strategy": "SPREAD",
+            "runtime_env": by_fork if config.run.start == "fork" else None,
+        }
+        self._aps = [
+            self._actor(ApActor, ap_address(ap), own_config(config, ap), ap, **placed)
+            for ap in range(config.radio.num_aps)
+        ]
+        self._actors = {CHANNEL: self.channel, COORDINATOR: self.coordinator}
+        self._actors |= {ap_address(ap): actor for ap, actor in enumerate(self._aps)}
+        self.running: dict[Any, str] = {}  # calls of `run` under way, with the address
+        self._ended: dict[str, Any] = {}  # those that came to their end, by address
+        self._starting: dict[Any, str] = {}  # calls of `process` of who is being restarted, with the address
+        self._lives: Counter[str] = Counter()  # ended, by address
+        self._deaths: dict[str, deque[float]] = {}  # by address, when the latest were
+        self._where: dict[int, Any] = {}  # by AP: what its newest process answers, as ApActor.process
+        self._since: Counter[int] = Counter()  # by AP: the newest slot when that process began
+        self.watchdog: list[dict[str, int]] = []  # {"ap", "after_slot"} of processes that it has ended
+        self._machines = list(request.faults.nodes)  # to be killed
+        self._fired: list[dict[str, Any]] = []  # faults of machines, as in Record.fired
+        self._watch = Watch()
+        self._asked: Any = None  # the coordinator's answer under way
+        self._newest = -1
+
+    def start(self, progress: Progress, watch: Watch = Watch()) -> None:  # noqa: B008  frozen
+        """Start every process and wait until all are up; an AP whose process dies meanwhile gets another chance.
+
+        Raises:
+            ClusterError: if they do not come up, or the port is taken.
+        """
+        pending = {ap.warm_up.remote(self._weights(index)): index for index, ap in enumerate(self._aps)}
+        self._watch = watch
+        if watch.wanted:
+            self._begin_watch()
+            progress.say(watch.where)
+        give_up = time.monotonic() + _START_TIMEOUT_S
+        failing: dict[int, float] = {}  # by AP, since when
+        while pending:
+            for ref in ray.wait(list(pending), timeout=1.0)[0]:
+                ap = pending.pop(ref)
+                if not _died(ref):
+                    pid, node = ray.get(ref)
+                    self.processes.append({"ap": ap, "pid": pid, "node": node})
+                    self._where[ap] = ref
+                elif time.monotonic() - failing.setdefault(ap, time.monotonic()) > _START_AGAIN_S:
+                    raise ClusterError(f"the process of AP {ap} keeps dying while starting")
+                else:
+                    time.sleep(_FAILING_S)
+                    pending[self._aps[ap].warm_up.remote(self._weights(ap))] = ap
+            progress.starting(len(self.processes), len(self._aps))
+            if time.monotonic() > give_up:
+                raise ClusterError(f"{len(pending)} of {len(self._aps)} APs did not start in {_START_TIMEOUT_S:.0f} s")
+        self.processes.sort(key=lambda process: process["ap"])
+
+    def launch(self) -> None:
+        """Set every node going. From here on they run by themselves."""
+        opened = [self.channel.open.remote(), self.coordinator.open.remote()]
+        self._endpoints: list[str] = ray.get(opened, timeout=_START_TIMEOUT_S)
+        for address in self._actors:
+            self._run(address)
+        self._launched = time.monotonic()
+
+    def follow(self, progress: Progress, look: Callable[[int], None] = lambda newest: None) -> Record:
+        """Wait for the end; whoever's process Ray has replaced goes on in the new one.
+
+        Args:
+            progress: shows progress.
+            look: told the newest slot that has closed, again and again.
+
+        Raises:
+            ClusterError: if the channel server or the coordinator dies for good, or the first slot never opens.
+        """
+        while COORDINATOR not in self._ended:
+            self._restart_dead(progress)
+            self._show_progress(progress)
+            if self._newest < 0 and time.monotonic() - self._launched > _START_TIMEOUT_S:
+                raise ClusterError(f"no slot was completed in {_START_TIMEOUT_S:.0f} s; not every AP can be reached")
+            self._kill_machines()
+            look(self._newest)
+        result: Record = ray.get(self._ended[COORDINATOR])
+        result.fired += self._fired
+        if self._network.folder is not None:
+            for fired in noted_faults(Path(self._network.folder)):
+                result.add_fault(fired)
+        return result
+
+    def _restart_dead(self, progress: Progress) -> None:
+        """Wait a moment for a process to die, or to be there again: then its loop is set going once more.
+
+        For some time after a death Ray fails every call, so one that fails says only once how many died: when it was
+        made to a process that had answered.
+        """
+        for ref in ray.wait([*self.running, *self._starting], timeout=_POLL_S)[0]:
+            if ref in self._starting:
+                self._has_started(self._starting.pop(ref), ref, progress)
+            elif _died(ref):
+                self._has_died(self.running.pop(ref), progress)
+            else:
+                self._ended[self.running.pop(ref)] = ref
+
+    def _has_died(self, address: str, progress: Progress) -> None:
+        self._lives[address] += 1
+        if self._budget_is_spent(address):
+            self._give_up(address, f"died more than {self._config.run.restart_budget} times in a minute", progress)
+        elif address == COORDINATOR and self._network.folder is None:
+            raise ClusterError("the coordinator died, and all reports with it; the run is stopped")
+        else:
+            if address.startswith("ap/"):
+                self.restarts.append({"ap": _number(address), "after_slot": self._newest})
+            self._starting[self._actors[address].process.remote()] = address
+
+    def _has_started(self, address: str, answer: Any, progress: Progress) -> None:
+        """A process answers in place of one that died, or Ray says that there is none yet."""
+        try:
+            ray.get(answer)
+        except ActorDiedError as error:
+            self._give_up(address, f"cannot be started again: {error}", progress)
+        except RayActorError:
+            time.sleep(_FAILING_S)
+            self._starting[self._actors[address].process.remote()] = address
+        else:
+            if address.startswith("ap/"):
+                self._where[_number(address)], self._since[_number(address)] = answer, self._newest
+            elif address == COORDINATOR:
+                self._asked = None
+                for ap in self.given_up:
+                    self.coordinator.give_up.remote(ap)
+                if self._watch.wanted:
+                    self._begin_watch()
+            self._run(address)
+
+    def _give_up(self, address: str, why: str, progress: Progress) -> None:
+        """Leave an AP silent for the rest of the run.
+
+        Raises:
+            ClusterError: if it is not an AP, but one of the two nodes that a run cannot do without.
+        """
+        if not address.startswith("ap/"):
+            raise ClusterError(f"the {address} {why}")
+        ap = _number(address)
+        progress.say(f"AP {ap} {why}: left silent")
+        self.given_up.append(ap)
+        self.coordinator.give_up.remote(ap)
+        ray.kill(self._aps[ap], no_restart=True)
+
+    def _budget_is_spent(self, address: str) -> bool:
+        """Whether a death is one more than may happen within a minute."""
+        deaths = self._deaths.setdefault(address, deque(maxlen=self._config.run.restart_budget + 1))
+        deaths.append(time.monotonic())
+        return len(deaths) == deaths.maxlen and deaths[-1] - deaths[0] < _BUDGET_S
+
+    def frames_lost(self) -> int:
+        """How many frames the nodes could not send; waits a moment for those still at work."""
+        refs = [*self.running, *(ref for address, ref in self._ended.items() if address != COORDINATOR)]
+        ended, _ = ray.wait(refs, num_returns=len(refs), timeout=_END_TIMEOUT_S)
+        return sum(ray.get(ref)["lost"] for ref in ended if not _died(ref))
+
+    def _end_hung(self, silent: Iterable[int]) -> None:
+        """The watchdog: end the processes of APs that live, and have been silent for long since they last said hello.
+
+        Ray never reports a process that is frozen. One that is ended here is restarted like any other.
+        """
+        for ap in silent:
+            if self._newest - self._since[ap] < self._config.run.watchdog_slots:
+                continue  # its process is a new one
+            where = self._where.pop(ap, None)
+            known = where is not None and ray.wait([where], timeout=0)[0] and not _died(where)
+            if known and ap_address(ap) in self.running.values():
+                pid, node = ray.get(where)
+                self.watchdog.append({"ap": ap, "after_slot": self._newest})
+                self._on_machine(node, _end_process, pid)
+
+    def _kill_machines(self) -> None:
+        """Kill the machines whose time has come by the fault plan."""
+        while self._machines and self._machines[0].slot <= self._newest:
+            fault = self._machines.pop(0)
+            here = ray.get_runtime_context().get_node_id()
+            others = sorted(node["NodeID"] for node in _machines() if node["Alive"] and node["NodeID"] != here)
+            number = _number(fault.node)
+            if number < len(others):
+                self._fired.append({"slot": fault.slot, "node": fault.node, "action": fault.action})
+                affinity = NodeAffinitySchedulingStrategy(others[number], soft=False)
+                ray.remote(_end_parent).options(num_cpus=0, max_retries=0, scheduling_strategy=affinity).remote()
+
+    def _on_machine(self, address: str, act: Callable[[int], None], pid: int) -> None:
+        """Do something to a process, on the machine where it is."""
+        node = next((n["NodeID"] for n in _machines() if n["Alive"] and n["NodeManagerAddress"] == address), None)
+        if address == own_address():
+            act(pid)
+        elif node is not None:
+            affinity = NodeAffinitySchedulingStrategy(node, soft=False)
+            ray.remote(act).options(num_cpus=0, max_retries=0, scheduling_strategy=affinity).remote(pid)
+
+    def _show_progress(self, progress: Progress) -> None:
+        """Ask the coordinator how far the nodes are, and take its answer when it comes; nobody waits for it."""
+        if self._asked is None:
+            self._asked = self.coordinator.latest.remote()
+        if ray.wait([self._asked], timeout=0)[0]:
+            answer, self._asked = self._asked, None
+            if not _died(answer):
+                self._newest, row, silent = ray.get(answer)
+                progress.progress(self._newest, row)
+                self._end_hung(silent)
+
+    def _begin_watch(self) -> None:
+        try:
+            ray.get(self.coordinator.watch.remote(self._watch), timeout=_START_TIMEOUT_S)
+        except RayTaskError as error:
+            raise ClusterError(f"{self._watch.complaint}: {error.cause}") from None
+
+    def _run(self, address: str) -> None:
+        """Set a node's loop going."""
+        arguments: list[Any] = [*self._endpoints, self._lives[address]]
+        if address == CHANNEL:
+            arguments.append(max(self._newest + 1, self._network.first_slot))
+        elif address.startswith("ap/"):
+            arguments.append(self._weights(_number(address)))
+        self.running[self._actors[address].run.remote(*arguments)] = address
+
+    def _weights(self, ap: int) -> list[FloatArray] | None:
+        """Of an AP's agent that has learned; told to each of its processes, since Ray would not keep so much."""
+        return None if self._agents is None else self._agents[ap % len(self._agents)]
+
+    def _actor(self, kind: type, name: str, config: Config, *args: Any, threads: int = 1, **options: Any) -> Any:
+        """Create one actor, with Ray's options; one that dies is started again unless they say otherwise.
+
+        With Ray calls as transport, frames need a thread beside the loop.
+        """
+        options = {
+            "name": f"cfmimo-{self._id}-{name.replace('/', '-')}",
+            "num_cpus": 0,
+            "max_restarts": -1,
+            "max_task_retries": 0,
+            "max_concurrency": max(threads, 2 if self._network.transport == "ray" else 1),
+            **options,
+        }
+        faults = self._faults.of(name)
+        return ray.remote(kind).options(**options).remote(options["name"], config, self._network, faults, *args)
+
+
+def _died(ref: Any) -> bool:
+    """Whether a call that has ended did so because its actor's process ended; any other failure is raised."""
+    try:
+        ray.get(ref)
+    except RayActorError:
+        return True
+    return False
+
+
+def _number(address: str) -> int:
+    """Of an AP or a machine."""
+    return int(address.partition("/")[2])
+
+
+def _machines() -> list[dict[str, Any]]:
+    return list(ray.nodes())  # type: ignore[no-untyped-call]
+
+
+def _end_process(pid: int) -> None:
+    with suppress(ProcessLookupError):  # ended by itself
+        os.kill(pid, signal.SIGKILL)
+
+
+def _end_parent() -> None:
+    """End the raylet that this runs under, and with it all of its machine's actors."""
+    os.kill(os.getppid(), signal.SIGKILL)

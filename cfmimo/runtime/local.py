@@ -1,0 +1,301 @@
+"""The local runtime: all nodes in one process, a queue of frames, virtual time. The reference mode."""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from apnode.access_point import AccessPoint
+from apnode.agent.policies import Policy, make_policy
+from apnode.config import Config
+from apnode.protocol.node import CHANNEL, COORDINATOR, Node, Send, ap_address
+from apnode.protocol.rng import Purpose, generator, own_config
+from apnode.runtime.checkpoint import Checkpoints
+from apnode.runtime.host import CHECKPOINTS, SILENT_SLOTS, Host, noted_faults, restore
+from apnode.runtime.injector import Fault, Injector, Struck
+from cfmimo.runtime.fault_plan import Faults
+from channel_server.server import ChannelServer
+from coordinator.collector import Coordinator
+from coordinator.journal import JOURNAL, Journal
+
+_Link = tuple[str, str]  # from, to
+_MAX_IDLE = 1000
+
+
+@dataclass
+class Ledger:
+    """What became of every frame, by link: sent + doubled = lost + accepted + rejected + unknown."""
+
+    sent: Counter[_Link] = field(default_factory=Counter)
+    doubled: Counter[_Link] = field(default_factory=Counter)  # by the network
+    lost: Counter[_Link] = field(default_factory=Counter)  # by the network, or as the sender knew no such endpoint
+    accepted: Counter[_Link] = field(default_factory=Counter)
+    rejected: Counter[_Link] = field(default_factory=Counter)
+    unknown: Counter[_Link] = field(default_factory=Counter)  # to who was down, or under way at the end
+
+    @property
+    def wrong(self) -> list[_Link]:
+        """Links whose sums do not agree."""
+        links = self.sent.keys() | self.lost.keys() | self.accepted.keys() | self.rejected.keys() | self.unknown.keys()
+        return [
+            at for at in sorted(links)
+            if self.sent[at] + self.doubled[at]
+            != self.lost[at] + self.accepted[at] + self.rejected[at] + self.unknown[at]
+        ]  # fmt: skip
+
+
+class LocalNetwork:
+    """Delivers frames between pure nodes, in order of sending or shuffled; when no frame is left, time passes."""
+
+    def __init__(
+        self,
+        config: Config,
+        order_seed: int | None = None,
+        policy_of: Callable[[int, Config], Policy] = make_policy,
+        faults: Faults = Faults(),  # noqa: B008  frozen
+        folder: Path | None = None,
+        first_slot: int = 0,
+    ) -> None:
+        """Set up all nodes.
+
+        Args:
+            config: the experiment.
+            order_seed: of the order of delivery; None for the order of sending.
+            policy_of: makes an AP's policy, from its number and its config.
+            faults: what goes wrong.
+            folder: for checkpoints and the journal; None: nowhere, and who is restarted begins anew.
+            first_slot: to go on with, from what is in `folder`.
+        """
+        self.lost = 0  # frames to whom the sender did not know
+        self.restarts: list[dict[str, int]] = []  # {"ap", "after_slot"}
+        self.ledger = Ledger()  # kept where there are faults
+        self._config, self._policy_of, self._faults, self._folder = config, policy_of, faults, folder
+        self._first_slot = first_slot
+        self._faulty = faults != Faults()
+        self._lives: Counter[str] = Counter()
+        self._down: dict[str, int] = {}  # by address, the slot in which it is back
+        self._frozen: dict[str, list[tuple[str, Send]]] = {}  # by address, what waits for it
+        self._queue: deque[tuple[str, Send]] = deque()  # with the sender
+        self._order = None if order_seed is None else generator(order_seed, Purpose.DELIVERY_ORDER)
+        self.aps: list[AccessPoint] = []
+        self._hosts: dict[str, Host] = {}
+        self._clock = -1  # newest slot of the channel servers that have died
+        self._idle = 0  # how often in a row time has passed and nothing came of it
+        self._woken = -1  # the slot in which timers were looked at last
+        self._heard: dict[str, int] = {}  # by address, the slot in which a node last got a frame
+        self._start_channel()
+        self._start_coordinator()
+        for ap in range(config.radio.num_aps):
+            self.aps.append(self._make_ap(ap))
+
+    def run(self, watch: Callable[[Send], None] = lambda send: None) -> None:
+        """Run to the end; `watch` sees every frame just before it is delivered."""
+        for send in self.frames():
+            watch(send)
+
+    def frames(self) -> Iterator[Send]:
+        """Run to the end, or as long as the caller asks for more: each frame just before it is delivered."""
+        for ap in self.aps:
+            self._begin(ap)
+        while not self._over:
+            if self._faulty:
+                self._bring_back()
+                if self._now > self._woken:
+                    self._woken = self._now
+                    self._wake()
+            if not self._queue:
+                self._pass_time()
+                continue
+            sender, send = self._take()
+            self._idle = 0
+            yield send
+            self._deliver(sender, send)
+        self._close()
+
+    # --- frames -------------------------------------------------------------------------------------------
+
+    def _deliver(self, sender: str, send: Send) -> None:
+        host = self._hosts.get(send.to)
+        if send.to in self._frozen:
+            self._frozen[send.to].append((sender, send))
+        elif host is None:
+            self.ledger.unknown[sender, send.to] += 1
+        elif self._faulty:
+            self._deliver_and_count(host, sender, send)
+        else:
+            self._post(host.node, host.receive(send.frame))
+
+    def _deliver_and_count(self, host: Host, sender: str, send: Send) -> None:
+        self._heard[send.to] = self._now
+        self._let(host, lambda: host.receive(send.frame))
+        outcome = self.ledger.accepted if host.node.took else self.ledger.rejected
+        outcome[sender, send.to] += 1
+
+    def _let(self, host: Host, act: Callable[[], list[Send]]) -> None:
+        """Let a node act; if it is struck meanwhile, it sends its last words and is down, or frozen."""
+        try:
+            self._post(host.node, act())
+        except Struck as struck:
+            host.sent.update(send.to for send in struck.last_words)
+            self._post(host.node, struck.last_words)
+            self._fell(host, struck.fault)
+
+    def _post(self, sender: Node, sends: Iterable[Send]) -> None:
+        """Queue what a node sends, to peers whose endpoint it has been told; an endpoint is an address here."""
+        for send in sends:
+            if send.to in sender.endpoints:
+                self._queue.append((sender.address, send))
+            else:
+                self.lost += 1
+                self.ledger.lost[sender.address, send.to] += 1
+
+    def _take(self) -> tuple[str, Send]:
+        if self._order is not None:
+            self._queue.rotate(int(self._order.integers(len(self._queue))))
+        return self._queue.popleft()
+
+    def _pass_time(self) -> None:
+        """Nothing is under way: every timer fires, the slot's deadline first. If nothing comes of it, nothing will."""
+        for address in (CHANNEL, *(address for address in self._hosts if address != CHANNEL)):
+            if address in self._hosts and address not in self._frozen:
+                self._let(self._hosts[address], self._hosts[address].tick)
+            if address == CHANNEL and self._queue:
+                return  # it did not take so long that others would have lost patience
+        if CHANNEL in self._down:
+            self._return(CHANNEL)
+        elif not self._queue and self._down and self.channel.air is None:  # no slot goes by, but time does
+            self._return(min(self._down, key=lambda address: self._down[address]))
+        self._idle += 1
+        if self._idle > _MAX_IDLE and not self._over:
+            raise RuntimeError("no frame is under way, but not every node is done, and waiting changes nothing")
+
+    def _wake(self) -> None:
+        """Let APs know that time has passed who hear nothing while others go on."""
+        for ap in self.aps:
+            host = None if ap.address in self._frozen else self._hosts.get(ap.address)
+            if host is not None and self._now - self._heard.setdefault(ap.address, self._now) >= SILENT_SLOTS:
+                self._heard[ap.address] = self._now
+                self._let(host, host.tick)
+
+    # --- nodes --------------------------------------------------------------------------------------------
+
+    @property
+    def _now(self) -> int:
+        """The newest slot that was opened, by whichever channel server."""
+        return max(self._clock, self.channel.opened)
+
+    @property
+    def _over(self) -> bool:
+        return not self._down and not self._frozen and self.coordinator.done and all(ap.done for ap in self.aps)
+
+    def _begin(self, ap: AccessPoint) -> None:
+        host = self._hosts[ap.address]
+        self._let(host, lambda: host.begin(ap.start(ap.address)))
+
+    def _host(self, node: Node, checkpoints: Checkpoints | None = None) -> None:
+        injector = None
+        if self._faulty:
+            lives = self._lives[node.address]
+            injector = Injector(self._faults.of(node.address), node.address, lives, self._first_slot)
+        notes = None if self._folder is None else self._folder / CHECKPOINTS
+        self._hosts[node.address] = Host(node, checkpoints, injector, notes)
+
+    def _start_channel(self) -> None:
+        first_slot = self._first_slot
+        if self._lives[CHANNEL]:
+            first_slot = max(self.coordinator.newest + 1, first_slot)
+        self.channel = ChannelServer(self._config, first_slot, restarted=self._lives[CHANNEL] > 0)
+        self.channel.endpoints[COORDINATOR] = COORDINATOR
+        self._host(self.channel)
+
+    def _start_coordinator(self) -> None:
+        journal = None if self._folder is None else Journal(self._folder / JOURNAL)
+        self.coordinator = Coordinator(self._config, journal)
+        self._host(self.coordinator)
+        self.coordinator.endpoints |= {
+            address: address for address in (CHANNEL, *map(ap_address, range(self._config.radio.num_aps)))
+        }
+
+    def _make_ap(self, ap: int) -> AccessPoint:
+        known, lives = own_config(self._config, ap), self._lives[ap_address(ap)]
+        node = AccessPoint(ap, known, self._policy_of(ap, known), lives)
+        node.endpoints |= {CHANNEL: CHANNEL, COORDINATOR: COORDINATOR}
+        checkpoints = None
+        if self._folder is not None:
+            checkpoints = Checkpoints(self._folder / CHECKPOINTS, f"ap-{ap}")
+            restore(node, checkpoints, self._first_slot)
+        self._host(node, checkpoints)
+        return node
+
+    # --- faults -------------------------------------------------------------------------------------------
+
+    def _fell(self, host: Host, fault: Fault) -> None:
+        """A node's process ends, or freezes until the watchdog ends it."""
+        address = host.node.address
+        if fault.action == "hang":
+            self._frozen[address] = []
+            self._down[address] = self._now + self._config.run.watchdog_slots
+            return
+        if address == CHANNEL:
+            self._clock = self._now
+        self._end(address)
+        failing = fault.times if fault.action == "crash_on_start" else 0
+        self._lives[address] += 1 + failing
+        self._down[address] = self._now + fault.slots * (1 + failing)
+
+    def _end(self, address: str) -> None:
+        host = self._hosts.pop(address)
+        self._settle(host)
+        for sender, _ in self._frozen.pop(address, ()):
+            self.ledger.unknown[sender, address] += 1
+
+    def _bring_back(self) -> None:
+        """Start the processes anew whose time has come."""
+        for address, slot in list(self._down.items()):
+            if slot > self._now and not self.channel.done:
+                continue
+            if address in self._frozen:  # the watchdog
+                self._end(address)
+                self._lives[address] += 1
+            self._return(address)
+
+    def _return(self, address: str) -> None:
+        del self._down[address]
+        if address == CHANNEL:
+            self._start_channel()
+            self._let(self._hosts[CHANNEL], lambda: self._hosts[CHANNEL].begin([]))
+        elif address == COORDINATOR:
+            self._start_coordinator()
+            host = self._hosts[address]
+            self._let(host, lambda: host.begin(self.coordinator.ask_again()))
+        else:
+            ap = int(address.partition("/")[2])
+            self.restarts.append({"ap": ap, "after_slot": self._now})
+            self.aps[ap] = self._make_ap(ap)
+            self._begin(self.aps[ap])
+
+    def _settle(self, host: Host) -> None:
+        """Enter what a node sent, and what became of it on its links, into the ledger."""
+        address = host.node.address
+        entries = [(self.ledger.sent, host.sent)]
+        if host.injector is not None:
+            injector = host.injector
+            entries += [
+                (self.ledger.lost, injector.lost),
+                (self.ledger.doubled, injector.doubled),
+                (self.ledger.unknown, injector.under_way),
+            ]
+        for book, by_receiver in entries:
+            for receiver, count in by_receiver.items():
+                book[address, receiver] += count
+
+    def _close(self) -> None:
+        for host in self._hosts.values():
+            self._settle(host)
+        if self._folder is not None:
+            for fired in noted_faults(self._folder):
+                self.coordinator.record.add_fault(fired)
+        for sender, send in self._queue:
+            self.ledger.unknown[sender, send.to] += 1

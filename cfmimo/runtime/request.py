@@ -1,0 +1,57 @@
+"""What both runtimes are asked to run, whom they tell how it goes, and what they give back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from apnode.config import Config
+from cfmimo.records.agents_file import Weights
+from cfmimo.runtime.fault_plan import Faults
+from coordinator.record import Record
+from coordinator.watch import Watch
+
+
+@dataclass(frozen=True)
+class RunRequest:
+    """One run: which experiment, where, with which faults and agents, and how it can be watched."""
+
+    config: Config
+    folder: Path | None = None  # for checkpoints and the journal; None: nowhere, and a restarted AP begins anew
+    runtime: str = "ray"  # or "local"
+    address: str | None = None  # of a Ray cluster; None: a private one on this machine
+    watch: Watch = Watch()  # noqa: RUF009  frozen
+    faults: Faults = Faults()  # noqa: RUF009  frozen
+    first_slot: int = 0  # to go on with, from what is in `folder`
+    agents: Weights | None = None  # trained agents that decide and learn no more; None: the config's policy decides
+
+
+class Progress(Protocol):
+    """Whom a run tells how it goes."""
+
+    @property
+    def due(self) -> bool:
+        """Whether it is time for `progress` again."""
+
+    def say(self, text: str) -> None:
+        """A sentence for the user."""
+
+    def starting(self, started: int, total: int) -> None:
+        """So many APs have started, of so many."""
+
+    def progress(self, newest: int, row: dict[str, Any] | None) -> None:
+        """The newest slot that has closed, and its row of results."""
+
+
+@dataclass
+class Outcome:
+    """What a runtime gives back."""
+
+    record: Record
+    seconds: float  # from the first hello to the last report, without starting processes
+    processes: list[dict[str, Any]] = field(default_factory=list)  # of the APs: {"ap", "pid", "node"}
+    restarts: list[dict[str, int]] = field(default_factory=list)  # {"ap", "after_slot"}
+    given_up: list[int] = field(default_factory=list)  # APs that died too often
+    watchdog: list[dict[str, int]] = field(default_factory=list)  # {"ap", "after_slot"} of hung processes it ended
+    frames_lost: int = 0  # that a node could not send

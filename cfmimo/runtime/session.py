@@ -1,0 +1,170 @@
+"""A Ray session for one run: somebody's cluster, or a private one on this machine that ends without a trace."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import shutil
+import signal
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import ray
+
+from apnode.config import Config
+from cfmimo.errors import ClusterError, ConfigError
+
+_TOKEN = secrets.token_hex(32)  # of private sessions; Ray reads it once per process
+_ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+_QUICK_NEWS = {  # of a death, and that a process is there again: a call to who has died fails as soon as this [ms]
+    "RAY_timeout_ms_task_wait_for_death_info": "50",  # 1000 by default
+    "RAY_core_worker_internal_heartbeat_ms": "200",  # 1000 by default
+}
+_SWEEP_S = 5.0
+_SESSION = "session"  # in a run's folder
+_MEMORY_MIB = {  # by start and whether APs learn: what all share and what each has for itself, as benchmarks/startup.py
+    ("fork", True): (500, 52),  # measures it, a little rounded up
+    ("fork", False): (100, 50),
+    ("plain", True): (0, 200),  # a Ray worker with torch
+    ("plain", False): (0, 80),
+}
+
+
+@contextmanager
+def connected(address: str | None, num_aps: int, run_folder: Path | None = None) -> Iterator[str]:
+    """A Ray session: the cluster at `address`, or a private one if that is None.
+
+    The private one asks for a token, kept in a file of mode 0600, and starts no dashboard. While it lives, its folder
+    is named in the run's, should this process be killed.
+
+    Yields:
+        where the fork server of each machine may have its socket: a folder of the same name on all.
+
+    Raises:
+        ClusterError: if there is no cluster at `address`.
+    """
+    if address is None:
+        with _private_session(num_aps) as folder:
+            if run_folder is not None:
+                (run_folder / _SESSION).write_text(str(folder))
+            yield str(folder / "fork")
+        if run_folder is not None:
+            (run_folder / _SESSION).unlink(missing_ok=True)
+        return
+    try:
+        ray.init(address=address, log_to_driver=False, runtime_env={"env_vars": _ONE_THREAD})
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise ClusterError(f"no Ray cluster answers at {address}: {error}") from None
+    try:
+        yield f"/tmp/cfmimo-{secrets.token_hex(8)}"
+    finally:
+        ray.shutdown()
+
+
+@contextmanager
+def _private_session(num_aps: int) -> Iterator[Path]:
+    folder = Path(tempfile.mkdtemp(prefix="cfmimo-", dir="/tmp"))  # short: it holds Unix sockets
+    token = folder / "token"
+    token.touch(mode=0o600)
+    token.write_text(_TOKEN)
+    settings = {
+        "RAY_AUTH_TOKEN_PATH": str(token),
+        "RAY_worker_niceness": "0",  # at Ray's default of 15 any other process starves the actors
+        "RAY_worker_maximum_startup_concurrency": str(
+            max(os.cpu_count() or 1, num_aps // 3)
+        ),  # it warns at 4 times this
+        **_QUICK_NEWS,
+        "RAY_USAGE_STATS_ENABLED": "0",
+        **_ONE_THREAD,
+    }
+    before = {name: os.environ.get(name) for name in (*settings, "RAY_AUTH_MODE")}
+    os.environ.pop("RAY_AUTH_MODE", None)  # unset, ray.init turns tokens on, in this process too
+    os.environ.update(settings)
+    try:
+        _init(folder)
+        yield folder
+    finally:
+        ray.shutdown()
+        _sweep(folder)
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            os.environ.update({} if value is None else {name: value})
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _init(folder: Path) -> None:
+    """Start Ray; its own handler of SIGTERM, which ends this process without cleaning up, does not stay."""
+    on_sigterm = signal.getsignal(signal.SIGTERM)
+    try:
+        ray.init(
+            address="local",
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            object_store_memory=100 * 2**20,
+            _temp_dir=str(folder / "ray"),
+        )
+    except SystemExit:  # that handler, meanwhile
+        raise KeyboardInterrupt from None
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, on_sigterm)
+
+
+def sweep_earlier(run_folder: Path) -> None:
+    """End what is left of a run's private session whose driver was killed."""
+    named = run_folder / _SESSION
+    if not named.is_file():
+        return
+    folder = Path(named.read_text())
+    if folder.parent == Path("/tmp") and folder.name.startswith("cfmimo-"):
+        _sweep(folder)
+        shutil.rmtree(folder, ignore_errors=True)
+    named.unlink()
+
+
+def _sweep(folder: Path) -> None:
+    """Kill what Ray left behind, and what that may still have started: processes with this session's token."""
+    give_up = time.monotonic() + _SWEEP_S
+    while (left := processes_of(folder)) and time.monotonic() < give_up:
+        for pid in left:
+            with suppress(ProcessLookupError):  # ended by itself
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.05)
+
+
+def processes_of(folder: Path) -> list[int]:
+    """Other processes whose environment names a folder."""
+    found = []
+    for environ in Path("/proc").glob("[0-9]*/environ"):
+        pid = int(environ.parent.name)
+        with suppress(OSError):  # ended by itself, or somebody else's
+            if pid != os.getpid() and str(folder).encode() in environ.read_bytes():
+                found.append(pid)
+    return found
+
+
+def memory_needed(config: Config) -> int:
+    """What the AP processes of a run take on one machine, as measured [B]."""
+    shared, each = _MEMORY_MIB[config.run.start, config.cooperation.policy == "ddqn"]
+    return (shared + config.radio.num_aps * each) * 2**20
+
+
+def check_memory(config: Config) -> None:
+    """Refuse a run whose AP processes would not fit this machine, before anything starts.
+
+    Raises:
+        ConfigError: if it would not.
+    """
+    needed = memory_needed(config)
+    meminfo = Path("/proc/meminfo").read_text().splitlines()
+    free = next(int(line.split()[1]) * 1024 for line in meminfo if "MemAvailable" in line)
+    if needed > free:
+        raise ConfigError(
+            f"{config.radio.num_aps} AP processes need about {needed / 2**30:.1f} GiB and {free / 2**30:.1f} GiB are "
+            "free; use --runtime local, --address of a cluster, or fewer APs (--set radio.num_aps=...)"
+        )

@@ -1,0 +1,70 @@
+"""What UEs report of interference to the APs that serve them: each the strongest few APs, as a receiver can measure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from apnode.protocol.messages import NOBODY, ComplexArray, FloatArray, IntArray
+from channel_server.propagation import BoolArray
+
+
+def strongest_interferers(
+    suffered: FloatArray, serving: BoolArray, partners: Sequence[Sequence[int]], count: int
+) -> tuple[IntArray, FloatArray]:
+    """The report of every UE to every AP that serves it: the strongest APs that are neither that AP nor its partners.
+
+    Each UE looks through its APs once, for enough of them to be left whomever an AP leaves out.
+
+    Args:
+        suffered: (M, K) power at UE k of AP n's streams [W].
+        serving: (M, K) D.
+        partners: of each AP; numbers of no AP are ignored.
+        count: R, how many a report names.
+
+    Returns:
+        (P, min(R, M)) twice, a row for each of the P pairs of an AP and its UE, in the order of np.nonzero(serving):
+        the APs, strongest first, NOBODY where there is no more power, and the power of each [W].
+    """
+    num_aps = len(suffered)
+    left_out = np.eye(num_aps, dtype=bool)
+    for ap, own in enumerate(partners):
+        left_out[ap, [partner for partner in own if partner < num_aps]] = True
+    enough = min(count + int(left_out.sum(axis=1).max()), num_aps)
+    loudest = np.argpartition(suffered, num_aps - enough, axis=0)[num_aps - enough :]  # (enough, K)
+    loudest.sort(axis=0)  # so that the first comes first among equals
+    ap_of, ue_of = np.nonzero(serving)
+    heard = loudest.T[ue_of]  # (P, enough)
+    power = np.where(left_out[ap_of[:, None], heard], 0, suffered[heard, ue_of[:, None]])
+    order = np.argsort(-power, axis=1, kind="stable")[:, :count]
+    reported = np.take_along_axis(power, order, axis=1)
+    return np.where(reported > 0, np.take_along_axis(heard, order, axis=1), NOBODY), reported
+
+
+def partner_gains(
+    h: ComplexArray, serving: BoolArray, partners: Sequence[Sequence[int]], count: int
+) -> tuple[IntArray, FloatArray]:
+    """What every UE measures of the partners of each AP that serves it, by their reference signals: the strongest few.
+
+    Args:
+        h: (M, K, L) true channels of one coherence block [sqrt power gain].
+        serving: (M, K) D.
+        partners: of each AP; numbers of no AP are ignored.
+        count: R, how many a report names.
+
+    Returns:
+        a row for each of the P pairs of an AP and its UE, as above: (P, W) the partners, strongest first, NOBODY where
+        an AP has fewer, W <= R; and (P, W, L) |h|^2 from each antenna, 0 of nobody [power gain].
+    """
+    known = [[partner for partner in own if partner < len(h)] for own in partners]
+    of_ap = np.full((len(known), max(map(len, known), default=0)), NOBODY)
+    for row, own in zip(of_ap, known, strict=True):
+        row[: len(own)] = own
+    ap_of, ue_of = np.nonzero(serving)
+    named = of_ap[ap_of]
+    gain = np.abs(h[np.where(named == NOBODY, 0, named), ue_of[:, None]]) ** 2  # (P, all partners, L)
+    gain[named == NOBODY] = 0
+    total = np.where(named == NOBODY, -1, gain.sum(axis=2))
+    order = np.argsort(-total, axis=1, kind="stable")[:, :count]
+    return np.take_along_axis(named, order, axis=1), np.take_along_axis(gain, order[..., None], axis=1)

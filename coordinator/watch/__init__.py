@@ -1,0 +1,78 @@
+"""What goes along with the coordinator in its process, so that a run can be watched while it goes on."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from coordinator.collector import Coordinator
+from coordinator.watch.stopwatch import Stopwatch
+
+SCALARS = "tensorboard"  # in a run's folder
+_EVERYWHERE = {"0.0.0.0", "::"}  # noqa: S104
+
+
+@dataclass(frozen=True)
+class Watch:
+    """How a run can be watched."""
+
+    port: int | None = None  # of live map and metrics; None: they are not served
+    host: str = "127.0.0.1"  # the address of this machine at which they are
+    scalars: Path | None = None  # folder for TensorBoard; None: nothing is written
+
+    @property
+    def wanted(self) -> bool:
+        """Whether anybody watches."""
+        return self.port is not None or self.scalars is not None
+
+    @property
+    def url(self) -> str:
+        """Of the live map, for a browser."""
+        host = socket.gethostname() if self.host in _EVERYWHERE else self.host
+        return f"http://{f'[{host}]' if ':' in host else host}:{self.port}/"
+
+    @property
+    def where(self) -> str:
+        """What a person is told."""
+        served = () if self.port is None else (f"live map: {self.url}", f"metrics: {self.url}metrics")
+        written = () if self.scalars is None else (f"to watch: tensorboard --logdir {self.scalars.parent}",)
+        return "   ".join((*served, *written))
+
+    @property
+    def complaint(self) -> str:
+        """What a person is told if it cannot be."""
+        served = () if self.port is None else (f"serve metrics on {self.host}, port {self.port}",)
+        written = () if self.scalars is None else ("write for TensorBoard",)
+        return f"cannot {' or '.join((*served, *written))}"
+
+
+class Watcher:
+    """Serves and writes what is wanted; told of every frame that the coordinator has handled."""
+
+    def __init__(self, watch: Watch, coordinator: Callable[[], Coordinator]) -> None:
+        """Begin.
+
+        Args:
+            watch: what is wanted.
+            coordinator: returns the present one, as it may be replaced after a death.
+
+        Raises:
+            OSError: if the port is taken, there is no such host, or the folder cannot be written.
+        """
+        self._coordinator, self._stopwatch, self._scalars = coordinator, Stopwatch(), None
+        if watch.scalars is not None:
+            from coordinator.watch.tensorboard import Scalars  # tensorboard: only if wanted
+
+            self._scalars = Scalars(watch.scalars, coordinator().record)
+        if watch.port is not None:
+            from coordinator.watch.web import serve  # aiohttp and prometheus-client: only if wanted
+
+            serve(coordinator, self._stopwatch, watch.host, watch.port)
+
+    def look(self) -> None:
+        """See what has come in."""
+        self._stopwatch.see(self._coordinator().newest)
+        if self._scalars is not None:
+            self._scalars.look(self._coordinator())

@@ -1,0 +1,140 @@
+"""The live map: what a browser is told of a run, slot by slot, and the page that shows it."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from channel_server.geometry import period
+from channel_server.recorded import refuse_without_positions
+from channel_server.topology import make_layout
+from coordinator.collector import Coordinator
+
+PAGE = (Path(__file__).parent / "live.html").read_text()
+
+
+def _hashes(element: str) -> str:
+    inside = re.findall(f"<{element}>(.*?)</{element}>", PAGE, re.DOTALL)
+    return " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'" for text in inside)
+
+
+POLICY = (  # nothing but what the page itself has, and what it is told from here
+    f"default-src 'none'; script-src {_hashes('script')}; style-src {_hashes('style')}; connect-src 'self'; "
+    "frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
+)
+
+
+@dataclass
+class Seen:
+    """What one browser has been told."""
+
+    episode: int = -1
+    slot: int = -1
+
+
+class LiveMap:
+    """Tells what is new; each slot is worked out once, however many watch."""
+
+    def __init__(self, coordinator: Callable[[], Coordinator]) -> None:
+        self._coordinator = coordinator  # the present one: it may have been replaced after a death
+        self._at = Seen()
+        self._episode = self._slot = ""
+
+    def news(self, seen: Seen) -> Iterator[str]:
+        """JSON texts that a browser is to be told; it has been told them then."""
+        coordinator = self._coordinator()
+        slot = coordinator.newest - 1  # of the newest one, reports are still coming in
+        if slot >= 0 and slot != self._at.slot and coordinator.record.closed[slot]:
+            self._work_out(coordinator, slot)
+        if self._at.episode != seen.episode:
+            yield self._episode
+        if self._at.slot != seen.slot:
+            yield self._slot
+        seen.episode, seen.slot = self._at.episode, self._at.slot
+
+    def _work_out(self, coordinator: Coordinator, slot: int) -> None:
+        episode = slot // coordinator.config.run.slots_per_episode
+        if episode != self._at.episode:
+            self._episode = _text({"episode": _episode(coordinator, episode)})
+        self._slot = _text({"slot": _slot(coordinator, slot)})
+        self._at = Seen(episode, slot)
+
+
+def _episode(coordinator: Coordinator, episode: int) -> dict[str, Any]:
+    """Where everybody is, [m], and who serves whom."""
+    config = coordinator.config
+    about = {"number": episode, "slots": config.num_slots, "policy": config.cooperation.policy}
+    try:
+        refuse_without_positions(config)
+    except ValueError as error:
+        return {**about, "nowhere": str(error)}
+    layout = make_layout(config, episode)
+    return {
+        **about,
+        "side": config.radio.area_m,
+        "torus": period(config.radio) is not None,
+        "ap": layout.ap_xy.round(1).tolist(),
+        "ue": layout.ue_xy.round(1).tolist(),
+        "serving": np.argwhere(layout.serving).tolist(),
+    }
+
+
+def _slot(coordinator: Coordinator, slot: int) -> dict[str, Any]:
+    """What a slot brought, and how every AP is."""
+    record = coordinator.record
+    row = coordinator.latest()
+    comebacks = Counter(comeback["ap"] for comeback in record.comebacks)
+    suspicions, gone = record.suspicions(slot).sum(axis=0), coordinator.given_up
+    aps = [
+        {
+            "up": bool(record.reported[slot, ap]),
+            "given_up": ap in gone,
+            "suspected": int(suspicions[ap]),
+            "reward": float(record.floats[slot, ap, 1]),
+            "loss": float(record.floats[slot, ap, 2]),
+            "epsilon": float(record.floats[slot, ap, 3]),
+            "restarts": comebacks[ap],
+            "age": int(max(slot + 1 - record.newest_checkpoint[ap], 0)),
+        }
+        for ap in range(record.reported.shape[1])
+    ]
+    sinr_db = 10 * np.log10(record.sinr[slot].mean(axis=0))
+    return {
+        "at": slot,
+        "row": row,
+        "ue": sinr_db.round(1).tolist(),
+        "aps": aps,
+        "formed": _pairs(record.neighbours[slot], record.linked[slot]),
+        "asked": _pairs(record.neighbours[slot], record.requested[slot]),
+    }
+
+
+def _pairs(neighbours: NDArray[Any], chosen: NDArray[Any]) -> list[list[int]]:
+    """Pairs of APs, each once, of which at least one chose the other."""
+    m, column = np.nonzero(chosen)
+    ends = np.sort(np.stack([m, neighbours[m, column]], axis=1), axis=1)
+    pairs: list[list[int]] = np.unique(ends, axis=0).tolist()
+    return pairs
+
+
+def _text(value: dict[str, Any]) -> str:
+    """JSON; what is no number becomes null."""
+    return json.dumps(_without_nan(value), separators=(",", ":"))
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _without_nan(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(part) for part in value]
+    return None if isinstance(value, float) and not np.isfinite(value) else value

@@ -1,0 +1,180 @@
+"""Prometheus metrics of a run: read from the coordinator's record at every scrape, never kept twice."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+
+import numpy as np
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+    Metric,
+)
+from prometheus_client.registry import Collector
+
+from apnode.config import Config
+from apnode.protocol.messages import KINDS
+from apnode.protocol.node import DROPS
+from coordinator.collector import Coordinator
+from coordinator.record import SINR_BOUNDS_DB
+from coordinator.watch.stopwatch import BOUNDS_S, Stopwatch
+
+CONTENT_TYPE = CONTENT_TYPE_LATEST
+
+_PER_AP = (("reward", "Reward (12)"), ("loss", "TD error of the last update"), ("epsilon", "Chance to explore"))
+
+
+class RunMetrics(Collector):
+    """What a scrape sees: the newest slot whose reports are in, and the counts so far."""
+
+    def __init__(self, coordinator: Callable[[], Coordinator], stopwatch: Stopwatch | None = None) -> None:
+        """Read from the present coordinator: it may have been replaced after a death.
+
+        Args:
+            coordinator: returns it.
+            stopwatch: knows how long slots took; without it there is no `cfmimo_slot_seconds`.
+        """
+        self._coordinator, self._stopwatch = coordinator, stopwatch
+        self._registry = CollectorRegistry(auto_describe=False)
+        self._registry.register(self)
+
+    def text(self) -> bytes:
+        """All of it as Prometheus reads it, of CONTENT_TYPE."""
+        return generate_latest(self._registry)
+
+    def describe(self) -> Iterator[Metric]:
+        """Nothing ahead of a scrape."""
+        yield from ()
+
+    def collect(self) -> Iterator[Metric]:
+        coordinator = self._coordinator()
+        row, record = coordinator.latest(), coordinator.record
+        yield from _planned(coordinator.config)
+        yield from _distributions(coordinator, self._stopwatch)
+        if row is None:
+            return
+        at = row["slot"]
+        yield GaugeMetricFamily("cfmimo_slot", "Newest complete slot", at)
+        yield GaugeMetricFamily("cfmimo_sum_rate_bps_hz", "Sum rate", row["sum_rate_bps_hz"])
+        yield GaugeMetricFamily("cfmimo_sum_rate_alone_bps_hz", "Had no AP cooperated", row["sum_rate_alone_bps_hz"])
+        yield GaugeMetricFamily("cfmimo_sinr_mean_db", "Mean over UEs and blocks", row["sinr_mean_db"])
+        yield GaugeMetricFamily("cfmimo_sinr_p5_db", "5th percentile over UEs and blocks", row["sinr_p5_db"])
+        links = GaugeMetricFamily("cfmimo_links", "Links in three units", labels=["unit"])
+        for unit in ("requests", "formed", "pairs"):
+            links.add_metric([unit], row[unit])
+        yield links
+        yield GaugeMetricFamily(
+            "cfmimo_request_rate", "Requests over those that could be made", row["requests"] / max(row["candidates"], 1)
+        )
+        yield from _traffic(coordinator)
+        up = GaugeMetricFamily("cfmimo_ap_up", "1 if the AP reported the slot", labels=["ap"])
+        linked = GaugeMetricFamily("cfmimo_ap_links", "Partners of the AP", labels=["ap"])
+        for ap in range(record.reported.shape[1]):
+            up.add_metric([str(ap)], float(record.reported[at, ap]))
+            linked.add_metric([str(ap)], float(record.linked[at, ap].sum()))
+        yield from (up, linked)
+        suspected = GaugeMetricFamily("cfmimo_ap_suspected", "APs that do not believe this one", labels=["ap"])
+        flagged = GaugeMetricFamily("cfmimo_ap_flagged", "1 if half of its partners do not believe it", labels=["ap"])
+        found, votes = record.flagged(at), record.suspicions(at).sum(axis=0)
+        for ap in np.flatnonzero(votes).tolist():  # no series for whom nobody suspects
+            suspected.add_metric([str(ap)], float(votes[ap]))
+            flagged.add_metric([str(ap)], float(ap in found))
+        yield from (suspected, flagged)
+        for index, (name, text) in enumerate(_PER_AP, start=1):
+            family = GaugeMetricFamily(f"cfmimo_ap_{name}", text, labels=["ap"])
+            for ap, value in enumerate(record.floats[at, :, index]):
+                family.add_metric([str(ap)], float(value))
+            yield family
+
+        yield from _recovery(coordinator, at)
+
+
+def _planned(config: Config) -> Iterator[Metric]:
+    """What does not change during a run."""
+    yield GaugeMetricFamily("cfmimo_aps", "Access points of the run", config.radio.num_aps)
+    yield GaugeMetricFamily("cfmimo_ues", "Users of the run", config.radio.num_ues)
+    yield GaugeMetricFamily("cfmimo_slots", "Slots that the run has, planned", config.num_slots)
+    names = ("policy", "cluster", "acceptance")
+    labels = {name: str(getattr(config.cooperation, name)) for name in names} | {"seed": str(config.seed)}
+    yield InfoMetricFamily("cfmimo_run", "What is run", labels)
+
+
+def _distributions(coordinator: Coordinator, stopwatch: Stopwatch | None) -> Iterator[Metric]:
+    text = "SINR of UEs and blocks of all slots so far; as some are negative there is no sum, the count is that of +Inf"
+    yield _histogram("cfmimo_sinr_db", text, SINR_BOUNDS_DB, coordinator.record.sinr_counts, None)
+    if stopwatch is not None:
+        text = "Wall-clock time from slot to slot, as their reports reach this process of the coordinator"
+        yield _histogram("cfmimo_slot_seconds", text, BOUNDS_S, stopwatch.counts, stopwatch.seconds)
+
+
+def _histogram(name: str, text: str, bounds: Iterable[float], counts: Iterable[int], total: float | None) -> Metric:
+    """Of `counts` between bounds, one more than there are of these."""
+    upto = np.cumsum(np.array(counts)).tolist()
+    buckets = list(zip([*(str(float(bound)) for bound in bounds), "+Inf"], upto, strict=True))
+    return HistogramMetricFamily(name, text, buckets=buckets, sum_value=total)
+
+
+def _traffic(coordinator: Coordinator) -> Iterator[Metric]:
+    """What all nodes sent, and what became of it: sent = accepted + rejected + unknown."""
+    record = coordinator.record
+    traffic = record.traffic + coordinator.sent
+    rejected = record.rejected + coordinator.dropped
+    accepted = record.accepted + coordinator.accepted
+    messages = CounterMetricFamily(
+        "cfmimo_messages",
+        "Frames by outcome: sent, of a type; accepted; rejected, for a reason",
+        labels=["type", "outcome", "reason"],
+    )
+    sizes = CounterMetricFamily("cfmimo_bytes", "Bytes sent", labels=["type"])
+    for tag, kind in enumerate(KINDS):
+        messages.add_metric([kind.__name__, "sent", ""], float(traffic[0, tag]))
+        sizes.add_metric([kind.__name__], float(traffic[1, tag]))
+    messages.add_metric(["", "accepted", ""], float(accepted))
+    for reason, count in zip(DROPS, rejected, strict=True):
+        messages.add_metric(["", "rejected", reason], float(count))
+    yield from (messages, sizes)
+    yield GaugeMetricFamily(
+        "cfmimo_messages_unknown",
+        "Sent, but neither accepted nor rejected as far as reports tell: under way, lost, or to or from who died",
+        float(traffic[0].sum() - accepted - rejected.sum()),
+    )
+
+
+def _recovery(coordinator: Coordinator, newest: int) -> Iterator[Metric]:
+    """What went wrong up to the newest slot, and who is back."""
+    record = coordinator.record
+    restarts = CounterMetricFamily("cfmimo_ap_restarts", "Times the AP came back after its death", labels=["ap"])
+    age = GaugeMetricFamily(
+        "cfmimo_checkpoint_age_slots", "Slots that the AP would forget if it died now", labels=["ap"]
+    )
+    given_up = GaugeMetricFamily(
+        "cfmimo_ap_given_up", "1 if the AP has spent its budget of restarts: it stays silent", labels=["ap"]
+    )
+    downtime = GaugeMetricFamily(
+        "cfmimo_ap_downtime_slots", "Slots in a row that the AP has let pass, up to the newest", labels=["ap"]
+    )
+    for ap, slots in enumerate(record.downtime):
+        downtime.add_metric([str(ap)], float(slots))
+    yield downtime
+    yield GaugeMetricFamily(
+        "cfmimo_reports_pending",
+        "Reports of APs on slots that closed which have not come in, but for slots that the AP let pass",
+        record.pending,
+    )
+    comebacks = Counter(comeback["ap"] for comeback in record.comebacks)
+    for ap, completed in enumerate(record.newest_checkpoint):
+        restarts.add_metric([str(ap)], comebacks[ap])
+        age.add_metric([str(ap)], float(max(newest + 1 - completed, 0)))
+        given_up.add_metric([str(ap)], float(ap in coordinator.given_up))
+    yield from (restarts, age, given_up)
+    faults = CounterMetricFamily("cfmimo_faults", "Faults of the plan that struck", labels=["kind"])
+    for kind, count in sorted(Counter(fault["action"] for fault in record.fired).items()):
+        faults.add_metric([kind], count)
+    yield faults
+    yield CounterMetricFamily(
+        "cfmimo_slots_missed", "Slots that an AP let pass, summed over APs", float(record.silent.sum())
+    )

@@ -1,0 +1,122 @@
+"""What an AP expects of links: both ends agree, and links that are expected to bring more do."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from apnode.agent.forecast import link_gains
+from apnode.config import Config
+from apnode.protocol.messages import Association, FloatArray
+from cfmimo.experiments.central import sample
+from cfmimo.experiments.oracle import Link, _Network, candidate_links
+from cfmimo.presets import load
+from channel_server.topology import Layout, associations, make_layout
+
+SMALL = ("radio.num_aps=30", "radio.num_ues=12", "radio.area_m=550", "run.slots_per_episode=6")
+SEEDS = range(4)
+
+
+def world(preset: str, seed: int) -> tuple[Config, Layout, list[Association]]:
+    config = load(preset, SMALL, seed)
+    layout = make_layout(config, 0)
+    return config, layout, associations(config, layout, 0)
+
+
+def expected(config: Config, told: list[Association]) -> dict[Link, float]:
+    """By AP and neighbour."""
+    gains = [link_gains(config, ap, of_ap) for ap, of_ap in enumerate(told)]
+    return {
+        (ap, n): gain
+        for ap, of_ap in enumerate(told)
+        for n, gain in zip(of_ap.neighbours, gains[ap].tolist(), strict=True)
+    }
+
+
+def rate(config: Config, layout: Layout, links: list[Link]) -> float:
+    """Sum rate (9) with these links, over fading that no forecast knows [bit/s/Hz]."""
+    drawn = sample(config, layout, range(6))
+    network = _Network(config, layout, drawn.h, drawn.h_hat_in_reach)
+    for link in links:
+        network.add(link)
+    return network._rate
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_both_ends_of_a_link_expect_the_same_to_the_last_bit(seed: int) -> None:
+    config, layout, told = world("selective", seed)
+    gains, links = expected(config, told), candidate_links(config, layout)
+    assert [gains[link] for link in links] == [gains[link[::-1]] for link in links]
+    assert max(gains.values()) > 0.5
+
+
+@pytest.mark.parametrize(("preset", "part"), [("selective", 0.15), ("selective", 0.3), ("directed", 0.5)])
+def test_links_that_are_expected_to_bring_most_bring_more_than_as_many_at_random(preset: str, part: float) -> None:
+    """Much more: in `selective` half of what all links bring comes from the best sixth of them."""
+    over, room = [], []
+    for seed in SEEDS:
+        config, layout, told = world(preset, seed)
+        gains, links = expected(config, told), candidate_links(config, layout)
+        links.sort(key=lambda link: -gains[link])
+        count = round(part * len(links))
+        rng = np.random.default_rng(seed)
+        at_random = [rate(config, layout, [links[i] for i in rng.permutation(len(links))[:count]]) for _ in range(4)]
+        over.append(rate(config, layout, links[:count]) - np.mean(at_random))
+        room.append(rate(config, layout, links) - rate(config, layout, []))
+    assert np.mean(over) > 0.15 * np.mean(room)
+    assert min(over) > 0
+
+
+def test_an_ap_that_serves_nobody_or_knows_nobody_expects_nothing() -> None:
+    for preset in ("selective", "directed"):
+        config = load(preset)
+        idle: dict[str, Any] = {"endpoints": ("x",), "interference": [1e-9], "around": (0,), "around_pilots": [0]}
+        one = Association(
+            0,
+            (),
+            [],
+            [],
+            (3,),
+            **idle,
+            neighbour_beta=np.full((1, 1), 1e-9),
+            neighbour_serves=np.ones((1, 1), np.uint8),
+        )
+        assert link_gains(config, 0, one).tolist() == [0]
+        assert link_gains(config, 0, Association(0, (0,), [1e-9], [0], (), (), [])).tolist() == []
+
+
+def test_where_many_aps_serve_a_user_a_forecast_does_not_try_all_groups_of_them() -> None:
+    """There are 2^20 of 20 APs."""
+    config = load("selective", ("radio.num_aps=20", "radio.num_ues=1", "radio.area_m=300", "radio.max_serving_aps=20"))
+    told = associations(config, make_layout(config, 0), 0)
+    gains = link_gains(config, 0, told[0])
+    assert len(gains) == 19
+    assert np.isfinite(gains).all()
+
+
+def test_of_the_links_that_join_a_users_aps_those_come_first_that_serve_more_users() -> None:
+    """APs 0, 1 and 2 serve UE 0, as strongly each; 0 and 2 also serve UE 1: AP 1 is joined to them by what is left."""
+    config = load("selective")
+    beta: FloatArray = np.array([[1e-9, 1e-9], [1e-9, 0], [1e-9, 1e-9]])
+    serves = beta > 0
+    gains = {}
+    for ap in range(3):
+        others = [n for n in range(3) if n != ap]
+        reach = np.flatnonzero(serves[ap])
+        told = Association(
+            episode=0,
+            ues=tuple(reach.tolist()),
+            beta=beta[ap, reach],
+            pilots=reach,
+            reach=tuple(reach.tolist()),
+            neighbours=tuple(others),
+            endpoints=("x", "x"),
+            interference=[1e-9, 1e-9],
+            around=(0, 1),
+            around_pilots=[0, 1],
+            neighbour_beta=beta[others],
+            neighbour_serves=serves[others].astype(np.uint8),
+        )
+        gains |= {(ap, n): gain for n, gain in zip(others, link_gains(config, ap, told), strict=True)}
+    assert gains[0, 2] == gains[2, 0] > 0
+    assert gains[0, 1] > gains[1, 2] == 0  # one of them suffices

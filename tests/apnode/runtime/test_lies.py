@@ -1,0 +1,63 @@
+"""False channel blocks look like true ones."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from apnode.protocol.messages import ChannelBlock
+from apnode.runtime.lies import FACTOR, KINDS, false_block, liar
+
+
+def gaussian(*shape: int) -> Any:
+    rng = np.random.default_rng(3)
+    return rng.standard_normal(shape) + 1j * rng.standard_normal(shape)
+
+
+BLOCK = ChannelBlock(7, 3, (1, 4, 5), 1e-5 * gaussian(500, 4, 3) * [1, 10, 0], [0.5, 0, 0.5], gaussian(500, 4, 4))
+
+
+def told(kind: str) -> ChannelBlock:
+    return false_block(BLOCK, kind, np.random.default_rng(0))
+
+
+def power(block: ChannelBlock) -> Any:
+    return (np.abs(block.h_hat) ** 2).mean(axis=(0, 1))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_only_the_estimates_are_false(kind: str) -> None:
+    lie = told(kind)
+    assert (lie.slot, lie.ap, lie.ues) == (BLOCK.slot, BLOCK.ap, BLOCK.ues)
+    np.testing.assert_array_equal(lie.rho, BLOCK.rho)
+    np.testing.assert_array_equal(lie.untold, BLOCK.untold)
+    assert lie.h_hat.shape == BLOCK.h_hat.shape
+    assert not np.allclose(lie.h_hat, BLOCK.h_hat, rtol=0.1)
+
+
+@pytest.mark.parametrize(("kind", "factor"), [("random", 1), ("conjugate", 1), ("scaled", FACTOR**2)])
+def test_a_lie_has_the_power_of_the_truth_unless_it_boasts(kind: str, factor: float) -> None:
+    np.testing.assert_allclose(power(told(kind)), factor * power(BLOCK), rtol=0.1)
+
+
+def test_random_estimates_tell_nothing_of_the_channel() -> None:
+    lie, truth = told("random").h_hat[..., 1].ravel(), BLOCK.h_hat[..., 1].ravel()
+    assert abs(np.vdot(lie, truth)) < 0.1 * np.linalg.norm(lie) * np.linalg.norm(truth)
+
+
+def test_conjugates_leave_the_magnitude_of_every_correlation_between_ues() -> None:
+    lie, truth = (block.h_hat.conj().swapaxes(-1, -2) @ block.h_hat for block in (told("conjugate"), BLOCK))
+    np.testing.assert_allclose(np.abs(lie), np.abs(truth), rtol=1e-4)
+
+
+def test_a_liar_tells_everybody_the_same_in_a_slot_and_something_else_in_the_next() -> None:
+    lie = liar("random", 0, 3)
+    np.testing.assert_array_equal(lie(BLOCK).h_hat, lie(BLOCK).h_hat)
+    assert (lie(BLOCK).h_hat != lie(replace(BLOCK, slot=8)).h_hat)[..., :2].all()
+    assert (lie(BLOCK).h_hat != liar("random", 0, 4)(BLOCK).h_hat)[..., :2].all()
+
+
+def test_a_lie_that_there_is_not_is_refused() -> None:
+    with pytest.raises(ValueError, match="random, scaled, conjugate"):
+        told("white")
