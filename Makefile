@@ -6,7 +6,7 @@ MARL := .venv-marl/.installed
 
 SECRETS := deploy/secrets
 
-.PHONY: help demo secrets test bench bench-agents bench-faults bench-marl clean
+.PHONY: help demo secrets test test-deploy bench bench-agents bench-faults bench-marl clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -28,12 +28,14 @@ secrets:  ## before `docker compose up`: a Ray token, a Grafana password, and th
 	  test -f .env && grep -v '^CFMIMO_USER=' .env > .env.new; echo "CFMIMO_USER=$$user" >> .env.new; mv .env.new .env
 	@echo "made $(SECRETS)/ray_token and $(SECRETS)/grafana_password (user admin); next: docker compose up --build"
 
-test: $(STAMP)  ## lint, types, tests
+test: $(STAMP)  ## lint, types, fast tests, and tests with real Ray
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -n auto --dist worksteal -m "not ray and not deploy"
 	$(BIN)/python -m pytest -m ray
+
+test-deploy: $(STAMP)  ## tests of images, compose, dashboards, alerts, Kubernetes and ray up
 	$(BIN)/python -m pytest -m deploy
 
 bench: $(STAMP)  ## slots/s, messages/s and CPU time by part, local against Ray; what an AP costs; how physics and compare grow

@@ -43,7 +43,7 @@ def add_run(commands: Any) -> None:
     run.add_argument(
         "--faults",
         metavar="PLAN|FILE.toml",
-        help=f"what goes wrong: {', '.join(plan_names())}, or a file (see README)",
+        help=f"what goes wrong: {', '.join(plan_names())}, or a file (see docs/faults.md)",
     )
     add_policy(run, "decide, and learn and explore no more: AP m uses agent m modulo their number")
     add_watching(run)
