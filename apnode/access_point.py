@@ -32,7 +32,6 @@ from apnode.protocol.messages import (
     ClusterBlock,
     CommonLinks,
     CoopDecline,
-    CoopPass,
     CoopRequest,
     Deadline,
     FloatArray,
@@ -56,7 +55,7 @@ from apnode.slot import Slot
 
 _InCluster = LinkState | CommonLinks | ClusterBlock
 _LOUDEST = 1e3  # amplitude: nothing is heard so much louder than it was sent; what claims to be would overflow sums
-_OfSlot = CoopRequest | ChannelBlock | CoopDecline | CoopPass | _InCluster | SlotFeedback | GainReport
+_OfSlot = CoopRequest | ChannelBlock | CoopDecline | _InCluster | SlotFeedback | GainReport
 
 
 class AccessPoint(Node):
@@ -90,7 +89,6 @@ class AccessPoint(Node):
             Association: self._on_association,
             PilotBlock: self._on_pilots,
             CoopRequest: self._on_request,
-            CoopPass: self._on_pass,
             ChannelBlock: self._on_block,
             CoopDecline: self._on_decline,
             LinkState: self._on_link_state,
@@ -156,7 +154,6 @@ class AccessPoint(Node):
         elif slot.formation and slot.formation.begun and peer in slot.blocks:
             self._transmit(slot)  # no cluster can be found over this link any more
         else:
-            self._heard_from(slot, peer)
             self._transmit_when_agreed(slot)
 
     def _on_pilots(self, pilots: PilotBlock) -> None:
@@ -226,9 +223,6 @@ class AccessPoint(Node):
         action = self.policy.act(observation, len(neighbours), pilots.slot) if neighbours else 0
         action &= ~sum(1 << position for position, n in enumerate(neighbours) if n in suspects)
         chosen = tuple(n for position, n in enumerate(neighbours) if action >> position & 1)
-        if self._config.cooperation.cluster == "pairs":
-            chosen = chosen[:1]  # so that whoever agrees has one partner
-        grant = self._config.cooperation.acceptance == "grant"
         self.slot = Slot(
             index=pilots.slot,
             episode=episode,
@@ -236,7 +230,6 @@ class AccessPoint(Node):
             observation=observation,
             action=action,
             chosen=chosen,
-            unheard={*neighbours} - self._gone if grant else set(),
             suspects=suspects,
             formation=self._new_formation(pilots.slot),
             learned=self.policy.shared(pilots.slot),
@@ -246,8 +239,6 @@ class AccessPoint(Node):
         for neighbour in neighbours:
             if neighbour in chosen:
                 self._send(ap_address(neighbour), CoopRequest(pilots.slot, self.ap, episode.precoder.matters))
-            elif grant:
-                self._send(ap_address(neighbour), CoopPass(pilots.slot, self.ap))
         self._transmit_when_agreed(self.slot)
 
     # --- neighbours agree ---------------------------------------------------------------------------------
@@ -266,43 +257,13 @@ class AccessPoint(Node):
                 self._share_csi(slot, request.ap, request.ues)
             case "mutual" if request.ap in slot.chosen and not slot.settled:
                 self._share_csi(slot, request.ap, request.ues)
-            case "grant" if request.ap in slot.unheard and not slot.transmitted:
-                slot.requests[request.ap] = request
-                self._heard_from(slot, request.ap)
             case _ if request.ap not in slot.shared:
                 self._send(ap_address(request.ap), CoopDecline(slot.index, self.ap))
 
-    def _on_pass(self, message: CoopPass) -> None:
-        """Acceptance grant: a neighbour will not ask; an AP just restarted will not either."""
-        if self._next is None:
-            refuse_unless(self._is_peer(message.ap), "pass by no AP")
-            self._decline_as_newcomer(message)  # no answer comes to that
-            return
-        slot = self._slot_of(message)
-        if slot is not None and not slot.transmitted:
-            self._heard_from(slot, message.ap)
-
-    def _decline_as_newcomer(self, message: CoopRequest | CoopPass) -> None:
+    def _decline_as_newcomer(self, request: CoopRequest) -> None:
         """Before its first slot, which never comes if its hello was lost, or there was no channel server to hear it."""
-        self._send(ap_address(message.ap), CoopDecline(message.slot, self.ap))
-        self._complain_if_left_behind(message.slot)
-
-    def _heard_from(self, slot: Slot, neighbour: int) -> None:
-        """Acceptance grant: once every neighbour has asked or passed, say yes to the strongest while there is room."""
-        if neighbour not in slot.unheard:
-            return
-        slot.unheard.discard(neighbour)
-        if slot.unheard:
-            return
-        room = self._config.cooperation.max_partners - len(slot.chosen)
-        for asker in (n for n in slot.episode.neighbours if n in slot.requests):  # strongest first
-            if asker in slot.chosen or (room > 0 and asker not in slot.suspects):
-                room -= asker not in slot.chosen
-                slot.granted.add(asker)
-                self._share_csi(slot, asker, slot.requests[asker].ues)
-            else:
-                self._send(ap_address(asker), CoopDecline(slot.index, self.ap))
-        self._transmit_when_agreed(slot)
+        self._send(ap_address(request.ap), CoopDecline(request.slot, self.ap))
+        self._complain_if_left_behind(request.slot)
 
     def _share_csi(self, slot: Slot, partner: int, partner_ues: Iterable[int]) -> None:
         """Send the partner our channel estimates for the UEs that matter to it or to us, once."""
@@ -337,14 +298,13 @@ class AccessPoint(Node):
         slot = self._slot_of(decline)
         if slot is not None and not slot.transmitted:
             slot.declined.add(decline.ap)
-            self._heard_from(slot, decline.ap)
             self._transmit_when_agreed(slot)
 
     # --- clusters beyond one's own partners ---------------------------------------------------------------
 
     def _new_formation(self, slot: int) -> Rounds[Any] | None:
         match self._config.cooperation.cluster:
-            case "capped" | "components":
+            case "components":
                 return Formation(self.ap, slot, self._config)
             case "serving":
                 return Relaying(self.ap, slot, self._config)
@@ -402,7 +362,7 @@ class AccessPoint(Node):
 
     def _transmit_when_agreed(self, slot: Slot) -> None:
         answered = slot.blocks.keys() | slot.declined | slot.restarted | slot.doubted
-        if slot.transmitted or slot.unheard or not answered >= {*slot.chosen, *slot.granted}:
+        if slot.transmitted or not answered >= {*slot.chosen}:
             return
         if slot.formation is None or not slot.agreed:
             self._transmit(slot)
@@ -444,8 +404,7 @@ class AccessPoint(Node):
 
     def _unanswering(self, slot: Slot) -> set[int]:
         """Whom this AP still waits for: from the next slot on it does not, until it hears of them again."""
-        answered = slot.blocks.keys() | slot.declined
-        return slot.unheard | ({*slot.chosen, *slot.granted} - answered)
+        return {*slot.chosen} - slot.blocks.keys() - slot.declined
 
     # --- a slot closes ------------------------------------------------------------------------------------
 

@@ -12,7 +12,6 @@ from apnode.protocol.messages import (
     ChannelBlock,
     ClusterBlock,
     ComplexArray,
-    CoopRequest,
     FloatArray,
     SlotFeedback,
 )
@@ -28,12 +27,9 @@ class Slot:
     observation: FloatArray
     action: int
     chosen: tuple[int, ...]  # neighbours asked, strongest interferer first
-    unheard: set[int]  # acceptance grant: neighbours who have neither asked nor passed
     suspects: tuple[int, ...]  # whom this AP does not believe
     formation: Rounds[Any] | None  # where clusters reach beyond one's own partners
     learned: FloatArray  # what partners are told of what this AP has learned
-    requests: dict[int, CoopRequest] = field(default_factory=dict)  # by asker
-    granted: set[int] = field(default_factory=set)
     blocks: dict[int, ChannelBlock] = field(default_factory=dict)  # by sender
     declined: set[int] = field(default_factory=set)
     restarted: set[int] = field(default_factory=set)  # peers who have forgotten this slot
@@ -52,7 +48,7 @@ class Slot:
     @property
     def agreed(self) -> dict[int, ChannelBlock]:
         """The blocks of those who said yes, in the order of their ids."""
-        return {ap: self.blocks[ap] for ap in sorted(self.blocks.keys() & {*self.chosen, *self.granted})}
+        return {ap: self.blocks[ap] for ap in sorted(self.blocks.keys() & {*self.chosen})}
 
     @property
     def cluster(self) -> Mapping[int, ChannelBlock | ClusterBlock]:

@@ -50,6 +50,7 @@ from cfmimo.runtime.request import RunRequest
 from cfmimo.runtime.session import connected
 from channel_server.actor import ChannelServerActor
 from channel_server.server import ChannelServer
+from coordinator import tables
 from coordinator.record import Record
 
 APS = {"local": 100, "ray": 24}
@@ -270,7 +271,7 @@ def loss(figure: Path | None) -> Rows:
     config = network("local", 60, 0, "cooperation.policy=always")
     for share in LOSSES:
         one = in_local(config, resolve(FaultPlan(links=(PlannedLinks(loss=share),)), config))
-        table = one.record.slots()
+        table = tables.slots(one.record)
         rates.append(float(table["sum_rate_bps_hz"].mean()))
         formed.append(float(table["formed"].mean()))
         yield Row(f"loss {share:.0%}: sum rate [bit/s/Hz]", rates[-1])

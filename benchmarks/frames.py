@@ -49,9 +49,8 @@ SMALL = ("radio.num_aps=7", "radio.num_ues=4", "radio.area_m=250", "run.blocks_p
 ASKING = (*SMALL, "run.slots_per_episode=3", "cooperation.policy=random", "reward.scope=neighbourhood")
 VARIANTS = {
     "mutual": ASKING,
-    "grant": (*ASKING, "cooperation.acceptance=grant", "cooperation.max_partners=2"),
     "directed": (*ASKING, "cooperation.cluster=directed", "cooperation.acceptance=all"),
-    "capped": (*ASKING, "cooperation.cluster=capped", "cooperation.max_cluster_aps=3"),
+    "components": (*ASKING, "cooperation.cluster=components", "cooperation.max_cluster_aps=3"),
     "serving": (*ASKING, "cooperation.cluster=serving", "precoding.joint=selective", "precoding.power=average"),
     "mmse": (*ASKING, "precoding.alone=mmse", "precoding.joint=selective", "cooperation.policy=always"),
     "learning": (*ASKING, "cooperation.policy=ddqn", "learning.batch_size=2", "learning.hidden=[8]"),

@@ -28,6 +28,7 @@ from cfmimo.experiments.workers import processors
 from cfmimo.presets import load
 from cfmimo.runtime.fault_plan import FaultArgs, FaultPlan, Faults, PlannedFault, PlannedLinks, resolve
 from cfmimo.runtime.local import LocalNetwork
+from coordinator import tables
 from coordinator.record import Record
 
 SIZE = ("radio.num_aps=5", "radio.num_ues=4", "radio.area_m=250", "run.blocks_per_slot=1", "run.slots_per_episode=8")
@@ -35,9 +36,8 @@ LENGTH = ("run.episodes=4", "run.checkpoint_every_slots=4", "run.watchdog_slots=
 VARIANTS = (
     (),
     ("reward.scope=neighbourhood",),
-    ("cooperation.acceptance=grant", "cooperation.max_partners=2"),
     ("cooperation.cluster=directed", "cooperation.acceptance=all"),
-    ("cooperation.cluster=capped", "cooperation.max_cluster_aps=3", "reward.scope=neighbourhood"),
+    ("cooperation.cluster=components", "cooperation.max_cluster_aps=3", "reward.scope=neighbourhood"),
     ("cooperation.cluster=serving", "precoding.joint=selective", "precoding.power=average"),
     ("cooperation.neighbour_sets=row", "radio.ue_mobility=walk"),
 )
@@ -151,7 +151,7 @@ def broken(run: LocalNetwork, faults: Faults, folder: Path) -> list[str]:
     found = {
         "a slot that never closed": not record.closed.all() and not _reports_are_lost(faults),
         f"survivors {survivors} missed slots": not record.reported[record.closed][:, survivors].all(),
-        "rows that are not APs x slots": len(record.aps()["status"]) != slots * aps,
+        "rows that are not APs x slots": len(tables.aps(record)["status"]) != slots * aps,
         "numbers that are not finite": not _all_finite(record),
         f"links whose frames do not add up: {run.ledger.wrong}": bool(run.ledger.wrong),
         f"faults not as planned: {faults.not_as_planned(record.fired)}": bool(faults.not_as_planned(record.fired)),

@@ -156,13 +156,11 @@ def sight_probability(ground: FloatArray, model: str) -> FloatArray:
 
     Args:
         ground: horizontal distance AP to UE [m], any shape.
-        model: `3gpp-umi` or `3gpp-uma`; no other model asks, and there it is 1.
+        model: `3gpp-umi` or `3gpp-uma`.
 
     Returns:
         Probability, 1 up to 18 m.
     """
-    if model not in _STD_3GPP_DB:
-        return np.ones_like(ground)
     decay = 36 if model == "3gpp-umi" else 63
     near = 18 / np.maximum(ground, 18)
     return near + np.exp(-ground / decay) * (1 - near)

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 from apnode.config import Config
-from apnode.protocol.messages import KINDS, ApReport, FaultFired, Hello, Resend, RunOver, SlotReport, Tick, kinds_of
+from apnode.protocol.messages import KINDS, ApReport, FaultFired, Hello, Resend, RunOver, SlotReport, Tick
 from apnode.protocol.node import CHANNEL, COORDINATOR, DROPS, REPORTS_KEPT, Node, Send, ap_address, refuse_unless
-from apnode.protocol.wire import VERSION
+from coordinator import tables
 from coordinator.journal import Journal
 from coordinator.record import Record
 
@@ -62,7 +62,7 @@ class Coordinator(Node):
         at = self.newest - 1
         if at < 0:
             return None
-        return {name: column[0].item() for name, column in self.record.slots(np.array([at])).items()}
+        return {name: column[0].item() for name, column in tables.slots(self.record, np.array([at])).items()}
 
     def hung(self) -> list[int]:
         """APs that missed all slots for as long as the watchdog waits, and have said nothing since."""
@@ -147,6 +147,5 @@ class Coordinator(Node):
 
 
 def _refuse_unless_counts(report: ApReport | SlotReport) -> None:
-    shapes = {(2, len(KINDS)), (2, len(kinds_of(VERSION - 1)))}
-    refuse_unless(report.sent.shape in shapes, "counts of other kinds of messages")
+    refuse_unless(report.sent.shape == (2, len(KINDS)), "counts of other kinds of messages")
     refuse_unless(report.dropped.shape == (len(DROPS),), "counts of other reasons")

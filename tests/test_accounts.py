@@ -22,9 +22,8 @@ SHORT = ("radio.num_aps=7", "radio.num_ues=4", "radio.area_m=250", "run.blocks_p
 ASKING = (*SHORT, "run.slots_per_episode=4", "cooperation.policy=random", "reward.scope=neighbourhood")
 VARIANTS = {
     "mutual": ASKING,
-    "grant": (*ASKING, "cooperation.acceptance=grant", "cooperation.max_partners=2"),
     "directed": (*ASKING, "cooperation.cluster=directed", "cooperation.acceptance=all"),
-    "capped": (*ASKING, "cooperation.cluster=capped", "cooperation.max_cluster_aps=3"),
+    "components": (*ASKING, "cooperation.cluster=components", "cooperation.max_cluster_aps=7"),
     "serving": (*ASKING, "cooperation.cluster=serving", "precoding.joint=selective", "precoding.power=average"),
 }
 
@@ -61,7 +60,7 @@ class Books:
 
     def provoke(self, sent: Send) -> None:
         """Send frames that must be dropped, and the last one again: where it was received, and elsewhere."""
-        damaged, old = bytes([sent.frame[0] ^ 1]) + sent.frame[1:], framed([VERSION - 2, 0])
+        damaged, old = bytes([sent.frame[0] ^ 1]) + sent.frame[1:], framed([VERSION - 1, 0])
         for frame, reason in ((damaged, "checksum"), (bytes(2**16 + 1), "oversized"), (old, "version")):
             self.deliver(sent.to, frame)
             self.provoked[sent.to][reason] += 1

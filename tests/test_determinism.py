@@ -9,10 +9,12 @@ from cfmimo.runtime.local import LocalNetwork
 SHORT = ("run.episodes=3", "run.slots_per_episode=12")
 VARIANTS = {
     "mutual": (),
-    "grant": ("cooperation.acceptance=grant", "cooperation.max_partners=2", "reward.scope=neighbourhood"),
     "directed": ("cooperation.cluster=directed", "cooperation.acceptance=all", "cooperation.neighbour_sets=row"),
-    "pairs": ("cooperation.cluster=pairs", "cooperation.policy=always"),
-    "capped": ("cooperation.cluster=capped", "cooperation.policy=random", "reward.scope=neighbourhood"),
+    "components, neighbourhood": (
+        "cooperation.cluster=components",
+        "cooperation.policy=random",
+        "reward.scope=neighbourhood",
+    ),
     "components": ("cooperation.cluster=components", "cooperation.max_cluster_aps=20", "reward.charge=formed"),
     "components refused": ("cooperation.cluster=components", "cooperation.policy=always"),
     "neighbourhood": ("reward.scope=neighbourhood", "reward.charge=formed", "reward.interference_sign='-'"),

@@ -25,7 +25,6 @@ from apnode.protocol.messages import (
     ClusterBlock,
     CommonLinks,
     CoopDecline,
-    CoopPass,
     CoopRequest,
     Deadline,
     GainReport,
@@ -47,6 +46,7 @@ from channel_server.fading import channels, received_pilots
 from channel_server.server import Air, ChannelServer
 from channel_server.sinr import spectral_efficiency
 from channel_server.topology import Layout, associations, make_layout
+from coordinator import tables
 from coordinator.collector import Coordinator
 from coordinator.record import Record
 
@@ -57,22 +57,17 @@ MMSE_LEAVES = ("cooperation.residual_db=20", "cooperation.link_price=0.05")
 VARIANTS = {
     "mutual": (),
     "mutual, random": ASKING,
-    "grant": (*ASKING, "cooperation.acceptance=grant", "cooperation.max_partners=2"),
     "directed": (*ASKING, "cooperation.cluster=directed", "cooperation.acceptance=all"),
     "directed, rows": ("cooperation.cluster=directed", "cooperation.acceptance=all", "cooperation.neighbour_sets=row"),
-    "pairs": ("cooperation.policy=always", "cooperation.cluster=pairs"),
-    "capped": (*ASKING, "cooperation.cluster=capped", "cooperation.max_cluster_aps=3"),
-    "capped, neighbourhood": (*ASKING, "cooperation.cluster=capped", "reward.scope=neighbourhood"),
     "components": (*ASKING, "cooperation.cluster=components", "cooperation.max_cluster_aps=7"),
+    "components, neighbourhood": (*ASKING, "cooperation.cluster=components", "reward.scope=neighbourhood"),
     "neighbourhood": (*ASKING, "reward.scope=neighbourhood"),
     "selective": (*ASKING, "precoding.alone=mmse", "precoding.joint=selective", "precoding.power=average"),
     "serving": (*ASKING, *SERVING),
     "serving, neighbourhood": (*ASKING, *SERVING, "cooperation.neighbour_sets=common-ue", "reward.scope=neighbourhood"),
-    "grant, neighbourhood": (*ASKING, "cooperation.acceptance=grant", "reward.scope=neighbourhood"),
     "forecast": (*SERVING, *MMSE_LEAVES, "cooperation.policy=forecast", "cooperation.neighbour_sets=common-ue"),
     "agents that forecast": (*SERVING, *MMSE_LEAVES, "learning.values=neighbours", "reward.gain=absolute"),
 }
-WHOLE = {"capped", "components"}  # clusters that need all links
 FROM_CHANNEL = (Association, PilotBlock, SlotFeedback, Deadline, RunOver)
 
 
@@ -290,7 +285,7 @@ def agreed_links(run: Watched) -> set[tuple[int, int, int]]:
 def test_of_links_and_clusters_an_ap_hears_from_its_agreed_partners_only(run: Watched) -> None:
     said = run.of(LinkState) + run.of(CommonLinks) + run.of(ClusterBlock)
     assert {(m.slot, m.ap, index(to)) for to, m in said} <= agreed_links(run)
-    assert bool(run.of(LinkState)) == (run.config.cooperation.cluster in WHOLE)
+    assert bool(run.of(LinkState)) == (run.config.cooperation.cluster == "components")
     assert bool(run.of(CommonLinks)) == (run.config.cooperation.cluster == "serving")
 
 
@@ -307,7 +302,7 @@ def test_a_cluster_block_is_for_members_once_each_and_about_the_clusters_ues(run
     came = [(block.slot, block.owner, index(to)) for to, block in run.of(ClusterBlock)]
     expected = {(slot, owner, ap) for (slot, ap), known in cluster.items() if len(known) > 2 for owner in known - {ap}}
     assert sorted(came) == (sorted(expected) if run.config.cooperation.is_transitive else [])
-    assert bool(came) == (run.config.cooperation.cluster in WHOLE)
+    assert bool(came) == (run.config.cooperation.cluster == "components")
 
 
 def components(run: Watched, slot: int) -> dict[tuple[int, int], set[int]]:
@@ -380,15 +375,8 @@ def test_agreement_is_mutual_unless_clusters_are_directed(run: Watched) -> None:
     assert bool(one_way) == (run.config.cooperation.cluster == "directed")
 
 
-def test_in_pairs_an_ap_asks_one_neighbour_and_has_one_partner_at_most(run: Watched) -> None:
-    if run.config.cooperation.cluster == "pairs":
-        for _, report in run.of(ApReport):
-            assert report.requested == report.neighbours[:1]  # the strongest of those chosen: all
-            assert len(report.partners) <= 1
-
-
 def test_requests_and_their_answers_are_all_that_is_said(run: Watched) -> None:
-    """Every request is answered exactly once by a block or a decline, and every neighbour not asked is told so."""
+    """Every request is answered exactly once by a block or a decline."""
     requests = [(m.slot, m.ap, index(to)) for to, m in run.of(CoopRequest)]
     blocks = {(m.slot, m.ap, index(to)) for to, m in run.of(ChannelBlock)}
     declines = {(m.slot, m.ap, index(to)) for to, m in run.of(CoopDecline)}
@@ -396,9 +384,6 @@ def test_requests_and_their_answers_are_all_that_is_said(run: Watched) -> None:
     for slot, asker, asked in requests:
         assert ((slot, asked, asker) in blocks) + ((slot, asked, asker) in declines) == 1
     assert {(slot, asker, asked) for slot, asked, asker in declines} <= set(requests)
-    grant = run.config.cooperation.acceptance == "grant"
-    neighbours = sum(len(report.neighbours) for _, report in run.of(ApReport))
-    assert len(run.of(CoopPass)) == (neighbours - len(requests) if grant else 0)
 
 
 def test_gains_are_reported_to_partners_with_a_link_and_in_a_neighbourhood_only(run: Watched) -> None:
@@ -496,7 +481,7 @@ def test_the_price_of_cooperation_in_a_slot_is_what_aps_sent_each_other_in_it(ru
             messages[message.slot, message.ap] += 1
             size_of[message.slot, message.ap] += size
     assert messages.any(axis=1).all()
-    slots, aps = run.record.slots(), run.record.aps()
+    slots, aps = tables.slots(run.record), tables.aps(run.record)
     np.testing.assert_array_equal(slots["messages"], messages.sum(axis=1))
     np.testing.assert_array_equal(slots["bytes"], size_of.sum(axis=1))
     np.testing.assert_array_equal(aps["messages"], messages.ravel())
@@ -507,7 +492,7 @@ def test_a_run_without_faults_drops_nothing_and_needs_no_deadline(run: Watched) 
     assert not run.of(Deadline)
     assert not run.record.dropped.any()
     assert not run.record.silent.any()
-    assert (run.record.aps()["status"] == "ok").all()
+    assert (tables.aps(run.record)["status"] == "ok").all()
 
 
 def test_the_coordinator_gets_reports_and_sends_nothing(run: Watched) -> None:

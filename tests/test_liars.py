@@ -12,6 +12,7 @@ from apnode.runtime.lies import KINDS, liar
 from cfmimo.presets import load
 from cfmimo.runtime.local import LocalNetwork
 from channel_server.topology import make_layout
+from coordinator import tables
 from coordinator.record import Record
 from coordinator.watch.metrics import RunMetrics
 
@@ -19,7 +20,6 @@ LIARS = (4, 11)
 ONE_BLOCK = ("run.blocks_per_slot=1", "cooperation.policy=always", "run.episodes=2")
 VARIANTS = {
     "ego": ONE_BLOCK,
-    "grant": (*ONE_BLOCK, "cooperation.acceptance=grant", "cooperation.max_partners=2"),
     "directed": (*ONE_BLOCK, "cooperation.cluster=directed", "cooperation.acceptance=all"),
     "serving": (
         *("run.episodes=1", "cooperation.policy=always", "cooperation.cluster=serving", "precoding.alone=mmse"),
@@ -96,7 +96,7 @@ def test_nobody_is_suspected_where_nobody_lies(preset: str) -> None:
     config = load(preset, ("radio.num_aps=20", "radio.num_ues=8", "radio.area_m=450", "run.episodes=4"))
     local = LocalNetwork(config)
     local.run()
-    assert not local.coordinator.record.aps()["suspects"].any()
+    assert not tables.aps(local.coordinator.record)["suspects"].any()
 
 
 def test_the_order_of_delivery_does_not_change_who_is_suspected() -> None:
@@ -107,7 +107,7 @@ def test_the_order_of_delivery_does_not_change_who_is_suspected() -> None:
         for ap in LIARS:
             local.aps[ap].lie = liar("random", 0, ap)
         local.run()
-        found.append((local.coordinator.record.aps()["suspects"] > 0).tolist())
+        found.append((tables.aps(local.coordinator.record)["suspects"] > 0).tolist())
     assert found[0] == found[1]
     assert any(found[0])
 

@@ -28,10 +28,7 @@ DIRECTED = ("cooperation.cluster=directed", "cooperation.acceptance=all")
 VARIANTS = {
     "mutual": ASKING,
     "mutual, neighbourhood": (*ASKING, "reward.scope=neighbourhood"),
-    "grant": (*ASKING, "cooperation.acceptance=grant", "cooperation.max_partners=2"),
     "directed": (*ASKING, *DIRECTED),
-    "pairs": (*ASKING, "cooperation.cluster=pairs"),
-    "capped": (*ASKING, "cooperation.cluster=capped", "cooperation.max_cluster_aps=3"),
     "components": (*ASKING, "cooperation.cluster=components"),
     "serving": (*ASKING, *SERVING),
 }
@@ -41,14 +38,7 @@ OTHERS = [0, 2, 3]
 MORE_VARIANTS = {
     **VARIANTS,
     "mutual, rows": (*ASKING, "cooperation.neighbour_sets=row"),
-    "grant, neighbourhood": (*ASKING, "cooperation.acceptance=grant", "reward.scope=neighbourhood"),
     "directed, rows": (*ASKING, *DIRECTED, "cooperation.neighbour_sets=row"),
-    "capped, neighbourhood": (
-        *ASKING,
-        "cooperation.cluster=capped",
-        "cooperation.max_cluster_aps=3",
-        "reward.scope=neighbourhood",
-    ),
     "components, neighbourhood": (*ASKING, "cooperation.cluster=components", "reward.scope=neighbourhood"),
     "components, refused": (*ASKING, "cooperation.cluster=components", "cooperation.max_cluster_aps=2"),
     "directed, neighbourhood": (*ASKING, *DIRECTED, "reward.scope=neighbourhood"),
@@ -141,7 +131,7 @@ LOSABLE = [kind for kind in KINDS if kind not in (Hello, RunOver)]
 
 @pytest.fixture(
     scope="module",
-    params=["mutual, neighbourhood", "grant", "directed", "capped, neighbourhood", "components", "serving"],
+    params=["mutual, neighbourhood", "directed", "components, neighbourhood", "components, refused", "serving"],
 )
 def losses(request: pytest.FixtureRequest) -> dict[int, tuple[type[Message], Unreliable]]:
     """One run for each frame that can be lost: its number, its kind, and how the run without it went."""

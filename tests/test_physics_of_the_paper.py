@@ -9,6 +9,7 @@ import pytest
 
 from cfmimo.presets import load
 from cfmimo.runtime.local import LocalNetwork
+from coordinator import tables
 
 DROPS = 12
 SLOTS = 4
@@ -17,12 +18,12 @@ SLOTS = 4
 @pytest.fixture(scope="module")
 def drops() -> list[dict[str, np.ndarray]]:
     overrides = ("run.episodes=1", f"run.slots_per_episode={SLOTS}", "cooperation.policy=random")
-    tables = []
+    found = []
     for seed in range(DROPS):  # APs and UEs anew
         network = LocalNetwork(load("paper", overrides, seed))
         network.run()
-        tables.append(network.coordinator.record.slots())
-    return tables
+        found.append(tables.slots(network.coordinator.record))
+    return found
 
 
 def test_no_cooperation_lands_in_the_expected_spread(drops: list[dict[str, np.ndarray]]) -> None:
@@ -51,6 +52,6 @@ def test_the_directed_reading_gives_the_printed_number_of_requests() -> None:
     )
     network = LocalNetwork(load("paper-directed", overrides))
     network.run()
-    table = network.coordinator.record.slots()
+    table = tables.slots(network.coordinator.record)
     assert abs(table["requests"].mean() - 194) < 15  # of about 350 candidates
     assert abs((table["sinr_mean_db"] - table["sinr_mean_alone_db"]).mean() - 1.9) < 0.6

@@ -15,11 +15,8 @@ from cfmimo.runtime.local import LocalNetwork
 SLOTS, BLOCKS = 6, 3
 CLUSTERS = (
     {},
-    {"acceptance": "grant", "max_partners": 2},
     {"cluster": "directed", "acceptance": "all", "neighbour_sets": "row"},
     {"neighbour_sets": "common-ue", "max_neighbours": 8},
-    {"cluster": "pairs"},
-    {"cluster": "capped", "max_cluster_aps": 3},
     {"cluster": "components", "max_cluster_aps": 6},
     {"cluster": "components", "max_cluster_aps": 2},
     {"cluster": "serving", "neighbour_sets": "common-ue"},

@@ -8,7 +8,7 @@ Once all it asked have answered, an AP knows its own agreed links. Two phases fo
    as a partner has an entry of his own. That is after as many rounds as the AP is links away from the farthest one;
    the partners to whom somebody is farther still get one more message, the others need none. All of a component
    then know the same graph and find the same clusters in it (see `clusters`). A component above the limit is
-   refused, if components are not to be divided: its APs are as without partners.
+   refused: its APs are as without partners.
 2. **The channels**, inside each cluster. An AP sends its estimates for all UEs of the cluster as a ClusterBlock; it
    travels along the breadth-first tree from its owner over the cluster's links, each AP passing it on to its
    children. Two have exchanged everything as they agreed, and say no more.
@@ -25,7 +25,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from apnode.clusters.graph import Entry, adjacency, closed, layers, link_weights, partition, tree
+from apnode.clusters.graph import Entry, adjacency, closed, components, layers, link_weights, tree
 from apnode.clusters.rounds import Out, Rounds
 from apnode.config import Config
 from apnode.protocol.messages import ChannelBlock, ClusterBlock, LinkState
@@ -38,7 +38,6 @@ class Formation(Rounds[LinkState]):
     def __init__(self, ap: int, slot: int, config: Config) -> None:
         super().__init__(ap, slot)
         self._limit = config.cooperation.max_cluster_aps
-        self._divided = config.cooperation.cluster == "capped"
         self._max_services = config.radio.max_services
         self._tell: Callable[[Iterable[int]], ChannelBlock]
         self._graph: dict[int, Entry] = {}
@@ -99,7 +98,7 @@ class Formation(Rounds[LinkState]):
     def _find_cluster(self) -> Out:
         """The link graph is known, and so is who is with whom."""
         weights = link_weights(self._graph)
-        mine = partition(self._graph, weights, self._limit if self._divided else len(self._graph))[self._ap]
+        mine = components(self._graph, weights)[self._ap]
         self.size = len(mine)
         self.members = mine if self.size <= self._limit else frozenset({self._ap})
         if len(self.members) <= 2:

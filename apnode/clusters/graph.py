@@ -34,24 +34,13 @@ def link_weights(graph: Graph) -> dict[tuple[int, int], float]:
     }
 
 
-def partition(aps: Iterable[int], weights: Mapping[tuple[int, int], float], cap: int) -> dict[int, frozenset[int]]:
-    """Disjoint clusters of at most `cap` APs: heaviest link first, merging its ends if the result is not too large.
-
-    Kruskal's algorithm with a cap; without one (a cap of all APs) it gives the connected components.
-
-    Args:
-        aps: whom to divide.
-        weights: of the links between them; equally heavy ones come in the order of their ids.
-        cap: APs in a cluster, at most.
-
-    Returns:
-        AP -> its cluster, itself included, which links inside the cluster connect.
-    """
+def components(aps: Iterable[int], links: Iterable[tuple[int, int]]) -> dict[int, frozenset[int]]:
+    """The connected components of the links between some APs: AP -> its component, itself included."""
     cluster = {ap: frozenset({ap}) for ap in aps}
-    for link in sorted(weights, key=lambda link: (-weights[link], link)):
-        one, other = (cluster[end] for end in link)
-        if one is not other and len(one) + len(other) <= cap:
-            cluster |= dict.fromkeys(one | other, one | other)
+    for one, other in links:
+        if other not in cluster[one]:
+            merged = cluster[one] | cluster[other]
+            cluster |= dict.fromkeys(merged, merged)
     return cluster
 
 

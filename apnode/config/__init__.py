@@ -116,7 +116,7 @@ class Config(Section):
     def _largest_link_state_bytes(self) -> int:
         """Of a message that tells the whole graph of links at once."""
         match self.cooperation.cluster:
-            case "capped" | "components":
+            case "components":
                 per_ap = 2 + 12 * self.cooperation.max_neighbours
                 return per_ap * self.radio.num_aps + 4 * self.radio.max_services
             case "serving":

@@ -46,36 +46,28 @@ class Cooperation(Section):
     interference_window: Annotated[float, Field(gt=0, le=1)] = Field(
         0.1, description="weight of the newest slot in the average of (7)"
     )
-    cluster: Literal["ego", "directed", "pairs", "capped", "components", "serving"] = Field(
+    cluster: Literal["ego", "directed", "components", "serving"] = Field(
         "ego",
-        description="over whom to precode: oneself and the agreed partners; oneself and those one asked; oneself and "
-        "one partner (only the strongest chosen is asked); disjoint clusters, along the heaviest agreed links up to "
-        "max_cluster_aps; connected components of the agreed links, as the paper reads literally; for each UE, the "
-        "component of the agreed links between APs that serve it",
+        description="which APs precode jointly: an AP and its agreed partners; an AP and those it asked; connected "
+        "components of the agreed links, as the paper reads literally; for each UE, the component of the agreed links "
+        "between APs that serve it",
     )
     max_cluster_aps: Annotated[int, Field(ge=2, le=2**16)] = Field(
-        5, description="capped: APs in a cluster, at most; components: larger ones are refused, their APs precode alone"
+        5, description="components: larger clusters are refused, their APs precode alone"
     )
-    acceptance: Literal["mutual", "grant", "all"] = Field(
-        "mutual", description="yes to whom one asked too; to all while below max_partners; to all (directed clusters)"
-    )
-    max_partners: Annotated[int, Field(ge=1, le=8)] = Field(
-        4, description="acceptance grant: no more grants beyond so many"
+    acceptance: Literal["mutual", "all"] = Field(
+        "mutual", description="mutual: accept an AP that you also asked; all: accept every AP (directed clusters)"
     )
 
     @property
     def is_transitive(self) -> bool:
         """Whether clusters reach beyond an AP's own partners."""
-        return self.cluster in {"capped", "components", "serving"}
+        return self.cluster in {"components", "serving"}
 
     @model_validator(mode="after")
     def _agreement_is_possible(self) -> Self:
         if (self.cluster == "directed") != (self.acceptance == "all"):
             raise ValueError('cluster "directed" goes with acceptance "all", and only with it')
-        if self.cluster not in {"ego", "directed"} and self.acceptance != "mutual":
-            raise ValueError(f'cluster "{self.cluster}" needs acceptance "mutual": its links are those both ends chose')
-        if self.acceptance == "grant" and self.neighbour_sets == "row":
-            raise ValueError('acceptance "grant" needs reciprocal neighbour_sets: an AP must know who may ask it')
         return self
 
 

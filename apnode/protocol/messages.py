@@ -141,14 +141,6 @@ class CoopDecline(Message):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class CoopPass(Message):
-    """AP -> AP, with acceptance `grant` only. I shall not ask you in this slot."""
-
-    slot: Slot
-    ap: Id
-
-
-@dataclass(frozen=True, slots=True, eq=False)
 class LinkState(Message):
     """AP -> partners, where clusters reach beyond them. What I learnt of the graph of agreed links in the last round.
 
@@ -348,20 +340,18 @@ FRONTHAUL = (  # AP -> AP: the price of cooperation
     CoopRequest,
     ChannelBlock,
     CoopDecline,
-    CoopPass,
     LinkState,
     ClusterBlock,
     CommonLinks,
     GainReport,
 )
-KINDS: tuple[type[Message], ...] = (  # position = tag on the wire; append only
+KINDS: tuple[type[Message], ...] = (  # position = tag on the wire: another order is another VERSION
     Hello,
     Association,
     PilotBlock,
     CoopRequest,
     ChannelBlock,
     CoopDecline,
-    CoopPass,
     Transmission,
     SlotFeedback,
     GainReport,
@@ -376,15 +366,3 @@ KINDS: tuple[type[Message], ...] = (  # position = tag on the wire; append only
     Resend,
 )
 TAGS = {kind: tag for tag, kind in enumerate(KINDS)}
-KINDS_SINCE: dict[
-    type[Message], int
-] = {}  # the version of the wire that brought them, unless all that are read have them
-APPENDED: dict[type[Message], dict[str, int]] = {  # fields, with the version of the wire since which they are there
-    Association: dict.fromkeys(("around", "around_pilots", "neighbour_beta", "neighbour_serves"), 4),
-    ChannelBlock: {"learned": 4},
-}
-
-
-def kinds_of(version: int) -> tuple[type[Message], ...]:
-    """The kinds that a version of the wire has: the first ones of KINDS."""
-    return tuple(kind for kind in KINDS if KINDS_SINCE.get(kind, 0) <= version)

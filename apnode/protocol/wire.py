@@ -3,8 +3,7 @@
 Ids travel as packed 16-bit integers, arrays as [shape, raw little-endian bytes], never as lists. Whatever a
 peer sends, `decode` returns a valid message or raises WireError in bounded time and memory.
 
-A version only appends: kinds, and fields with defaults; `messages` says since when they are there. Frames of the
-version before are read, too: what they lack has its default.
+One launcher starts all nodes of a run, so one version is read: any change of kinds or fields is another version.
 """
 
 from __future__ import annotations
@@ -21,9 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apnode.protocol.fields import MAX_TEXT, Array, Message, MessageError, specs
-from apnode.protocol.messages import APPENDED, KINDS, TAGS, kinds_of
+from apnode.protocol.messages import KINDS, TAGS
 
-VERSION = 4
+VERSION = 5
 MAX_FRAME = 65536  # [B] unless the config says more
 _MAX_TEXTS = 64  # in one field
 _BYTES_PER_ID = 10  # of the longest frame: an id takes 40 in memory; where ids are many, reports have 10 for each
@@ -92,15 +91,15 @@ def _begun(unpacker: Any) -> tuple[type[Message], Readers]:
         raise WireError("malformed", f"not msgpack within limits: {error}") from None
     if length < 2 or type(version) is not int or type(tag) is not int:
         raise WireError("malformed", "frame does not begin with a version and a tag")
-    if version not in _READERS:
-        raise WireError("version", f"frame of version {version}; this node speaks {VERSION} and {VERSION - 1}")
-    if not 0 <= tag < len(KINDS) or KINDS[tag] not in _READERS[version]:
-        known = ", ".join(f"{TAGS[kind]} {kind.__name__}" for kind in _READERS[version])
-        raise WireError("malformed", f"unknown message tag {tag}; version {version} has {known}")
+    if version != VERSION:
+        raise WireError("version", f"frame of version {version}; this node speaks {VERSION}")
+    if not 0 <= tag < len(KINDS):
+        known = ", ".join(f"{tag} {kind.__name__}" for kind, tag in TAGS.items())
+        raise WireError("malformed", f"unknown message tag {tag}; there are {known}")
     kind = KINDS[tag]
-    readers = _READERS[version][kind]
+    readers = _READERS[kind]
     if length != 2 + len(readers):
-        raise WireError("malformed", f"{kind.__name__} of {length - 2} fields; version {version} has {len(readers)}")
+        raise WireError("malformed", f"{kind.__name__} of {length - 2} fields, expected {len(readers)}")
     return kind, readers
 
 
@@ -160,10 +159,4 @@ def _read_texts(unpacker: Any, most: int) -> tuple[Any, ...]:
 
 
 _PACKERS = {kind: [(name, _packer(spec)) for name, spec in specs(kind).items()] for kind in KINDS}
-_READERS: dict[int, dict[type[Message], Readers]] = {
-    version: {
-        kind: [_reader(spec) for name, spec in specs(kind).items() if APPENDED.get(kind, {}).get(name, 0) <= version]
-        for kind in kinds_of(version)
-    }
-    for version in (VERSION, VERSION - 1)
-}
+_READERS: dict[type[Message], Readers] = {kind: [_reader(spec) for spec in specs(kind).values()] for kind in KINDS}

@@ -204,7 +204,7 @@ def notes_of(config: Config, rows: Sequence[dict[str, Any]]) -> list[str]:
     return [
         f"{row['policy']} {row['aimed_at'] or ''}: {kind} of up to {row['largest_cluster']:.0f} APs exceed "
         f"cooperation.max_cluster_aps = {limit} ({row['clusters_refused']:.1f} in a slot); their APs precoded alone. "
-        "Links percolate: use ego or capped clusters, or fewer links."
+        "Links percolate: use ego clusters, or fewer links."
         for row in rows
         if row["clusters_refused"]
     ]

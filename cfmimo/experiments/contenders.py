@@ -96,11 +96,10 @@ def contenders(
     Args:
         configs: an experiment per layout.
         policies: of NAMES.
-        links: numbers to tune to, on average over the layouts; those out of reach, for `pairs` all, are left out.
+        links: numbers to tune to, on average over the layouts; those out of reach are left out.
         agents: for policy `ddqn`, what the APs' agents have learned.
     """
-    pairs = configs[0].cooperation.cluster == "pairs"  # more requests do not make more of them
-    tunable = () if pairs else tunable_policies(configs[0])
+    tunable = tunable_policies(configs[0])
     worlds = [_World.of(config) for config in configs] if {*policies} & {*tunable} else []
     for policy in policies:
         if policy in LOCAL:
@@ -171,8 +170,7 @@ def _tuned(
             assert agents is not None
             key = "link_price"
             thoughts = [world.at_ends(partial(_advantages, config, agents)) for world in worlds]
-    either = config.cooperation.acceptance == "grant"
-    worth = np.sort(np.concatenate([ends.max(axis=1) if either else ends.min(axis=1) for ends in thoughts]))[::-1]
+    worth = np.sort(np.concatenate([ends.min(axis=1) for ends in thoughts]))[::-1]
     for aim in aims:
         last = min(aim * len(worlds), len(worth) - 1)
         yield aim, {"policy": policy, key: float(worth[last - 1 : last + 1].mean())}
@@ -180,13 +178,7 @@ def _tuned(
 
 def _request_rate(part: float, cooperation: Cooperation) -> float:
     """How often to ask for a part of the links that can form."""
-    match cooperation.acceptance:
-        case "all":
-            return part
-        case "mutual":
-            return math.sqrt(part)
-        case "grant":  # while there is room
-            return 1 - math.sqrt(1 - part)
+    return part if cooperation.acceptance == "all" else math.sqrt(part)
 
 
 def _advantages(config: Config, agents: Weights, ap: int, told: Association) -> FloatArray:

@@ -19,6 +19,7 @@ from cfmimo.records.agents_file import Weights
 from cfmimo.runtime.local import LocalNetwork
 from channel_server.sinr import hardening_sinr, spectral_efficiency
 from channel_server.topology import Layout, make_layout
+from coordinator import tables
 from coordinator.record import Record
 
 Measured = dict[str, float]
@@ -66,7 +67,7 @@ def _measured_run(
     network = LocalNetwork(config, policy_of=policy_of)
     network.run()
     record, index = network.coordinator.record, np.array(counted)
-    table = {name: float(column.mean()) for name, column in record.slots(index).items()}
+    table = {name: float(column.mean()) for name, column in tables.slots(record, index).items()}
     return {
         **_figures(record.sinr[index], record.gain[index]),
         **{unit: table[unit] for unit in _COUNTED},
@@ -77,7 +78,7 @@ def _measured_run(
 
 def _links(record: Record, counted: range) -> FloatArray:
     """(M, M) in what part of the slots AP m precoded with the channels of AP n."""
-    table, num_aps = record.links(), record.reported.shape[1]
+    table, num_aps = tables.links(record), record.reported.shape[1]
     linked = table["linked"] & (table["slot"] >= counted.start)
     times = np.zeros((num_aps, num_aps))
     np.add.at(times, (table["ap"][linked], table["neighbour"][linked]), 1)

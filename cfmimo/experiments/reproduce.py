@@ -17,6 +17,7 @@ from cfmimo.experiments.training import train
 from cfmimo.experiments.workers import advance, spread
 from cfmimo.presets import load
 from cfmimo.runtime.local import LocalNetwork
+from coordinator import tables
 from coordinator.record import Record
 
 READINGS = {"mutual": "paper", "directed": "paper-directed"}  # of what the paper leaves open, and their presets
@@ -217,7 +218,7 @@ def _part(reading: str, seed: int, plan: Plan, folder: Path) -> Part:
 
 def _curves(record: Record) -> Arrays:
     """Means over each episode of the training."""
-    slots = record.slots()
+    slots = tables.slots(record)
     episode, count = slots["episode"], np.bincount(slots["episode"])
 
     def mean(values: NDArray[Any]) -> NDArray[Any]:

@@ -29,9 +29,11 @@ from cfmimo.report.outages import fault_costs, is_afflicted, status_of
 from cfmimo.runtime.fault_plan import Faults, load_plan, plan_text, resolve
 from cfmimo.runtime.local import LocalNetwork
 from cfmimo.runtime.request import Outcome, Progress, RunRequest
+from coordinator import tables
 from coordinator.collector import Coordinator
 from coordinator.journal import JOURNAL, Journal
 from coordinator.record import Record
+from coordinator.summary import summarise
 from coordinator.watch import Watch, Watcher
 
 # Ray reads this when it is imported. It would say so at length, and on standard output; our closing table says it, too.
@@ -158,7 +160,7 @@ def _summary(folder: RunDir, request: RunRequest, outcome: Outcome) -> dict[str,
     return {
         "run_dir": str(folder.path),
         "agents": folder.manifest().get("agents"),
-        **outcome.record.summary(),
+        **summarise(outcome.record),
         "slots_per_second": (request.config.num_slots - request.first_slot) / outcome.seconds,
         "ap_processes": len({(process["node"], process["pid"]) for process in outcome.processes}),
         "processes": outcome.processes,
@@ -181,8 +183,8 @@ def _struck(outcome: Outcome, faults: Faults) -> dict[str, Any]:
 
 
 def _fault_costs(record: Record, struck: dict[str, Any]) -> dict[str, Any] | None:
-    ok = status_of(record.aps()) == "ok"
-    return fault_costs(record.slots(), ok, struck) if is_afflicted(struck, ok) else None
+    ok = status_of(tables.aps(record)) == "ok"
+    return fault_costs(tables.slots(record), ok, struck) if is_afflicted(struck, ok) else None
 
 
 def go_back(folder: Path, config: Config) -> int:

@@ -21,8 +21,10 @@ from apnode.config import Config
 from apnode.runtime.host import CHECKPOINTS
 from cfmimo.errors import RunDirError
 from cfmimo.presets import to_toml
+from coordinator import tables
 from coordinator.journal import JOURNAL
-from coordinator.record import Record, Table
+from coordinator.record import Record
+from coordinator.tables import Table
 
 _PACKAGES = ("cfmimo", "ray", "torch", "numpy", "msgpack", "pyzmq", "pydantic")
 
@@ -140,8 +142,13 @@ class RunDir:
 
     def write_results(self, record: Record, summary: dict[str, Any], faults: dict[str, Any]) -> None:
         """Write the tables, the faults and the summary."""
-        tables = {"slots": record.slots(), "aps": record.aps(), "ues": record.ues(), "links": record.links()}
-        for name, table in tables.items():
+        written = {
+            "slots": tables.slots(record),
+            "aps": tables.aps(record),
+            "ues": tables.ues(record),
+            "links": tables.links(record),
+        }
+        for name, table in written.items():
             pq.write_table(pa.table(table), self.path / f"{name}.parquet", compression="zstd")
         (self.path / "faults.json").write_text(json.dumps(faults, indent=2) + "\n")
         (self.path / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from apnode.protocol.messages import FloatArray
 from cfmimo.report.outages import Marks
 from cfmimo.report.slot_map import SlotMap
-from coordinator.record import Table
+from coordinator.tables import Table
 
 # Okabe-Ito: told apart by colour-blind readers
 BLUE, ORANGE, GREEN, PINK, YELLOW, SKY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"

@@ -15,7 +15,7 @@ from apnode.protocol.messages import FloatArray
 from apnode.protocol.node import ap_address
 from apnode.runtime.injector import DEADLY
 from cfmimo.records.rundir import NOTHING
-from coordinator.record import Table
+from coordinator.tables import Table
 
 Struck = Mapping[str, Any]  # what `faults.json` holds
 

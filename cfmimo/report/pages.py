@@ -20,7 +20,7 @@ from cfmimo.report.figures import Figure
 from cfmimo.report.html import beside, figure, page, table
 from cfmimo.report.outages import Outage, fault_costs, is_afflicted, marks, outages, status_of
 from cfmimo.report.slot_map import slot_map
-from coordinator.record import Table
+from coordinator.tables import Table
 
 
 def write_report(path: Path, slots: Sequence[int] | None = None) -> Path:

@@ -15,7 +15,7 @@ from cfmimo.errors import ConfigError
 from channel_server.geometry import offsets, period
 from channel_server.recorded import refuse_without_positions
 from channel_server.topology import BoolArray, make_layout
-from coordinator.record import Table
+from coordinator.tables import Table
 
 _MARGIN = 0.05  # around positions that a file has, of their extent
 _NEGLIGIBLE = 1e-9  # of a line's length

@@ -14,8 +14,10 @@ from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
 
+from coordinator import tables
 from coordinator.collector import Coordinator
-from coordinator.record import Record, Table
+from coordinator.record import Record
+from coordinator.tables import Table
 
 _EVERY_S = 2.0  # what is new is written so often; reports of a slot that closed have at least so long to come in
 _COLUMNS = {  # of slots.parquet, by the group they are shown in
@@ -85,7 +87,7 @@ def write_scalars(folder: Path, record: Record) -> None:
 
 def scalars(record: Record, slots: NDArray[np.intp]) -> Table:
     """By tag, a value per slot of `slots`: columns of slots.parquet, the request rate, and means over the APs."""
-    rows = record.slots(slots)
+    rows = tables.slots(record, slots)
     table = {f"{group}/{name}": rows[name] for group, names in _COLUMNS.items() for name in names}
     table["links/request_rate"] = rows["requests"] / np.maximum(rows["candidates"], 1)
     reports = np.maximum(record.reported[slots].sum(axis=1), 1)  # what is not reported is 0

@@ -19,7 +19,6 @@ from apnode.protocol.messages import (
     ClusterBlock,
     CommonLinks,
     CoopDecline,
-    CoopPass,
     CoopRequest,
     Deadline,
     FaultFired,
@@ -66,8 +65,7 @@ EXAMPLES: dict[type[Message], Message] = {
         PilotBlock(2, 41, gaussian(2, 4, 10)),
         CoopRequest(41, MAX_ID, (2, 0)),
         ChannelBlock(41, 7, (0, 2, 5), gaussian(2, 4, 3), [0.5, 0.0, 0.25], gaussian(2, 4, 4), [0.5, -2.0]),
-        CoopDecline(41, 7),
-        CoopPass(MAX_SLOT, 0),
+        CoopDecline(MAX_SLOT, 0),
         Transmission(41, 7, (0, 2), gaussian(2, 2, 4), -gaussian(2, 2, 4), (1, 3)),
         SlotFeedback(
             slot=41,

@@ -22,7 +22,6 @@ from apnode.protocol.messages import (
     ClusterBlock,
     CommonLinks,
     CoopDecline,
-    CoopPass,
     CoopRequest,
     Deadline,
     FloatArray,
@@ -46,11 +45,8 @@ SMALL = (
     "run.slots_per_episode=10",
     "cooperation.policy=never",
 )
-GRANT = ("cooperation.acceptance=grant", "cooperation.max_partners=2")
 DIRECTED = ("cooperation.cluster=directed", "cooperation.acceptance=all")
-CAPPED = ("cooperation.cluster=capped", "cooperation.max_cluster_aps=3")
 COMPONENTS = ("cooperation.cluster=components", "cooperation.max_cluster_aps=3")
-PAIRS = ("cooperation.cluster=pairs",)
 SERVING = ("cooperation.cluster=serving", "precoding.joint=selective", "precoding.power=peak")
 NEIGHBOURHOOD = ("reward.scope=neighbourhood",)
 NEIGHBOURS = (2, 1, 3)  # of AP 0, strongest first; AP 4 is none
@@ -139,10 +135,6 @@ def block(sender: int, slot: int = 0, ues: tuple[int, ...] = (0, 1, 2), shape: S
 
 def decline(sender: int, slot: int = 0) -> CoopDecline:
     return CoopDecline(slot, sender)
-
-
-def pass_(sender: int, slot: int = 0) -> CoopPass:
-    return CoopPass(slot, sender)
 
 
 def entry(ap: int, *partners: int, ues: tuple[int, ...] = (1,), power: float = 1e-10) -> Entry:
@@ -313,7 +305,7 @@ def test_a_slot_whose_feedback_came_early_is_closed_as_soon_as_it_opens() -> Non
     assert kinds(out) == [("ap/1", CoopRequest), (COORDINATOR, ApReport)]
 
 
-@pytest.mark.parametrize("late", [request(1), block(1), decline(1), pass_(1), feedback(), GainReport(0, 1, 0.5)])
+@pytest.mark.parametrize("late", [request(1), block(1), decline(1), feedback(), GainReport(0, 1, 0.5)])
 def test_late_messages_are_dropped_and_counted(late: Message) -> None:
     driven = opened()
     driven.give(feedback())
@@ -465,22 +457,6 @@ def test_a_stranger_cannot_answer_for_a_neighbour() -> None:
     assert driven.give(decline(4), decline(3), block(4), block(3)) == []
 
 
-# --- pairs -------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("chosen", "asked"), [([1, 2, 3], 2), ([3, 1], 1), ([3], 3)])
-def test_in_pairs_an_ap_asks_the_strongest_interferer_of_those_it_chose(chosen: list[int], asked: int) -> None:
-    out = associated(*PAIRS, asks=chosen).give(pilots())
-    assert kinds(out) == [(f"ap/{asked}", CoopRequest)]
-
-
-def test_in_pairs_an_ap_agrees_with_the_one_it_asked_and_declines_the_others_it_chose() -> None:
-    driven = opened(*PAIRS, asks=[1, 2, 3])
-    assert kinds(driven.give(request(1), request(2))) == [("ap/1", CoopDecline), ("ap/2", ChannelBlock)]
-    assert only(driven.give(block(2)), Transmission).partners == (2,)
-    assert only(driven.give(feedback()), ApReport).requested == (2,)
-
-
 # --- clusters that reach beyond one's own partners ----------------------------------------------------------
 
 CHAIN = [  # 0-1-4, where 4 is no neighbour of 0
@@ -491,9 +467,8 @@ CHAIN = [  # 0-1-4, where 4 is no neighbour of 0
 ]
 
 
-@pytest.mark.parametrize("overrides", [CAPPED, COMPONENTS], ids=["capped", "components"])
-def test_an_ap_that_knows_its_links_tells_its_partners_and_goes_on_waiting(overrides: tuple[str, ...]) -> None:
-    driven = opened(*overrides, asks=[1, 2])
+def test_an_ap_that_knows_its_links_tells_its_partners_and_goes_on_waiting() -> None:
+    driven = opened(*COMPONENTS, asks=[1, 2])
     assert kinds(driven.give(block(1))) == [("ap/1", ChannelBlock)]
     ((to, said),) = driven.give(decline(2))
     assert to == "ap/1"
@@ -504,14 +479,13 @@ def test_an_ap_that_knows_its_links_tells_its_partners_and_goes_on_waiting(overr
     assert said.serves.tolist() == [[0, 0], [0, 2]]
 
 
-@pytest.mark.parametrize("overrides", [CAPPED, COMPONENTS], ids=["capped", "components"])
-def test_an_ap_without_a_link_transmits_at_once(overrides: tuple[str, ...]) -> None:
-    assert only(opened(*overrides, asks=[1]).give(decline(1)), Transmission).partners == ()
-    assert kinds(associated(*overrides).give(pilots())) == [(CHANNEL, Transmission)]
+def test_an_ap_without_a_link_transmits_at_once() -> None:
+    assert only(opened(*COMPONENTS, asks=[1]).give(decline(1)), Transmission).partners == ()
+    assert kinds(associated(*COMPONENTS).give(pilots())) == [(CHANNEL, Transmission)]
 
 
 def test_a_cluster_of_two_is_found_with_one_message_and_precodes_like_an_ego_cluster() -> None:
-    driven, ego = opened(*CAPPED, asks=[1]), opened(asks=[1])
+    driven, ego = opened(*COMPONENTS, asks=[1]), opened(asks=[1])
     driven.give(block(1))
     out = driven.give(state(1, 1, entry(1, 0)))
     assert kinds(out) == [(CHANNEL, Transmission)]
@@ -520,9 +494,8 @@ def test_a_cluster_of_two_is_found_with_one_message_and_precodes_like_an_ego_clu
     np.testing.assert_array_equal(sent.w, alike.w)
 
 
-@pytest.mark.parametrize("overrides", [CAPPED, COMPONENTS], ids=["capped", "components"])
-def test_members_whom_an_ap_cannot_reach_itself_are_found_and_precoded_with(overrides: tuple[str, ...]) -> None:
-    driven = opened(*overrides, asks=[1])
+def test_members_whom_an_ap_cannot_reach_itself_are_found_and_precoded_with() -> None:
+    driven = opened(*COMPONENTS, asks=[1])
     driven.give(block(1))
     ((to, second),) = driven.give(CHAIN[0])
     assert (to, type(second)) == ("ap/1", LinkState)
@@ -577,16 +550,6 @@ def test_a_component_above_the_limit_is_refused_and_told_of() -> None:
     assert only(driven.give(feedback()), ApReport).cluster_size == 3
 
 
-def test_a_capped_cluster_takes_the_heaviest_link_as_both_ends_see_it() -> None:
-    """0 suffers more from 2 than from 1; 1 suffers so much from 0 that theirs is the heavier link all the same."""
-    driven = opened("cooperation.cluster=capped", "cooperation.max_cluster_aps=2", asks=[1, 2])
-    driven.give(block(1), block(2))
-    out = driven.give(state(1, 1, entry(1, 0, power=9e-10)), state(2, 1, entry(2, 0)))
-    assert kinds(out) == [("ap/1", LinkState), ("ap/2", LinkState), (CHANNEL, Transmission)]
-    assert only(out, Transmission).partners == (1,)
-    assert only(driven.give(feedback()), ApReport).cluster_size == 2
-
-
 @pytest.mark.parametrize("heard", range(4))
 def test_at_the_deadline_an_ap_whose_cluster_is_incomplete_transmits_alone(heard: int) -> None:
     driven = opened(*COMPONENTS, asks=[1])
@@ -605,12 +568,11 @@ def test_gains_are_told_to_and_awaited_from_members_with_a_link() -> None:
     assert kinds(driven.give(GainReport(0, 1, 0.25))) == [(COORDINATOR, ApReport)]
 
 
-def test_a_partner_in_another_cluster_is_told_no_gain_and_not_waited_for() -> None:
-    overrides = ("cooperation.cluster=capped", "cooperation.max_cluster_aps=2")
+def test_a_partner_whose_cluster_is_refused_is_told_no_gain_and_not_waited_for() -> None:
+    overrides = ("cooperation.cluster=components", "cooperation.max_cluster_aps=2")
     driven = opened(*overrides, *NEIGHBOURHOOD, asks=[1, 2])
-    driven.give(block(1), block(2), state(1, 1, entry(1, 0, power=9e-10)), state(2, 1, entry(2, 0)))
-    assert kinds(driven.give(feedback())) == [("ap/1", GainReport)]
-    assert kinds(driven.give(GainReport(0, 1, 0.25))) == [(COORDINATOR, ApReport)]
+    driven.give(block(1), block(2), state(1, 1, entry(1, 0)), state(2, 1, entry(2, 0)))
+    assert kinds(driven.give(feedback())) == [(COORDINATOR, ApReport)]
 
 
 def test_links_formed_are_charged_not_members() -> None:
@@ -793,65 +755,6 @@ def test_directed_does_not_depend_on_the_order_of_arrival() -> None:
     assert len(outcomes[0]) == 3
 
 
-# --- acceptance: grant -------------------------------------------------------------------------------------
-
-
-def test_grant_tells_those_it_does_not_ask() -> None:
-    out = associated(*GRANT, asks=[1]).give(pilots())
-    assert kinds(out) == [("ap/2", CoopPass), ("ap/1", CoopRequest), ("ap/3", CoopPass)]
-
-
-def test_grant_decides_when_every_neighbour_was_heard_strongest_first() -> None:
-    driven = opened(*GRANT)
-    assert driven.give(request(3), request(1)) == []
-    out = driven.give(request(2))
-    assert kinds(out) == [("ap/2", ChannelBlock), ("ap/1", ChannelBlock), ("ap/3", CoopDecline)]
-    assert driven.give(block(1)) == []
-    assert only(driven.give(block(2)), Transmission).partners == (1, 2)
-
-
-def test_grant_counts_those_it_asked_itself_towards_its_partners() -> None:
-    driven = opened(*GRANT, asks=[3])
-    driven.give(pass_(3), request(1))
-    assert kinds(driven.give(request(2))) == [("ap/2", ChannelBlock), ("ap/1", CoopDecline)]
-
-
-def test_grant_always_says_yes_to_whom_it_asked() -> None:
-    driven = opened(*GRANT, asks=[1, 3])
-    driven.give(request(1), request(3))
-    out = driven.give(request(2))
-    assert kinds(out) == [("ap/2", CoopDecline), ("ap/1", ChannelBlock), ("ap/3", ChannelBlock)]
-
-
-def test_grant_waits_for_nobody_if_all_pass() -> None:
-    driven = opened(*GRANT)
-    assert driven.give(pass_(1), pass_(2)) == []
-    assert only(driven.give(pass_(3)), Transmission).partners == ()
-
-
-@pytest.mark.parametrize(
-    ("asks", "messages", "frames"),
-    [
-        pytest.param([], [request(1), request(2), request(3), block(1), block(2)], 4, id="asked by all"),
-        pytest.param([3], [request(1), request(2), request(3), block(3), block(2)], 4, id="asked by all, asks one"),
-        pytest.param([2, 3], [request(1), pass_(2), pass_(3), decline(2), block(3)], 3, id="its requests are answered"),
-        pytest.param([1, 2], [pass_(3), request(2), pass_(1), block(2), block(1)], 3, id="one asks too"),
-    ],
-)
-def test_grant_does_not_depend_on_the_order_of_arrival(asks: list[int], messages: list[Message], frames: int) -> None:
-    outcomes = each_order(lambda: opened(*GRANT, asks=asks), messages)
-    assert len(outcomes) == 120
-    assert len(set(outcomes)) == 1
-    assert len(outcomes[0]) == frames
-
-
-def test_grant_declines_a_stranger() -> None:
-    driven = opened(*GRANT)
-    assert kinds(driven.give(request(4))) == [("ap/4", CoopDecline)]
-    driven.give(pass_(1), pass_(2))
-    assert kinds(driven.give(pass_(3))) == [(CHANNEL, Transmission)]
-
-
 # --- restart -----------------------------------------------------------------------------------------------
 
 
@@ -860,7 +763,7 @@ def test_a_restarted_ap_says_which_life_it_is_in() -> None:
     assert {send.frame for send in sends} == {encode(Hello(0, 3, "tcp://here:2"))}
 
 
-@pytest.mark.parametrize("overrides", [(), GRANT, DIRECTED], ids=["mutual", "grant", "directed"])
+@pytest.mark.parametrize("overrides", [(), DIRECTED], ids=["mutual", "directed"])
 @pytest.mark.parametrize("known", [False, True], ids=["before its association", "before its pilots"])
 def test_a_restarted_ap_declines_at_once(overrides: tuple[str, ...], known: bool) -> None:
     driven = Driven(*overrides, asks=[1], incarnation=1)
@@ -890,12 +793,10 @@ def moved(neighbour: int) -> Association:
     return association(endpoints=tuple(f"tcp://{'new' if n == neighbour else 'ap'}{n}" for n in NEIGHBOURS))
 
 
-@pytest.mark.parametrize("overrides", [(), DIRECTED, GRANT, PAIRS], ids=["mutual", "directed", "grant", "pairs"])
+@pytest.mark.parametrize("overrides", [(), DIRECTED], ids=["mutual", "directed"])
 def test_a_neighbour_that_is_elsewhere_now_is_not_waited_for(overrides: tuple[str, ...]) -> None:
     driven = opened(*overrides, asks=[1])
-    if overrides == GRANT:
-        driven.give(pass_(2), pass_(3))
-    assert driven.give(moved(2)) == []  # whom it did not ask, or has heard
+    assert driven.give(moved(2)) == []  # whom it did not ask
     assert only(driven.give(moved(1)), Transmission).partners == ()
 
 
@@ -912,7 +813,7 @@ def test_a_partner_that_is_elsewhere_now_owes_no_gain() -> None:
 
 
 def test_a_link_to_an_ap_that_is_elsewhere_now_makes_no_cluster() -> None:
-    driven = opened(*CAPPED, asks=[1])
+    driven = opened(*COMPONENTS, asks=[1])
     driven.give(block(1))
     assert only(driven.give(moved(1)), Transmission).partners == ()
 
@@ -921,18 +822,11 @@ def test_an_association_that_comes_again_is_no_restart() -> None:
     assert opened(asks=[1]).give(association()) == []
 
 
-def test_a_neighbour_that_has_just_restarted_costs_a_granting_ap_nothing() -> None:
-    """It declines at once, and will neither ask nor pass in this slot."""
-    driven = opened(*GRANT, asks=[1])
-    driven.give(pass_(2), pass_(3))
-    assert kinds(driven.give(decline(1))) == [(CHANNEL, Transmission)]
-
-
 def test_restarted_aps_do_not_keep_each_other_talking() -> None:
     """What one says before its first pilots, in answer to an earlier life of the other, is not answered again."""
-    one = Driven(*GRANT, incarnation=1)
-    other = AccessPoint(1, load("demo", (*SMALL, *GRANT)), Asks([]), incarnation=1)
-    for frame in [send.frame for send in one.frames(request(1, slot=7), pass_(1, slot=7))]:
+    one = Driven(incarnation=1)
+    other = AccessPoint(1, load("demo", SMALL), Asks([]), incarnation=1)
+    for frame in [send.frame for send in one.frames(request(1, slot=7))]:
         assert other.receive(frame) == []
 
 
@@ -965,13 +859,6 @@ def test_a_neighbour_without_an_endpoint_is_away_and_not_waited_for_until_it_is_
     driven.give(feedback(), request(1, slot=1), pilots(1))
     assert only(driven.give(block(3, slot=1)), ChannelBlock)
     assert only(driven.give(block(1, slot=1)), Transmission)
-
-
-def test_at_the_deadline_a_granting_ap_transmits_without_having_decided() -> None:
-    driven = opened(*GRANT, asks=[1])
-    driven.give(block(1), request(2))
-    assert only(driven.give(Deadline(0)), Transmission).partners == (1,)
-    assert kinds(driven.give(request(3))) == [("ap/3", CoopDecline)]
 
 
 def test_a_deadline_after_the_transmission_changes_nothing() -> None:

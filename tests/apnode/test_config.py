@@ -138,7 +138,6 @@ def test_a_negative_number_is_refused_by_the_keys_name_and_shown(key: str) -> No
         "run.checkpoint_every_slots",
         "propagation.d0_m",
         "cooperation.max_neighbours",
-        "cooperation.max_partners",
         "cooperation.max_cluster_aps",
         "cooperation.reported_interferers",
         "cooperation.interference_window",
@@ -162,7 +161,6 @@ def test_none_at_all_is_refused_where_there_must_be_some(key: str) -> None:
         ("cooperation.neighbour_threshold", "2"),
         ("cooperation.interference_window", "1.1"),
         ("cooperation.max_neighbours", "33"),
-        ("cooperation.max_partners", "9"),
         ("cooperation.reported_interferers", "65"),
         ("learning.dropout", "1"),
         ("learning.discount", "1"),
@@ -198,12 +196,9 @@ def test_a_key_that_is_no_setting_is_refused_by_its_name(key: str) -> None:
         (("propagation.d1_m=10",), ("d0_m", "d1_m")),
         (("cooperation.cluster=directed",), ("cluster", "acceptance")),
         (("cooperation.acceptance=all",), ("cluster", "acceptance")),
-        (("cooperation.cluster=pairs", "cooperation.acceptance=grant"), ("cluster", "acceptance")),
-        (("cooperation.cluster=capped", "cooperation.acceptance=grant"), ("cluster", "acceptance")),
         (("cooperation.cluster=components", "cooperation.acceptance=all"), ("cluster", "acceptance")),
-        (("cooperation.cluster=serving", "cooperation.acceptance=grant"), ("cluster", "acceptance")),
+        (("cooperation.cluster=serving", "cooperation.acceptance=all"), ("cluster", "acceptance")),
         (("cooperation.cluster=serving",), ("cluster", "precoding.joint")),
-        (("cooperation.acceptance=grant", "cooperation.neighbour_sets=row"), ("acceptance", "neighbour_sets")),
         (("cooperation.max_neighbours=9",), ("ddqn", "max_neighbours", "2^9")),
         (("learning.replay_capacity=16",), ("replay_capacity",)),
         (("learning.batch_size=1001",), ("replay_capacity", "batch")),
@@ -345,10 +340,9 @@ def test_the_whole_graph_of_links_fits_a_frame_where_it_is_told(radio: Radio) ->
     served = min(radio.max_serving_aps, radio.num_aps)
     serves = np.stack([np.tile(aps[:served], len(ues)), np.repeat(ues, served)], axis=1)
     state = LinkState(2**40, 0, 2**40, tuple(aps.tolist()), links, np.ones(len(links)), serves)
-    for cluster in ("capped", "components"):
-        cooperation = Cooperation(max_neighbours=8, reported_interferers=1, cluster=cluster)
-        config = Config(radio=radio, run=Run(max_frame_bytes=2**24, blocks_per_slot=1), cooperation=cooperation)
-        assert is_read(state, config.largest_frame_bytes)
+    cooperation = Cooperation(max_neighbours=8, reported_interferers=1, cluster="components")
+    config = Config(radio=radio, run=Run(max_frame_bytes=2**24, blocks_per_slot=1), cooperation=cooperation)
+    assert is_read(state, config.largest_frame_bytes)
 
 
 @pytest.mark.parametrize(

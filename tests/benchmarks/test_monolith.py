@@ -72,7 +72,7 @@ def test_same_actions_give_what_the_nodes_get(settings: list[str]) -> None:
 
 @pytest.mark.parametrize(
     "settings",
-    [['cooperation.cluster="pairs"'], ['precoding.alone="rzf"'], ['reward.scope="neighbourhood"']],
+    [['cooperation.cluster="components"'], ['precoding.alone="rzf"'], ['reward.scope="neighbourhood"']],
 )
 def test_refuses_what_it_does_not_model(settings: list[str]) -> None:
     with pytest.raises(ValueError, match="only"):

@@ -12,6 +12,7 @@ from apnode.protocol.wire import decode, encode
 from cfmimo.presets import load
 from coordinator import collector
 from coordinator.collector import Coordinator
+from coordinator.summary import summarise
 
 TINY = ("radio.num_aps=2", "radio.num_ues=3", "run.blocks_per_slot=2", "run.episodes=1", "run.slots_per_episode=2")
 SENT = np.zeros((2, len(KINDS)), np.uint32)
@@ -158,7 +159,7 @@ def test_a_report_that_does_not_fit_is_counted_and_changes_nothing(coordinator: 
     assert not coordinator.record.reported.any()
     give(coordinator, *ALL, RunOver(2))
     assert coordinator.done
-    assert coordinator.record.summary()["slots"] == 2
+    assert summarise(coordinator.record)["slots"] == 2
 
 
 def test_garbage_and_what_is_not_for_it_is_counted(coordinator: Coordinator) -> None:

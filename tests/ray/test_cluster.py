@@ -36,7 +36,10 @@ VARIANTS = {
     "zeromq": ("run.episodes=3",),
     "ray calls": ("run.episodes=3", "run.transport=ray"),
     "asked by strangers": ("run.episodes=3", *ROWS),
-    "capped": ("run.episodes=3", "cooperation.policy=always", "cooperation.cluster=capped"),
+    "components": (
+        *("run.episodes=3", "cooperation.policy=always"),
+        *("cooperation.cluster=components", "cooperation.max_cluster_aps=6"),
+    ),
     "selective": ("run.episodes=3", "cooperation.policy=random", *SELECTIVE),
     "agents that share": (
         *("run.episodes=3", *SELECTIVE, "learning.values=neighbours", "learning.share=true"),

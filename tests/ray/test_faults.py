@@ -17,6 +17,7 @@ from apnode.protocol.wire import decode
 from cfmimo.presets import load
 from cfmimo.runtime.cluster import Cluster
 from cfmimo.runtime.fault_plan import FaultArgs, FaultPlan, Faults, PlannedFault, resolve
+from coordinator import tables
 from coordinator.journal import JOURNAL, Journal
 from coordinator.record import Record
 from coordinator.watch import Watch
@@ -133,7 +134,7 @@ def test_a_death_of_the_coordinator_and_one_of_the_channel_server_change_no_row(
     written = EventAccumulator(str(scalars)).Reload().Scalars("rate/sum_rate_bps_hz")
     assert [event.step for event in written] == list(range(len(written)))
     assert len(written) > 60  # by its successor, too
-    assert [event.value for event in written] == pytest.approx(record.slots()["sum_rate_bps_hz"][: len(written)])
+    assert [event.value for event in written] == pytest.approx(tables.slots(record)["sum_rate_bps_hz"][: len(written)])
 
 
 NODES_DIE = """

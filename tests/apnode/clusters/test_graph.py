@@ -1,4 +1,4 @@
-"""Laws of dividing a graph of agreed links into clusters."""
+"""Laws of a graph of agreed links and its components."""
 
 from itertools import combinations
 from random import Random
@@ -6,7 +6,7 @@ from random import Random
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from apnode.clusters.graph import Entry, adjacency, closed, layers, link_weights, partition, tree
+from apnode.clusters.graph import Entry, adjacency, closed, components, layers, link_weights, tree
 
 LAW = settings(derandomize=True, deadline=None, max_examples=100)
 Weights = dict[tuple[int, int], float]
@@ -26,76 +26,41 @@ def reached(root: int, aps: list[int], weights: Weights) -> set[int]:
     return set().union(*layers(root, adjacency(aps, weights)))
 
 
-# --- partition ---------------------------------------------------------------------------------------------
+# --- components --------------------------------------------------------------------------------------------
 
 
 @LAW
-@given(networks(), st.integers(1, 13))
-def test_clusters_are_disjoint_and_cover_everybody_within_the_cap(network: Links, cap: int) -> None:
+@given(networks())
+def test_components_are_disjoint_and_cover_everybody(network: Links) -> None:
     aps, weights = network
-    clusters = set(partition(aps, weights, cap).values())
+    clusters = set(components(aps, weights).values())
     assert sorted(ap for cluster in clusters for ap in cluster) == sorted(aps)
-    assert all(len(cluster) <= cap for cluster in clusters)
-    assert all(ap in cluster for ap, cluster in partition(aps, weights, cap).items())
+    assert all(ap in cluster for ap, cluster in components(aps, weights).items())
 
 
 @LAW
-@given(networks(), st.integers(1, 13), st.randoms())
-def test_everybody_finds_the_same_clusters(network: Links, cap: int, order: Random) -> None:
+@given(networks(), st.randoms())
+def test_everybody_finds_the_same_components(network: Links, order: Random) -> None:
     """In whatever order one has learnt of the APs and links."""
     aps, weights = network
-    shuffled = list(weights.items())
+    shuffled = list(weights)
     order.shuffle(shuffled)
-    assert partition(aps[::-1], dict(shuffled), cap) == partition(aps, weights, cap)
+    assert components(aps[::-1], shuffled) == components(aps, weights)
 
 
 @LAW
-@given(networks(), st.integers(1, 13))
-def test_links_inside_a_cluster_connect_it(network: Links, cap: int) -> None:
+@given(networks())
+def test_links_inside_a_component_connect_it(network: Links) -> None:
     aps, weights = network
-    for cluster in set(partition(aps, weights, cap).values()):
+    for cluster in set(components(aps, weights).values()):
         assert reached(min(cluster), sorted(cluster), weights) == cluster
 
 
 @LAW
-@given(networks(), st.integers(2, 13))
-def test_the_heaviest_link_is_inside_a_cluster(network: Links, cap: int) -> None:
-    aps, weights = network
-    if weights:
-        one, other = min(weights, key=lambda link: (-weights[link], link))
-        assert other in partition(aps, weights, cap)[one]
-
-
-@LAW
-@given(networks(), st.integers(1, 13))
-def test_no_link_joins_two_clusters_that_could_be_one(network: Links, cap: int) -> None:
-    aps, weights = network
-    cluster = partition(aps, weights, cap)
-    for one, other in weights:
-        assert cluster[one] is cluster[other] or len(cluster[one]) + len(cluster[other]) > cap
-
-
-@LAW
 @given(networks())
-def test_without_a_cap_clusters_are_the_connected_components(network: Links) -> None:
+def test_a_component_is_all_that_links_reach(network: Links) -> None:
     aps, weights = network
-    assert partition(aps, weights, len(aps)) == {ap: reached(ap, aps, weights) for ap in aps}
-
-
-@LAW
-@given(networks())
-def test_a_cap_of_two_is_greedy_matching(network: Links) -> None:
-    aps, weights = network
-    matched: dict[int, int] = {}
-    for one, other in sorted(weights, key=lambda link: (-weights[link], link)):
-        if one not in matched and other not in matched:
-            matched |= {one: other, other: one}
-    assert partition(aps, weights, 2) == {ap: {ap, matched.get(ap, ap)} for ap in aps}
-
-
-def test_a_chain_is_cut_where_it_is_weakest() -> None:
-    chain = {(0, 1): 5.0, (1, 2): 4.0, (2, 3): 1.0, (3, 4): 4.0, (4, 5): 5.0}
-    assert set(partition(range(6), chain, 3).values()) == {frozenset({0, 1, 2}), frozenset({3, 4, 5})}
+    assert components(aps, weights) == {ap: reached(ap, aps, weights) for ap in aps}
 
 
 # --- trees -------------------------------------------------------------------------------------------------

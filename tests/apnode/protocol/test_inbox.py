@@ -5,7 +5,7 @@ import pytest
 
 from apnode.protocol.fields import Message
 from apnode.protocol.inbox import SlotInbox
-from apnode.protocol.messages import ClusterBlock, CommonLinks, CoopDecline, CoopPass, CoopRequest, Deadline, LinkState
+from apnode.protocol.messages import ClusterBlock, CommonLinks, CoopDecline, CoopRequest, Deadline, LinkState
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def inbox(drops: list[str], kept: list[None]) -> SlotInbox:
 
 
 def test_messages_wait_for_their_slot(inbox: SlotInbox, drops: list[str], kept: list[None]) -> None:
-    now, soon, now_too = CoopDecline(5, 1), CoopDecline(6, 1), CoopPass(5, 2)
+    now, soon, now_too = CoopDecline(5, 1), CoopDecline(6, 1), CoopDecline(5, 2)
     for message in (now, soon, now_too):
         inbox.park(message, upcoming=5)
     assert inbox.open(5) == [now, now_too]
@@ -86,7 +86,12 @@ def test_a_flood_of_aps_leaves_room_for_the_channel_server(inbox: SlotInbox) -> 
 
 
 def test_early_messages_wait_once_for_each_kind_and_sender(inbox: SlotInbox, drops: list[str]) -> None:
-    first, again, other, later = (CoopRequest(5, 1, (0,)), CoopRequest(5, 1, (2,)), CoopPass(5, 1), CoopPass(6, 1))
+    first, again, other, later = (
+        CoopRequest(5, 1, (0,)),
+        CoopRequest(5, 1, (2,)),
+        CoopDecline(5, 1),
+        CoopDecline(6, 1),
+    )
     for message in (first, again, other, later):
         inbox.park(message, upcoming=5)
     assert inbox.open(5) == [first, other]
@@ -98,7 +103,6 @@ def test_first_time_is_once_for_each_kind_and_sender(inbox: SlotInbox, drops: li
     different: list[Message] = [
         CoopDecline(5, 1),
         CoopDecline(5, 2),
-        CoopPass(5, 1),
         CoopRequest(5, 1, ()),
         Deadline(5),
     ]

@@ -185,16 +185,6 @@ def test_components_that_percolate_are_refused_in_a_sentence_that_names_their_si
     assert f"random 120: components of up to {many['largest_cluster']:.0f} APs exceed" in note
 
 
-def test_pairs_are_compared_as_often_as_they_ask_since_they_cannot_be_tuned(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    arguments = ["compare", "demo", "--layouts", "1", "--slots", "1", "--set", "cooperation.cluster=pairs"]
-    assert run_cfmimo([*arguments, "--out", str(tmp_path / "c"), "--json"]) == 0
-    rows = json.loads(capsys.readouterr().out)["rows"]
-    assert {row["policy"] for row in rows} == set(WITHOUT_LEARNING) - {"oracle"}
-    assert {row["aimed_at"] for row in rows if row["policy"] != "master"} == {None}
-
-
 def test_a_bad_policy_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_cfmimo(["compare", "demo", "--policies", "magic", "--out", str(tmp_path / "c")]) == 2
     assert "cannot compare 'magic'" in capsys.readouterr().err

@@ -12,11 +12,11 @@ from cfmimo.experiments.oracle import Link, candidate_links, greedy_links, reque
 from cfmimo.presets import load
 from cfmimo.runtime.local import LocalNetwork
 from channel_server.topology import Layout, make_layout
+from coordinator import tables
 
 LAYERS = {
     "ego": (),
     "directed": ("cooperation.cluster=directed", "cooperation.acceptance=all", "cooperation.neighbour_sets=row"),
-    "grant": ("cooperation.acceptance=grant",),
     "selective": (
         "cooperation.neighbour_sets=common-ue",
         "precoding.alone=mmse",
@@ -45,7 +45,7 @@ def rate(config: Config, layout: Layout, links: list[Link]) -> float:
     actions = requests(links, config, layout)
     network = LocalNetwork(config, policy_of=lambda ap, _: Given(actions[ap]))
     network.run()
-    slots = network.coordinator.record.slots()
+    slots = tables.slots(network.coordinator.record)
     unit = "requests" if config.cooperation.cluster == "directed" else "formed"
     assert (slots[unit] == len(links)).all()
     return float(slots["sum_rate_bps_hz"].mean())
@@ -96,6 +96,8 @@ def test_where_components_of_a_ue_precode_together_links_that_join_some_come_fir
 
 def test_clusters_in_which_links_reach_further_are_refused() -> None:
     config, layout, known = drop("ego")
-    pairs = config.model_copy(update={"cooperation": config.cooperation.model_copy(update={"cluster": "pairs"})})
-    with pytest.raises(ConfigError, match='the oracle knows clusters "ego", "directed" and "serving", not "pairs"'):
-        greedy_links(pairs, layout, known.h, known.h_hat_in_reach, 5)
+    joined = config.model_copy(update={"cooperation": config.cooperation.model_copy(update={"cluster": "components"})})
+    with pytest.raises(
+        ConfigError, match='the oracle knows clusters "ego", "directed" and "serving", not "components"'
+    ):
+        greedy_links(joined, layout, known.h, known.h_hat_in_reach, 5)

@@ -45,8 +45,7 @@ VARIANTS = {
     "average": ("precoding.power=average", "propagation.block_correlation=0.9"),
     "selective": SELECTIVE,
     "serving": (*SELECTIVE, "cooperation.cluster=serving"),
-    "grant": ("cooperation.acceptance=grant", "cooperation.max_partners=2"),
-    "capped": ("cooperation.cluster=capped", "cooperation.policy=random", "reward.scope=neighbourhood"),
+    "components": ("cooperation.cluster=components", "cooperation.policy=random", "reward.scope=neighbourhood"),
 }
 MID_EPISODE, BORDER = 18, 24
 ROWS = (

@@ -16,6 +16,7 @@ from cfmimo.report.slot_map import SlotMap, lines, slot_map
 from cfmimo.runtime.local import LocalNetwork
 from channel_server.geometry import distances, offsets
 from channel_server.topology import make_layout
+from coordinator import tables
 from coordinator.record import Record
 
 SIDE = 100.0
@@ -33,7 +34,7 @@ def recorded_run(*overrides: str) -> tuple[Config, Record]:
 
 
 def map_of(config: Config, record: Record, slot: int) -> SlotMap:
-    return slot_map(config, slot, record.aps(), record.ues(), record.links())
+    return slot_map(config, slot, tables.aps(record), tables.ues(record), tables.links(record))
 
 
 def length(pieces: np.ndarray) -> float:
@@ -78,7 +79,7 @@ def test_on_a_plane_a_line_is_one_piece() -> None:
 @pytest.mark.parametrize("overrides", [EGO, DIRECTED, SERVING], ids=["ego", "directed", "serving"])
 def test_lines_are_as_many_as_the_tables_say(overrides: tuple[str, ...]) -> None:
     config, record = recorded_run(*overrides, "radio.wrap_around=false")
-    for slot, row in enumerate(zip(record.slots()["formed"], record.slots()["union_asked"], strict=True)):
+    for slot, row in enumerate(zip(tables.slots(record)["formed"], tables.slots(record)["union_asked"], strict=True)):
         formed, union = row
         shown = map_of(config, record, slot)
         assert len(shown.formed) == formed
@@ -88,9 +89,10 @@ def test_lines_are_as_many_as_the_tables_say(overrides: tuple[str, ...]) -> None
             assert config.cooperation.cluster != "directed"
         else:
             assert len(shown.by_asker) == record.linked[slot].sum()
-            askers = shown.ap_xy[record.links()["ap"][(record.links()["slot"] == slot) & record.links()["linked"]]]
+            links = tables.links(record)
+            askers = shown.ap_xy[links["ap"][(links["slot"] == slot) & links["linked"]]]
             assert {tuple(end) for end in shown.by_asker[:, 0]} == {tuple(xy) for xy in askers}
-    assert record.slots()["formed"].sum() > 0
+    assert tables.slots(record)["formed"].sum() > 0
 
 
 @pytest.mark.parametrize("overrides", [EGO, DIRECTED], ids=["ego", "directed"])
@@ -98,7 +100,7 @@ def test_links_keep_their_length_over_the_border(overrides: tuple[str, ...]) -> 
     config, record = recorded_run(*overrides)
     shown = map_of(config, record, 0)
     apart = distances(shown.ap_xy, shown.ap_xy, config.radio.area_m)
-    table = {name: column[record.links()["slot"] == 0] for name, column in record.links().items()}
+    table = {name: column[tables.links(record)["slot"] == 0] for name, column in tables.links(record).items()}
     linked = np.zeros(apart.shape, bool)
     linked[table["ap"], table["neighbour"]] = table["linked"]
     together = linked | linked.T if shown.by_asker is not None else linked & linked.T

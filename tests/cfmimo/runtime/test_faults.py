@@ -13,6 +13,7 @@ from benchmarks.fuzz import CORPUS, broken, try_kept, try_seed
 from cfmimo.presets import load
 from cfmimo.runtime.fault_plan import FaultPlan, resolve
 from cfmimo.runtime.local import LocalNetwork
+from coordinator import tables
 from coordinator.record import Record
 
 SMALL = (
@@ -168,8 +169,8 @@ def test_under_loss_and_delay_nobody_misses_a_slot(tmp_path: Path) -> None:
     record = run(tmp_path, {"links": [rates]}, "cooperation.policy=always").coordinator.record
     assert record.reported.all()
     assert not record.silent.any()
-    formed = record.slots()["formed"].sum()
-    assert 0 < formed < 0.7 * faultless("cooperation.policy=always").slots()["formed"].sum()
+    formed = tables.slots(record)["formed"].sum()
+    assert 0 < formed < 0.7 * tables.slots(faultless("cooperation.policy=always"))["formed"].sum()
 
 
 def test_a_full_disk_costs_checkpoints_and_nothing_else(tmp_path: Path) -> None:
@@ -189,7 +190,7 @@ def test_a_partition_ends_and_leaves_nobody_behind(tmp_path: Path) -> None:
     record = run(tmp_path, plan, "cooperation.policy=always").coordinator.record
     assert record.reported.all()
     across = [(ap, other) for ap in range(4) for other in range(4, 10)]
-    links = record.links()
+    links = tables.links(record)
     on = links["linked"]
     linked = set(zip(*(links[column][on].tolist() for column in ("slot", "ap", "neighbour")), strict=True))
     assert not {(slot, *pair) for slot in range(11, 18) for pair in across} & linked

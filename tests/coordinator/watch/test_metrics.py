@@ -163,7 +163,7 @@ def test_four_hundred_aps_have_at_most_5000_series() -> None:
     config = load("demo", ("radio.num_aps=400", "run.episodes=1", "run.slots_per_episode=3", *SMALL[3:]))
     network = LocalNetwork(config)
     network.run()
-    network.coordinator.record._suspects[1, 0] = tuple(range(1, 400))  # the worst case: nobody believes anybody
+    network.coordinator.record.suspects[1, 0] = tuple(range(1, 400))  # the worst case: nobody believes anybody
     families = scrape(network)
     assert len(families["cfmimo_ap_flagged"].samples) == 399
     assert 4000 < sum(len(family.samples) for family in families.values()) <= 5000
