@@ -1,4 +1,4 @@
-"""The reports of a run that is not finished, on disk as they came: what a coordinator knows after it has died."""
+"""The reports of an unfinished run, on disk in order of arrival: a restarted coordinator reads them back."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Journal:
         os.ftruncate(self._file, sum(_LENGTH_BYTES + len(frame) for frame in self.frames()))
 
     def append(self, frame: bytes) -> None:
-        """Add a frame; what is written outlives the process, if not the machine."""
+        """Add a frame; it survives the death of the process, but not of the machine."""
         os.write(self._file, len(frame).to_bytes(_LENGTH_BYTES, "big") + frame)
 
     def frames(self) -> Iterator[bytes]:

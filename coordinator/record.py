@@ -92,7 +92,7 @@ class Record:
         self._add_counts(report)
 
     def _add_counts(self, report: ApReport | SlotReport) -> None:
-        self.traffic[:, : report.sent.shape[1]] += report.sent  # of the version before: fewer kinds
+        self.traffic += report.sent
         self.accepted += report.accepted
         self.rejected += report.dropped
 

@@ -1,4 +1,4 @@
-"""The live map: what a browser is told of a run, slot by slot, and the page that shows it."""
+"""The live map: what a browser receives about a run, slot by slot, and the page that shows it."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ POLICY = (  # nothing but what the page itself has, and what it is told from her
 
 @dataclass
 class Seen:
-    """What one browser has been told."""
+    """The newest episode and slot that one browser has received."""
 
     episode: int = -1
     slot: int = -1
 
 
 class LiveMap:
-    """Tells what is new; each slot is worked out once, however many watch."""
+    """Yields what is new; each slot is computed once, for any number of browsers."""
 
     def __init__(self, coordinator: Callable[[], Coordinator]) -> None:
         self._coordinator = coordinator  # the present one: it may have been replaced after a death
@@ -51,7 +51,7 @@ class LiveMap:
         self._episode = self._slot = ""
 
     def news(self, seen: Seen) -> Iterator[str]:
-        """JSON texts that a browser is to be told; it has been told them then."""
+        """JSON texts that a browser has not received yet; marks them as received."""
         coordinator = self._coordinator()
         slot = coordinator.newest - 1  # of the newest one, reports are still coming in
         if slot >= 0 and slot != self._at.slot and coordinator.record.closed[slot]:
@@ -71,7 +71,7 @@ class LiveMap:
 
 
 def _episode(coordinator: Coordinator, episode: int) -> dict[str, Any]:
-    """Where everybody is, [m], and who serves whom."""
+    """Positions of APs and UEs [m], and the serving pairs."""
     config = coordinator.config
     about = {"number": episode, "slots": config.num_slots, "policy": config.cooperation.policy}
     try:
@@ -90,7 +90,7 @@ def _episode(coordinator: Coordinator, episode: int) -> dict[str, Any]:
 
 
 def _slot(coordinator: Coordinator, slot: int) -> dict[str, Any]:
-    """What a slot brought, and how every AP is."""
+    """Results of a slot, and the state of every AP."""
     record = coordinator.record
     row = coordinator.latest()
     comebacks = Counter(comeback["ap"] for comeback in record.comebacks)
@@ -128,7 +128,7 @@ def _pairs(neighbours: NDArray[Any], chosen: NDArray[Any]) -> list[list[int]]:
 
 
 def _text(value: dict[str, Any]) -> str:
-    """JSON; what is no number becomes null."""
+    """JSON; NaN and infinities become null."""
     return json.dumps(_without_nan(value), separators=(",", ":"))
 
 

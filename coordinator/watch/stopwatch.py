@@ -1,4 +1,4 @@
-"""How long slots take by the clock on the wall; the nodes have none."""
+"""Wall-clock duration of slots; the nodes themselves have no clock."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ BOUNDS_S = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 
 
 class Stopwatch:
-    """A histogram of the time from slot to slot; of slots that are seen together each has taken its share."""
+    """A histogram of the time between slots; slots seen together share the time equally."""
 
     def __init__(self) -> None:
-        self.counts = [0] * (len(BOUNDS_S) + 1)  # of slots that took at most so many seconds; more
-        self.seconds = 0.0  # all of them together
+        self.counts = [0] * (len(BOUNDS_S) + 1)  # slots up to each bound, then above the last
+        self.seconds = 0.0  # total time of all counted slots [s]
         self._newest = -1
         self._since: float | None = None
 
     def see(self, newest: int) -> None:
-        """Note that the slot `newest` is there, now."""
+        """Note that the slot `newest` has just been reported."""
         if newest <= self._newest:
             return
         now = time.monotonic()

@@ -19,7 +19,7 @@ from coordinator.collector import Coordinator
 from coordinator.record import Record
 from coordinator.tables import Table
 
-_EVERY_S = 2.0  # what is new is written so often; reports of a slot that closed have at least so long to come in
+_EVERY_S = 2.0  # interval between writes; a closed slot's reports have at least this long to arrive
 _COLUMNS = {  # of slots.parquet, by the group they are shown in
     "rate": ("sum_rate_bps_hz", "sum_rate_alone_bps_hz"),
     "sinr": ("sinr_mean_db", "sinr_mean_alone_db", "sinr_p5_db", "sinr_p5_alone_db"),
@@ -48,10 +48,10 @@ class Scalars:
         self._append(Event(wall_time=time.time(), step=0, session_log=SessionLog(status=SessionLog.START)))
         self._next = 0  # slot to be written
         self.write(record, record.first_incomplete)
-        self._looked, self._newest = time.monotonic(), -1  # when, and what was the newest slot then
+        self._looked, self._newest = time.monotonic(), -1  # time of the last look, and the newest slot then
 
     def look(self, coordinator: Coordinator) -> None:
-        """See whether there is something to write; cheap if not."""
+        """Write new slots, if the interval has passed; cheap otherwise."""
         now = time.monotonic()
         if now - self._looked >= _EVERY_S:
             closed = coordinator.record.closed[: self._newest + 1]
@@ -81,7 +81,7 @@ class Scalars:
 
 
 def write_scalars(folder: Path, record: Record) -> None:
-    """Start a folder anew with all of a run that is over."""
+    """Start a folder anew with all slots of a finished run."""
     Scalars(folder, record).write(record, len(record.closed))
 
 
@@ -97,7 +97,7 @@ def scalars(record: Record, slots: NDArray[np.intp]) -> Table:
 
 
 def _times(folder: Path) -> dict[int, float]:
-    """When each slot in a folder was written [s since 1970]."""
+    """Time at which each slot in a folder was written [s since 1970]."""
     return {
         event.step: event.wall_time
         for path in folder.glob("*tfevents*")
