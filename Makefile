@@ -61,7 +61,7 @@ $(MARL): pyproject.toml constraints.txt
 	@touch $@
 
 bench-marl: $(MARL)  ## the same agents in one process with TorchRL and with RLlib, against local and Ray (a quarter of an hour)
-	.venv-marl/bin/python -m benchmarks.marl
+	.venv-marl/bin/python -m benchmarks.peers.marl
 
 clean:  ## remove the virtual environments and caches, not the runs
 	rm -rf .venv .venv-marl .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info

@@ -1,20 +1,38 @@
-"""What an AP knows: of the UE layout it is in, and of the slot it is in."""
+"""What an AP knows of the slot it is in: its phase, whom it asked, who answered, and the blocks that came."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Any
 
+from apnode.agent.observation import absolute_gain, reward
+from apnode.agent.replay import Transition
+from apnode.clusters.formation import Formation
+from apnode.clusters.relaying import Relaying
 from apnode.clusters.rounds import Rounds
+from apnode.config import Config
 from apnode.episode import Episode
 from apnode.protocol.messages import (
+    ApReport,
     ChannelBlock,
     ClusterBlock,
     ComplexArray,
     FloatArray,
+    PilotBlock,
     SlotFeedback,
 )
+from apnode.radio import csi
+
+
+class Phase(Enum):
+    """Where an AP is in a slot."""
+
+    WAITING = "no slot is open: its pilots have not come"
+    AGREEING = "the AP waits for answers of the neighbours that it asked"
+    FORMING = "its links are known, its cluster is not"
+    TRANSMITTED = "it has transmitted, or the slot closed without it: it waits for its UEs' and partners' reports"
 
 
 @dataclass
@@ -36,14 +54,49 @@ class Slot:
     doubted: set[int] = field(default_factory=set)  # neighbours who may be gone, unheard of in this slot
     shared: set[int] = field(default_factory=set)  # whom our channel block went to
     partners: tuple[int, ...] = ()
-    transmitted: bool = False
+    phase: Phase = Phase.AGREEING
     feedback: SlotFeedback | None = None
     gains: dict[int, float] = field(default_factory=dict)  # partners' reports
 
+    @classmethod
+    def open(
+        cls,
+        ap: int,
+        config: Config,
+        pilots: PilotBlock,
+        episode: Episode,
+        action: int,
+        suspects: tuple[int, ...],
+        learned: FloatArray,
+    ) -> Slot:
+        """The slot that these pilots open, in which an AP asks the neighbours of an action."""
+        radio, told = config.radio, episode.association
+        powers = radio.pilot_power_w, radio.noise_power_w
+        return cls(
+            index=pilots.slot,
+            episode=episode,
+            h_hat=csi.estimate(csi.despread(pilots.y), told.beta, told.pilots, *powers),
+            observation=episode.observation,
+            action=action,
+            chosen=tuple(n for position, n in enumerate(episode.neighbours) if action >> position & 1),
+            suspects=suspects,
+            formation=_new_formation(ap, pilots.slot, config),
+            learned=learned,
+        )
+
     @property
-    def settled(self) -> bool:
-        """Whether it is too late for another link."""
-        return self.transmitted or (self.formation is not None and self.formation.begun)
+    def transmitted(self) -> bool:
+        return self.phase is Phase.TRANSMITTED
+
+    @property
+    def answered(self) -> bool:
+        """Whether no neighbour that was asked is waited for."""
+        return self.blocks.keys() | self.declined | self.restarted | self.doubted >= {*self.chosen}
+
+    @property
+    def unanswering(self) -> set[int]:
+        """Neighbours that were asked and have said nothing."""
+        return {*self.chosen} - self.blocks.keys() - self.declined
 
     @property
     def agreed(self) -> dict[int, ChannelBlock]:
@@ -74,3 +127,53 @@ class Slot:
         if self.formation is None or self.formation.members is None:
             return self.shared
         return self.shared & self.formation.members
+
+    def awaited(self, config: Config) -> set[int]:
+        """Partners whose reports are needed before the slot is complete, and have not come."""
+        awaited = self.linked_partners if config.reward.scope == "neighbourhood" else set()
+        return awaited - self.gains.keys() - self.restarted
+
+    def reward(self, config: Config, gain: float) -> float:
+        """Eq. (12) of this slot, from the relative gain of this AP's UEs."""
+        gains = [gain, *(self.gains[p] for p in self.partners if p in self.gains)]
+        if config.reward.gain == "absolute" and self.feedback is not None:
+            gains = [absolute_gain(self.feedback)]
+        asked = [position for position, n in enumerate(self.episode.neighbours) if n in self.chosen]
+        return reward(config.reward, gains, self.episode.interference, asked, len(self.linked_partners))
+
+    def transition(self, config: Config, earned: float) -> Transition:
+        """What the slot has to teach."""
+        return Transition(
+            observation=self.observation,
+            action=self.formed if config.forecasts else self.action,
+            reward=earned,
+            next_observation=self.episode.observation,
+            num_actions=2 ** len(self.episode.neighbours),
+            terminal=(self.index + 1) % config.run.slots_per_episode == 0,
+        )
+
+    def report(self, ap: int, gain: float, earned: float, **about: Any) -> ApReport:
+        """What the coordinator is told of this slot, and the rest of the report in `about`."""
+        return ApReport(
+            slot=self.index,
+            ap=ap,
+            neighbours=self.episode.neighbours,
+            requested=self.chosen,
+            partners=self.partners,
+            gain=gain,
+            reward=earned,
+            cluster_size=self.formation.size if self.formation else 1 + len(self.partners),
+            suspects=self.suspects,
+            **about,
+        )
+
+
+def _new_formation(ap: int, slot: int, config: Config) -> Rounds[Any] | None:
+    """What finds the clusters of a slot, where they reach beyond an AP's own partners."""
+    match config.cooperation.cluster:
+        case "components":
+            return Formation(ap, slot, config)
+        case "serving":
+            return Relaying(ap, slot, config)
+        case _:
+            return None

@@ -29,7 +29,7 @@ from apnode.protocol.messages import (
     Tick,
     Transmission,
 )
-from apnode.protocol.node import CHANNEL, COORDINATOR, Node, ap_address, refuse_unless
+from apnode.protocol.node import ACCEPTED, CHANNEL, COORDINATOR, Fate, Node, ap_address, refuse_unless
 from channel_server.fading import channels, received_pilots
 from channel_server.sinr import received, received_interference, sinr_of, spectral_efficiency
 from channel_server.topology import Layout, associations, make_layout
@@ -80,14 +80,13 @@ class ChannelServer(Node):
 
     # --- APs come and go ----------------------------------------------------------------------------------
 
-    def _on_hello(self, hello: Hello) -> None:
+    def _on_hello(self, hello: Hello) -> Fate:
         """An AP is here (again). When all are, a slot opens; a later hello gets it back into the episode."""
         refuse_unless(hello.ap < self._config.radio.num_aps, f"no AP {hello.ap} in this network")
         refuse_unless(hello.slot <= self._config.num_slots, f"no slot {hello.slot} in this run")
         known = self._incarnation.get(hello.ap, -1)
         if hello.incarnation <= known:
-            self._drop("duplicate" if hello.incarnation == known else "late")
-            return
+            return "duplicate" if hello.incarnation == known else "late"
         self._incarnation[hello.ap] = hello.incarnation
         self.endpoints[ap_address(hello.ap)] = hello.endpoint
         self._live.add(hello.ap)
@@ -99,6 +98,7 @@ class ChannelServer(Node):
             self._send(ap_address(hello.ap), RunOver(self._config.num_slots))
         elif len(self._live) == self._config.radio.num_aps:
             self._begin()
+        return ACCEPTED
 
     def _begin(self) -> None:
         """Open the slot that the APs are in: the first of a run, or where the last server has left them.
@@ -117,7 +117,7 @@ class ChannelServer(Node):
             air.awaited.discard(ap)
             self._close_when_complete(air)
 
-    def _on_tick(self, tick: Tick) -> None:
+    def _on_tick(self, tick: Tick) -> Fate:
         """Half the slot's deadline: first a reminder to the late, then on without them until they are heard of again.
 
         A server that was restarted waits as long for all APs, then goes on with those that there are.
@@ -134,6 +134,7 @@ class ChannelServer(Node):
             for ap in sorted(air.awaited):
                 self._associate(ap)  # perhaps it never heard of this episode
                 self._send(ap_address(ap), Deadline(air.index))
+        return ACCEPTED
 
     # --- a slot -------------------------------------------------------------------------------------------
 
@@ -173,15 +174,14 @@ class ChannelServer(Node):
         """Endpoints; of who is not live none, so that nobody waits for it."""
         return tuple(self.endpoints.get(ap_address(ap), "") if ap in self._live else "" for ap in aps)
 
-    def _on_transmission(self, transmission: Transmission) -> None:
+    def _on_transmission(self, transmission: Transmission) -> Fate:
         """An AP radiates. One that missed its slot is live again from the next one on."""
         ap, air = transmission.ap, self.air
         radio = self._config.radio
         refuse_unless(ap < radio.num_aps, f"no AP {ap} in this network")
         self._live.add(ap)
         if air is None or transmission.slot != air.index:
-            self._drop("late")
-            return
+            return "late"
         refuse_unless(transmission.ues == self.layout.ues_of[ap], "transmission for other UEs than the AP serves")
         shape = (self._config.run.blocks_per_slot, len(transmission.ues), radio.antennas)
         refuse_unless(transmission.w.shape == shape, f"precoders of shape {transmission.w.shape}, expected {shape}")
@@ -189,11 +189,11 @@ class ChannelServer(Node):
             power, allowed = self._counted_power(w), self._allowed_power(air)
             refuse_unless(power <= allowed, f"AP {ap} would radiate {power} W of {allowed} W")
         if ap in air.transmissions:
-            self._drop("duplicate")
-            return
+            return "duplicate"
         air.transmissions[ap] = transmission
         air.awaited.discard(ap)
         self._close_when_complete(air)
+        return ACCEPTED
 
     def _close_when_complete(self, air: Air) -> None:
         if not air.awaited:

@@ -8,7 +8,18 @@ import numpy as np
 
 from apnode.config import Config
 from apnode.protocol.messages import KINDS, ApReport, FaultFired, Hello, Resend, RunOver, SlotReport, Tick
-from apnode.protocol.node import CHANNEL, COORDINATOR, DROPS, REPORTS_KEPT, Node, Send, ap_address, refuse_unless
+from apnode.protocol.node import (
+    ACCEPTED,
+    CHANNEL,
+    COORDINATOR,
+    DROPS,
+    REPORTS_KEPT,
+    Fate,
+    Node,
+    Send,
+    ap_address,
+    refuse_unless,
+)
 from coordinator import tables
 from coordinator.journal import Journal
 from coordinator.record import Record
@@ -73,7 +84,7 @@ class Coordinator(Node):
         silent = self.record.silent[newest + 1 - slots : newest + 1].all(axis=0)
         return [int(ap) for ap in np.flatnonzero(silent & (self.record.back_since <= newest + 1 - slots))]
 
-    def _on_slot(self, report: SlotReport) -> None:
+    def _on_slot(self, report: SlotReport) -> Fate:
         run, radio = self.config.run, self.config.radio
         refuse_unless(report.slot < self.config.num_slots, f"no slot {report.slot} in this run")
         shape = (run.blocks_per_slot, radio.num_ues)
@@ -83,13 +94,13 @@ class Coordinator(Node):
         refuse_unless(all(ap < radio.num_aps for ap in report.silent), "silence of an AP that there is not")
         _refuse_unless_counts(report)
         if self.record.closed[report.slot]:
-            self._drop("duplicate")
-            return
+            return "duplicate"
         self.record.add_slot(report)
         self.newest = self.opened = max(self.newest, report.slot)
         if self.newest >= self._asked + _OVERDUE_SLOTS:
             self._ask_for_overdue()
         self._finish_when_complete()
+        return ACCEPTED
 
     def _ask_for_overdue(self) -> None:
         """Ask again for reports lost on the way, of slots long past, as long as they are kept by who sent them."""
@@ -103,7 +114,7 @@ class Coordinator(Node):
                 self._send(node, Resend(first + int(slots_lost.argmax())))
                 self._asked = self.newest
 
-    def _on_ap(self, report: ApReport) -> None:
+    def _on_ap(self, report: ApReport) -> Fate:
         known = range(self.config.radio.num_aps)
         refuse_unless(report.slot < self.config.num_slots and report.ap in known, "no such AP or slot")
         refuse_unless(len(report.neighbours) <= self.config.cooperation.max_neighbours, "too many neighbours")
@@ -112,35 +123,38 @@ class Coordinator(Node):
         refuse_unless(report.cluster_size <= len(known), "a cluster of more APs than there are")
         _refuse_unless_counts(report)
         if self.record.reported[report.slot, report.ap]:
-            self._drop("duplicate")
-            return
+            return "duplicate"
         self.record.add_ap(report)
         self._finish_when_complete()
+        return ACCEPTED
 
-    def _on_hello(self, hello: Hello) -> None:
+    def _on_hello(self, hello: Hello) -> Fate:
         """An AP is there, or there again; that is where it is asked for what it has reported already."""
         refuse_unless(hello.ap < self.config.radio.num_aps, "no such AP")
         refuse_unless(max(hello.slot, hello.restored) <= self.config.num_slots, "a slot that there is not")
         self.endpoints[ap_address(hello.ap)] = hello.endpoint
         if len(self.record.comebacks) >= _MOST_EVENTS:
-            self._drop("flood")
-        elif hello.incarnation:
+            return "flood"
+        if hello.incarnation:
             self.record.add_comeback(hello, self.newest + 1)
+        return ACCEPTED
 
-    def _on_fault(self, fault: FaultFired) -> None:
+    def _on_fault(self, fault: FaultFired) -> Fate:
         refuse_unless(fault.slot <= self.config.num_slots, "a slot that there is not")
         if len(self.record.fired) >= _MOST_EVENTS:
-            self._drop("flood")
-        else:
-            self.record.add_fault(fault)
+            return "flood"
+        self.record.add_fault(fault)
+        return ACCEPTED
 
-    def _on_run_over(self, over: RunOver) -> None:
+    def _on_run_over(self, over: RunOver) -> Fate:
         self._over = True
         self._finish_when_complete()
+        return ACCEPTED
 
-    def _on_tick(self, tick: Tick) -> None:
+    def _on_tick(self, tick: Tick) -> Fate:
         """Long silence: reports that have not come by the end of the run are not waited for."""
         self.done = self.done or self._over
+        return ACCEPTED
 
     def _finish_when_complete(self) -> None:
         self.done = self._over and self.record.complete

@@ -17,7 +17,7 @@ FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("
 ROOMS = {
     "apnode": (
         "apnode.config", "apnode.protocol", "apnode.radio", "apnode.clusters", "apnode.agent",
-        "apnode.episode", "apnode.slot", "apnode.access_point", "apnode.runtime",
+        "apnode.episode", "apnode.slot", "apnode.checks", "apnode.agreement", "apnode.access_point", "apnode.runtime",
     ),
     "cfmimo": (
         "cfmimo.errors", "cfmimo.presets", "cfmimo.records", "cfmimo.report", "cfmimo.runtime", "cfmimo.experiments",

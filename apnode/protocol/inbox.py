@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from apnode.protocol.fields import Message
+from apnode.protocol.node import KEPT, Fate
 
 _SLOTS_AHEAD = 4
 _MESSAGES_PER_SLOT = 1024
@@ -17,25 +17,22 @@ _Key = tuple[type[Message], int, int]  # kind, sender, which of the sender's
 class SlotInbox:
     """Messages of slots that have not opened yet; bounded, so a flood costs memory once."""
 
-    def __init__(self, drop: Callable[[str], None], keep: Callable[[], None]) -> None:
-        self._drop = drop  # called with the reason
-        self._keep = keep  # called when a message was parked
+    def __init__(self) -> None:
         self._parked: dict[int, dict[_Key, Message]] = {}
         self._seen: set[_Key] = set()  # in the open slot
 
-    def park(self, message: Any, upcoming: int) -> None:
+    def park(self, message: Any, upcoming: int) -> Fate:
         """Keep a message for its slot; `upcoming` is the earliest slot that is not over."""
         key = _key(message)
         waiting = self._parked.get(message.slot, {})
         if message.slot < upcoming:
-            self._drop("late")
-        elif key in waiting:
-            self._drop("duplicate")
-        elif message.slot >= upcoming + _SLOTS_AHEAD or (len(waiting) >= _MESSAGES_PER_SLOT and key[1] != _NO_AP):
-            self._drop("flood")
-        else:
-            self._parked.setdefault(message.slot, {})[key] = message
-            self._keep()
+            return "late"
+        if key in waiting:
+            return "duplicate"
+        if message.slot >= upcoming + _SLOTS_AHEAD or (len(waiting) >= _MESSAGES_PER_SLOT and key[1] != _NO_AP):
+            return "flood"
+        self._parked.setdefault(message.slot, {})[key] = message
+        return KEPT
 
     def parked(self, slot: int) -> list[Message]:
         """What waits for a slot."""
@@ -50,7 +47,6 @@ class SlotInbox:
     def first_time(self, message: Message) -> bool:
         """Whether this is the open slot's first message of its kind from its sender, of an owner or round if any."""
         if _key(message) in self._seen:
-            self._drop("duplicate")
             return False
         self._seen.add(_key(message))
         return True

@@ -39,6 +39,11 @@ def refuse_unless(condition: bool, what: str) -> None:
         raise RefusedError(what)
 
 
+Fate = str | None  # what became of a message, as its handler returns it: ACCEPTED, KEPT, or the reason of DROPS
+ACCEPTED: Fate = None
+KEPT: Fate = "kept"  # until its slot opens
+
+
 @dataclass(frozen=True, slots=True)
 class Send:
     """One frame to one logical address; the runtime knows how to get there."""
@@ -68,21 +73,20 @@ class Node:
         self.accepted = 0  # frames since the last report
         self.kept = 0  # frames that wait for their slot
         self.took = False  # whether the last frame was not dropped
-        self._fate = "accepted"  # or "kept" or "dropped": of the frame being handled, as far as is known
         self._max_frame_bytes = max_frame_bytes
         self._out: list[Send] = []
         self._reports: deque[tuple[int, Message]] = deque(maxlen=REPORTS_KEPT)  # the newest, with their slots
-        self._handlers: dict[type[Message], Callable[[Any], None]] = {}
+        self._handlers: dict[type[Message], Callable[[Any], Fate]] = {}
 
     def receive(self, frame: bytes) -> list[Send]:
         """Handle one frame off the wire; what is not a message is counted and dropped."""
         try:
             message = decode(frame, self._max_frame_bytes)
         except WireError as error:
-            self._drop(error.reason)
+            self._count(error.reason)
             self.took = False
             return []
-        self.took = self._take_in(message) != "dropped"
+        self.took = self._take_in(message) in (ACCEPTED, KEPT)
         return self._take_out()
 
     def handle(self, message: Message) -> list[Send]:
@@ -112,23 +116,31 @@ class Node:
     def use_leisure(self) -> None:
         """Do what could wait until now. No node depends on being given the time."""
 
-    def _take_in(self, message: Message) -> str:
-        """Dispatch the message of a frame, and count that unless it was dropped or kept; returns its fate."""
-        outer, self._fate = self._fate, "accepted"
-        self._dispatch(message)
-        fate, self._fate = self._fate, outer
-        self.accepted += fate == "accepted"
+    def _take_in(self, message: Message) -> Fate:
+        """Dispatch the message of a frame, and count it if it was accepted; returns what became of it."""
+        fate = self._dispatch(message)
+        self.accepted += fate is ACCEPTED
         return fate
 
-    def _dispatch(self, message: Message) -> None:
+    def _dispatch(self, message: Message) -> Fate:
+        """Hand a message to its handler; returns what became of it, which is counted unless it was accepted."""
         handler = self._handlers.get(type(message))
-        if handler is None:
-            self._drop("unexpected")
-            return
         try:
-            handler(message)
+            self._check(message)
+            fate = handler(message) if handler is not None else "unexpected"
         except RefusedError:
-            self._drop("malformed")
+            fate = "malformed"
+        self._count(fate)
+        return fate
+
+    def _check(self, message: Message) -> None:
+        """Refuse a message that does not fit, before its handler sees it; raises RefusedError."""
+
+    def _count(self, fate: Fate) -> None:
+        if fate is KEPT:
+            self.kept += 1
+        elif fate is not ACCEPTED:
+            self.dropped[DROPS.index(fate)] += 1
 
     def _take_out(self) -> list[Send]:
         out, self._out = self._out, []
@@ -146,19 +158,12 @@ class Node:
         self._reports.append((slot, report))
         self._send(COORDINATOR, report)
 
-    def _on_resend(self, resend: Resend) -> None:
+    def _on_resend(self, resend: Resend) -> Fate:
         """The coordinator was away, or something was lost on the way to it."""
         for slot, report in self._reports:
             if slot >= resend.slot:
                 self._send(COORDINATOR, report)
-
-    def _drop(self, reason: str) -> None:
-        self.dropped[DROPS.index(reason)] += 1
-        self._fate = "dropped"
-
-    def _keep(self) -> None:
-        self.kept += 1
-        self._fate = "kept"
+        return ACCEPTED
 
     def _take_counts(self) -> dict[str, Any]:
         """What was sent, dropped and accepted since the last call, as reports have it; starts the counts again."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import signal
 from collections.abc import Sequence
+from importlib.metadata import version
 from typing import TYPE_CHECKING, NoReturn
 
 from cfmimo.cli.arguments import complain
@@ -60,6 +61,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument("--version", action="version", version=f"cfmimo {version('cfmimo')}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for add in (add_run, add_resume, add_report, add_compare, add_reproduce, add_snapshot, add_listings):
         add(commands)

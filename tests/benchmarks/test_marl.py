@@ -3,7 +3,7 @@
 import pytest
 
 from apnode.agent.policies import epsilon_at
-from benchmarks.marl import schedules
+from benchmarks.peers.marl import schedules
 from benchmarks.throughput import experiment
 
 

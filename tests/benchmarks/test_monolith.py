@@ -7,7 +7,7 @@ from apnode.agent.policies import Fixed
 from apnode.agent.replay import Transition
 from apnode.protocol.messages import FloatArray
 from apnode.protocol.rng import Purpose, generator
-from benchmarks.monolith import Monolith
+from benchmarks.peers.monolith import Monolith
 from cfmimo.presets import load
 from cfmimo.runtime.local import LocalNetwork
 

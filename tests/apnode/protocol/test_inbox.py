@@ -1,11 +1,14 @@
 """Early, late, twice: what waits, what is dropped, and under which word it is counted."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
 from apnode.protocol.fields import Message
 from apnode.protocol.inbox import SlotInbox
 from apnode.protocol.messages import ClusterBlock, CommonLinks, CoopDecline, CoopRequest, Deadline, LinkState
+from apnode.protocol.node import KEPT, Fate
 
 
 @pytest.fixture
@@ -18,9 +21,31 @@ def kept() -> list[None]:
     return []
 
 
+class Noted(SlotInbox):
+    """An inbox that notes what became of each message."""
+
+    def __init__(self, drops: list[str], kept: list[None]) -> None:
+        super().__init__()
+        self._drops, self._kept = drops, kept
+
+    def park(self, message: Any, upcoming: int) -> Fate:
+        fate = super().park(message, upcoming)
+        if fate is KEPT:
+            self._kept.append(None)
+        elif fate is not None:
+            self._drops.append(fate)
+        return fate
+
+    def first_time(self, message: Message) -> bool:
+        first = super().first_time(message)
+        if not first:
+            self._drops.append("duplicate")
+        return first
+
+
 @pytest.fixture
 def inbox(drops: list[str], kept: list[None]) -> SlotInbox:
-    return SlotInbox(drops.append, lambda: kept.append(None))
+    return Noted(drops, kept)
 
 
 def test_messages_wait_for_their_slot(inbox: SlotInbox, drops: list[str], kept: list[None]) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import tomllib
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -180,3 +181,10 @@ def test_unknown_command_exits_2(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as exit_:
         run_cfmimo(["frobnicate"])
     assert exit_.value.code == 2
+
+
+def test_it_says_its_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        run_cfmimo(["--version"])
+    assert exit_.value.code == 0
+    assert capsys.readouterr().out == f"cfmimo {metadata.version('cfmimo')}\n"

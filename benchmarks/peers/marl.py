@@ -5,8 +5,8 @@ experiment is that of benchmarks/throughput.py: the paper's densities, one block
 
 local     the nodes of this project in one process; every frame between them is encoded and decoded.
 ray       the same nodes as so many Ray actors over ZeroMQ, on all processors; starting them is not counted.
-torchrl   TorchRL: the networks of all agents stacked and run as one, over benchmarks/monolith.py.
-rllib     RLlib's DQN: a module and an optimiser for each agent, one after the other, over benchmarks/monolith.py.
+torchrl   TorchRL: the networks of all agents stacked and run as one, over benchmarks/peers/monolith.py.
+rllib     RLlib's DQN: a module and an optimiser for each agent, one after the other, over benchmarks/peers/monolith.py.
 
 What the libraries are spared: messages, their encoding, and processes; the monolith reads what it likes. What else
 differs: they have no dropout, and no mask, so that an action's bits for neighbours that an AP has not are ignored; all
@@ -17,7 +17,7 @@ report. All but ray have one thread. Every measurement has a fresh process; peer
 turn by turn, since absolute figures drift with the machine.
 
 It needs `pip install .[marl]`, which `make bench-marl` does in an environment of its own.
-Example: python -m benchmarks.marl --aps 20 --slots 100 --rounds 1
+Example: python -m benchmarks.peers.marl --aps 20 --slots 100 --rounds 1
 """
 
 from __future__ import annotations
@@ -93,9 +93,9 @@ def library(name: str) -> Callable[[Config, int, int], tuple[float, list[int]]]:
     """
     match name:
         case "torchrl":
-            from benchmarks.peer_torchrl import run
+            from benchmarks.peers.torchrl import run
         case "rllib":
-            from benchmarks.peer_rllib import run
+            from benchmarks.peers.rllib import run
         case _:
             raise ValueError(f"no peer {name!r}; there are {', '.join(PEERS)}")
     return run

@@ -19,7 +19,7 @@ from torchrl.modules import EGreedyModule, MultiAgentMLP, QValueModule
 from torchrl.objectives import DQNLoss, HardUpdate, ValueEstimators
 
 from apnode.config import Config
-from benchmarks.monolith import Monolith
+from benchmarks.peers.monolith import Monolith
 
 _ACTION, _VALUE, _CHOSEN = ("agents", "action"), ("agents", "action_value"), ("agents", "chosen_action_value")
 _OBSERVATION, _REWARD = ("agents", "observation"), ("agents", "reward")
@@ -59,7 +59,7 @@ def _of_agents(agents: int, **specs: Any) -> Composite:
 
 
 def run(config: Config, annealing_slots: int, synced_every: int) -> tuple[float, list[int]]:
-    """Learn through all slots of an experiment, as `benchmarks.marl.library` says."""
+    """Learn through all slots of an experiment, as `benchmarks.peers.marl.library` says."""
     torch.set_num_threads(1)
     torch.manual_seed(config.seed)
     learning, monolith = config.learning, Monolith(config)

@@ -21,7 +21,7 @@ from ray.rllib.env.multi_agent_env import MultiAgentEnv
 
 from apnode.config import Config
 from apnode.protocol.messages import FloatArray
-from benchmarks.monolith import Monolith
+from benchmarks.peers.monolith import Monolith
 from cfmimo.runtime.session import connected
 
 _Told = dict[str, Any]  # by agent
@@ -56,7 +56,7 @@ def names(agents: int) -> list[str]:
 
 
 def run(config: Config, annealing_slots: int, synced_every: int) -> tuple[float, list[int]]:
-    """Learn through all slots of an experiment, as `benchmarks.marl.library` says.
+    """Learn through all slots of an experiment, as `benchmarks.peers.marl.library` says.
 
     Raises:
         RuntimeError: if a module has not learned from `batch_size` transitions in each of its updates.
