@@ -21,7 +21,7 @@ from apnode.runtime.checkpoint import Checkpoints
 from apnode.runtime.host import CHECKPOINTS
 from cfmimo.errors import ConfigError, Interrupted
 from cfmimo.experiments.agents import load_agents, trained
-from cfmimo.experiments.heldout import HeldOut
+from cfmimo.experiments.evaluation import HeldOut
 from cfmimo.presets import load
 from cfmimo.records.agents_file import AGENTS, read_agents, write_agents
 from cfmimo.records.rundir import RunDir, new_folder

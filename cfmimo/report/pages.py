@@ -17,7 +17,7 @@ from cfmimo.records.held_out import HELD_OUT, read_rows
 from cfmimo.records.rundir import RunDir, flat_columns
 from cfmimo.report import figures
 from cfmimo.report.figures import Figure
-from cfmimo.report.html import beside, figure, page, table
+from cfmimo.report.markup import beside, figure, page, table
 from cfmimo.report.outages import Outage, fault_costs, is_afflicted, marks, outages, status_of
 from cfmimo.report.slot_map import slot_map
 from coordinator.tables import Table

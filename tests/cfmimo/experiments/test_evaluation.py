@@ -11,7 +11,7 @@ from cfmimo.cli.console import Console
 from cfmimo.cli.main import run_cfmimo
 from cfmimo.errors import ConfigError, Interrupted, RunDirError
 from cfmimo.experiments.agents import load_agents
-from cfmimo.experiments.heldout import evaluate, held_out
+from cfmimo.experiments.evaluation import evaluate, held_out
 from cfmimo.experiments.run import resume, run
 from cfmimo.presets import load
 from cfmimo.records.agents_file import AGENTS, read_agents
