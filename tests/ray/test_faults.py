@@ -145,6 +145,7 @@ from cfmimo.runtime.cluster import Cluster
 from cfmimo.runtime.fault_plan import FaultPlan, PlannedFault, resolve
 from cfmimo.presets import load
 from cfmimo.runtime.session import connected
+from cfmimo.runtime.request import RunRequest
 from tests.ray.running import QUIET, SMALL, nodes
 
 config = load("demo", [*SMALL, "run.slot_s=0.2", "run.slot_deadline_s=2", "run.checkpoint_every_slots=5",

@@ -50,6 +50,7 @@ from ray._private.state import actors
 from cfmimo.runtime.cluster import Cluster
 from cfmimo.presets import load
 from cfmimo.runtime.session import connected
+from cfmimo.runtime.request import RunRequest
 from tests.ray.running import QUIET, local_record, nodes
 
 config = load("demo", ["radio.num_aps=6", "radio.num_ues=3", "run.episodes=3"])  # learns
