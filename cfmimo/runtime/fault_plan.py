@@ -22,7 +22,7 @@ from cfmimo.presets import sentence
 _Slot = Annotated[int, Field(ge=0, le=10**9)]
 _TARGETS = {"kill_channel_server": CHANNEL, "kill_coordinator": COORDINATOR}
 _ANY_AP = "ap/*"
-_PLANS = Path(__file__).parent / "presets/faults"
+_PLANS = Path(__file__).parents[1] / "presets/faults"
 
 
 class FaultArgs(Section):

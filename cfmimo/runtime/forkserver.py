@@ -272,7 +272,7 @@ def main() -> None:
     _be_called("cfmimo-fork")
     os.environ |= _NO_THREADS
     gc.disable()
-    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the same modules as the launcher's
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the same modules as the launcher's
     warm_up(policy)
     request = ForkServer(listener, Path(folder) / "socket").serve()
     if request is not None:

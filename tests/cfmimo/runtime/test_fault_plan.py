@@ -109,6 +109,10 @@ def test_an_empty_plan_is_no_faults() -> None:
     assert resolve(FaultPlan(), CONFIG) == Faults()
 
 
+def test_the_plans_that_ship_are_found() -> None:
+    assert plan_names() == ["churn", "everything", "loss"]
+
+
 @pytest.mark.parametrize("name", plan_names())
 def test_the_plans_that_ship_fit_the_demo(name: str) -> None:
     assert resolve(load_plan(name), load("demo")) != Faults()
