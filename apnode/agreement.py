@@ -7,6 +7,7 @@ messages it got, not on their order.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
@@ -36,7 +37,7 @@ from apnode.slot import Phase, Slot
 _InCluster = LinkState | CommonLinks | ClusterBlock
 
 
-class Agreement(Node):
+class Agreement(Node, ABC):
     """AP `ap` in one slot: agrees with neighbours, forms a cluster, transmits, and takes in what came of it."""
 
     def __init__(self, ap: int, config: Config, policy: Policy) -> None:
@@ -54,8 +55,9 @@ class Agreement(Node):
         """Where this AP is in the slot."""
         return Phase.WAITING if self.slot is None else self.slot.phase
 
+    @abstractmethod
     def _complete(self, slot: Slot) -> None:
-        raise NotImplementedError
+        """The slot is over for this AP."""
 
     def _meet(self, association: Association) -> list[int]:
         """Learn where the peers are; returns those that have moved, as they were restarted."""

@@ -18,7 +18,7 @@ from cfmimo.experiments.compare import drop_of, unit
 from cfmimo.experiments.contenders import Contender
 from cfmimo.experiments.measure import Drop, measure
 from cfmimo.records.agents_file import AGENTS, Weights, write_agents
-from cfmimo.records.held_out import _MEASURED, _RATE, HELD_OUT, Row, _write_rows, read_rows
+from cfmimo.records.held_out import HELD_OUT, MEASURED, RATE, Row, read_rows, write_rows
 from cfmimo.runtime.request import RunRequest
 
 LAYOUTS, SLOTS = 4, 5  # slots that count on each
@@ -34,7 +34,7 @@ def evaluate(config: Config, agents: Weights) -> Row:
     """What agents reach that take the best action they know, and learn nothing: means over the layouts held out."""
     contender = Contender("ddqn", None, {"cooperation": {"policy": "ddqn"}})
     reached = [measure(drop, [contender], agents)[0] for drop in held_out(config)]
-    return {column: float(np.mean([row[name] for row in reached])) for column, name in _MEASURED.items()}
+    return {column: float(np.mean([row[name] for row in reached])) for column, name in MEASURED.items()}
 
 
 class HeldOut:
@@ -77,7 +77,7 @@ class HeldOut:
     def _worth(self, row: Row) -> float:
         """By which agents are the best: the sum rate, less the price of links for those that know one."""
         price = self._config.cooperation.link_price if self._config.forecasts else 0.0
-        return row[_RATE] - price * row[unit(self._config)]
+        return row[RATE] - price * row[unit(self._config)]
 
     def _evaluate(self, completed: int) -> None:
         config, checkpoints = self._config, self._folder / CHECKPOINTS
@@ -93,5 +93,5 @@ class HeldOut:
             write_agents(self._folder / AGENTS, agents)
         episode = completed // config.run.slots_per_episode
         self._rows.append({"episode": episode, "slots": completed, **reached})
-        _write_rows(self._folder / HELD_OUT, sorted(self._rows, key=lambda row: row["slots"]))
+        write_rows(self._folder / HELD_OUT, sorted(self._rows, key=lambda row: row["slots"]))
         forget_kept(checkpoints, lambda kept: kept <= completed)

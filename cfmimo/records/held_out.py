@@ -8,8 +8,8 @@ from pathlib import Path
 from cfmimo.errors import RunDirError
 
 HELD_OUT = "held_out.csv"  # in a run's folder
-_RATE = "sum_rate_bps_hz"
-_MEASURED = {_RATE: "sum_rate", "sinr_mean_db": "sinr_mean", "formed": "formed", "requests": "requests"}
+RATE = "sum_rate_bps_hz"
+MEASURED = {RATE: "sum_rate", "sinr_mean_db": "sinr_mean", "formed": "formed", "requests": "requests"}
 _COUNTS = ("episode", "slots")  # completed
 Row = dict[str, float]
 
@@ -25,18 +25,18 @@ def read_rows(path: Path) -> list[Row]:
     try:
         with path.open(newline="") as file:
             return [
-                {**{name: int(row[name]) for name in _COUNTS}, **{name: float(row[name]) for name in _MEASURED}}
+                {**{name: int(row[name]) for name in _COUNTS}, **{name: float(row[name]) for name in MEASURED}}
                 for row in csv.DictReader(file, strict=True)
             ]
     except (ValueError, TypeError, KeyError, csv.Error):  # no number, a row or a file cut off, no text
         raise RunDirError(f"{path} is damaged; remove it to go on without what it said") from None
 
 
-def _write_rows(path: Path, rows: list[Row]) -> None:
+def write_rows(path: Path, rows: list[Row]) -> None:
     """All of them, whole or not at all."""
     temporary = path.with_suffix(".tmp")
     with temporary.open("w", newline="") as file:
-        writer = csv.DictWriter(file, [*_COUNTS, *_MEASURED])
+        writer = csv.DictWriter(file, [*_COUNTS, *MEASURED])
         writer.writeheader()
         writer.writerows(rows)
     temporary.replace(path)
