@@ -19,6 +19,7 @@ from channel_server.geometry import period
 from channel_server.recorded import refuse_without_positions
 from channel_server.topology import make_layout
 from coordinator.collector import Coordinator
+from coordinator.tables import decibels
 
 PAGE = (Path(__file__).parent / "live.html").read_text()
 
@@ -95,6 +96,7 @@ def _slot(coordinator: Coordinator, slot: int) -> dict[str, Any]:
     row = coordinator.latest()
     comebacks = Counter(comeback["ap"] for comeback in record.comebacks)
     suspicions, gone = record.suspicions(slot).sum(axis=0), coordinator.given_up
+    checkpoints = record.newest_checkpoint
     aps = [
         {
             "up": bool(record.reported[slot, ap]),
@@ -104,11 +106,11 @@ def _slot(coordinator: Coordinator, slot: int) -> dict[str, Any]:
             "loss": float(record.floats[slot, ap, 2]),
             "epsilon": float(record.floats[slot, ap, 3]),
             "restarts": comebacks[ap],
-            "age": int(max(slot + 1 - record.newest_checkpoint[ap], 0)),
+            "age": int(max(slot + 1 - checkpoints[ap], 0)),
         }
         for ap in range(record.reported.shape[1])
     ]
-    sinr_db = 10 * np.log10(record.sinr[slot].mean(axis=0))
+    sinr_db = decibels(record.sinr[slot]).mean(axis=0)
     return {
         "at": slot,
         "row": row,

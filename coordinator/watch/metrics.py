@@ -87,7 +87,8 @@ class RunMetrics(Collector):
         for index, (name, text) in enumerate(_PER_AP, start=1):
             family = GaugeMetricFamily(f"cfmimo_ap_{name}", text, labels=["ap"])
             for ap, value in enumerate(record.floats[at, :, index]):
-                family.add_metric([str(ap)], float(value))
+                if name != "loss" or value >= 0:  # no series for an update that was skipped: it would enter a mean
+                    family.add_metric([str(ap)], float(value))
             yield family
 
         yield from _recovery(coordinator, at)

@@ -90,9 +90,11 @@ def scalars(record: Record, slots: NDArray[np.intp]) -> Table:
     rows = tables.slots(record, slots)
     table = {f"{group}/{name}": rows[name] for group, names in _COLUMNS.items() for name in names}
     table["links/request_rate"] = rows["requests"] / np.maximum(rows["candidates"], 1)
-    reports = np.maximum(record.reported[slots].sum(axis=1), 1)  # what is not reported is 0
     for index, name in enumerate(_PER_AP, start=1):
-        table[f"learning/{name}"] = record.floats[slots, :, index].sum(axis=1) / reports
+        values, counted = record.floats[slots, :, index], record.reported[slots]
+        if name == "loss":
+            counted = counted & (values >= 0)  # not that of an update that was skipped
+        table[f"learning/{name}"] = (values * counted).sum(axis=1) / np.maximum(counted.sum(axis=1), 1)
     return table
 
 

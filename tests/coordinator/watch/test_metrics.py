@@ -1,5 +1,6 @@
 """What a real scrape of a real run returns."""
 
+import json
 import subprocess
 from collections import Counter
 from pathlib import Path
@@ -13,8 +14,13 @@ from prometheus_client.parser import text_string_to_metric_families
 from cfmimo.presets import load
 from cfmimo.runtime.fault_plan import FaultPlan, Faults, resolve
 from cfmimo.runtime.local import LocalNetwork
+from coordinator.collector import Coordinator
+from coordinator.tables import ues
+from coordinator.watch.live import LiveMap, Seen
 from coordinator.watch.metrics import RunMetrics
 from coordinator.watch.stopwatch import Stopwatch
+from coordinator.watch.tensorboard import scalars
+from tests.coordinator.examples import ap_report, config, slot_report
 
 SMALL = ("radio.num_aps=5", "radio.num_ues=3", "run.episodes=1", "cooperation.policy=random")
 KILLS = FaultPlan.model_validate(
@@ -181,3 +187,16 @@ def test_promtool_finds_nothing_to_complain_about(
     assert b"cfmimo_slot_seconds_count 2.0" in text
     checked = subprocess.run(["promtool", "check", "metrics"], input=text, capture_output=True, check=False)  # noqa: S607
     assert (checked.returncode, checked.stdout + checked.stderr) == (0, b"")
+
+
+def test_an_update_that_was_skipped_enters_no_mean_and_the_map_averages_sinr_as_the_tables_do() -> None:
+    coordinator = Coordinator(config())
+    for slot in range(2):
+        coordinator.handle(slot_report(slot, sinr=[[3, 1], [15, 7]]))
+        for ap in range(4):
+            coordinator.handle(ap_report(slot, ap, **({"loss": -1.0} if ap == 2 else {})))
+    families = {family.name: family for family in RunMetrics(lambda: coordinator).collect()}
+    assert by("ap", families["cfmimo_ap_loss"]) == {"0": 0.125, "1": 0.125, "3": 0.125}
+    assert scalars(coordinator.record, np.arange(2))["learning/loss"].tolist() == [0.125, 0.125]
+    _, slot_text = LiveMap(lambda: coordinator).news(Seen())
+    assert json.loads(slot_text)["slot"]["ue"] == pytest.approx(ues(coordinator.record)["sinr_db"][:2], abs=0.06)
