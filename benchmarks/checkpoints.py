@@ -18,6 +18,7 @@ for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
 import argparse
 import contextlib
 import multiprocessing
+import resource
 import subprocess
 import sys
 import tempfile
@@ -169,10 +170,9 @@ def disk_full(folder: Path, state: State, trials: int, rng: np.random.Generator)
             room = int(rng.integers(size - 4096))
             if disk:
                 fill(folder / "other", room)
-            else:
-                checkpoints.quota_bytes = room
             failed = checkpoints.failures["disk"]
-            checkpoints.save(marked(state, 3 * EVERY))
+            with contextlib.nullcontext() if disk else largest_file(room):
+                checkpoints.save(marked(state, 3 * EVERY))
             tally.harmed += checkpoints.failures["disk"] > failed
             tally.add(checkpoints.load(), state, at_least=2 * EVERY)
             (folder / "other").unlink(missing_ok=True)
@@ -192,6 +192,17 @@ def small_disk(folder: Path, size: int) -> Iterator[bool]:
             subprocess.run(["umount", str(folder)], check=True)  # noqa: S603, S607
 
 
+@contextlib.contextmanager
+def largest_file(size: int) -> Iterator[None]:
+    """Let no file of this process grow beyond some bytes: a write across them is short, and the next one fails."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
 def fill(path: Path, room: int) -> None:
     """Write a file that leaves no more than some bytes on its disk."""
     status = os.statvfs(path.parent)
@@ -204,7 +215,7 @@ def killed(folder: Path, state: State, kills: int, rng: np.random.Generator) -> 
     Checkpoints(folder, NAME).save(marked(state, 0))
     for _ in range(kills):
         acknowledged = kill_while_saving(folder, after_s=float(rng.uniform(0, 0.05)))
-        tally.harmed += (folder / f"{NAME}.tmp").exists()
+        tally.harmed += any(folder.glob("*.tmp"))
         tally.add(Checkpoints(folder, NAME).load(), state, at_least=acknowledged)
     return tally
 

@@ -6,6 +6,8 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from apnode.runtime.whole_file import write_whole
+
 JOURNAL = "journal"  # in a run's folder
 _LENGTH_BYTES = 4
 _MAX_FRAME = 2**24  # [B]
@@ -17,11 +19,17 @@ class Journal:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
-        os.ftruncate(self._file, sum(_LENGTH_BYTES + len(frame) for frame in self.frames()))
+        os.ftruncate(self._file, sum(len(_entry(frame)) for frame in self.frames()))
 
     def append(self, frame: bytes) -> None:
-        """Add a frame; it survives the death of the process, but not of the machine."""
-        os.write(self._file, len(frame).to_bytes(_LENGTH_BYTES, "big") + frame)
+        """Add a frame; it survives the death of the process, but not of the machine.
+
+        Raises:
+            OSError: if it cannot be written whole; nothing may be added after it.
+        """
+        left = _entry(frame)
+        while left:
+            left = left[os.write(self._file, left) :]
 
     def frames(self) -> Iterator[bytes]:
         """All frames, up to the first that is not complete."""
@@ -35,17 +43,14 @@ class Journal:
 
     def keep(self, wanted: Callable[[bytes], bool]) -> None:
         """Drop all other frames."""
-        kept = self._path.with_suffix(".new")
-        kept.unlink(missing_ok=True)
-        other = Journal(kept)
-        for frame in self.frames():
-            if wanted(frame):
-                other.append(frame)
-        other.close()
+        write_whole(self._path, (_entry(frame) for frame in self.frames() if wanted(frame)))
         os.close(self._file)
-        kept.replace(self._path)
         self._file = os.open(self._path, os.O_RDWR | os.O_APPEND)
 
     def close(self) -> None:
         """Write no more."""
         os.close(self._file)
+
+
+def _entry(frame: bytes) -> bytes:
+    return len(frame).to_bytes(_LENGTH_BYTES, "big") + frame

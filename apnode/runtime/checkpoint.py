@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apnode.protocol.state import Checkpoint, State
+from apnode.runtime.whole_file import write_whole
 
 _MAGIC = b"cfmimock"
 _VERSION = 1
@@ -112,7 +113,7 @@ class Checkpoints:
 
     def __init__(self, folder: Path, name: str) -> None:
         self.failures: Counter[str] = Counter()
-        self.quota_bytes: int | None = None  # what still fits on the disk; None: as much as the disk says
+        self.disk_full = False  # as a fault plan says
         self._folder, self._name = folder, name
         self._paths = [folder / f"{name}.{generation}.ckpt" for generation in "ab"]
 
@@ -122,18 +123,13 @@ class Checkpoints:
         if len(file) > MAX_BYTES:
             self.failures["oversized"] += 1
             return False
-        temporary = self._folder / f"{self._name}.tmp"
         targets = [self._least(checkpoint.completed)] + [self._kept(checkpoint.completed)] * checkpoint.kept
         try:
-            try:
-                self._folder.mkdir(parents=True, exist_ok=True)
-                for target in targets:
-                    temporary.unlink(missing_ok=True)  # of a writer who was killed
-                    self._write(temporary, file)
-                    temporary.replace(target)
-                _sync_folder(self._folder)
-            finally:
-                temporary.unlink(missing_ok=True)
+            if self.disk_full:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._folder))
+            self._folder.mkdir(parents=True, exist_ok=True)
+            for target in targets:
+                write_whole(target, [file])
         except OSError:
             self.failures["disk"] += 1
             return False
@@ -215,26 +211,9 @@ class Checkpoints:
             raise CheckpointError("oversized", f"{path} is larger than {MAX_BYTES} bytes")
         return decode(self._name, file)
 
-    def _write(self, path: Path, file: bytes) -> None:
-        with path.open("xb") as stream:
-            stream.write(file[: self.quota_bytes])
-            if self.quota_bytes is not None and len(file) > self.quota_bytes:
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
-            stream.flush()
-            os.fsync(stream.fileno())
-
 
 def forget_kept(folder: Path, of: Callable[[int], bool]) -> None:
     """Remove the checkpoints kept by all APs of some numbers of slots completed."""
     for path in folder.glob(f"*.{_KEPT}"):
         if of(int(path.stem.rpartition(".")[2])):
             path.unlink()
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a renaming last."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -108,7 +108,7 @@ class Host:
             lie = injector.active("lie", slot)
             self.node.lie = liar(lie.kind, injector.seed, self.node.ap) if lie else None
         if self.checkpoints is not None:
-            self.checkpoints.quota_bytes = 0 if injector.active("disk_full", slot) else None
+            self.checkpoints.disk_full = injector.active("disk_full", slot) is not None
         self.sent.update(send.to for send in out + reports)
         return injector.pass_on(out, self._now) + reports
 

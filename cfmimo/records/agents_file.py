@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,11 +13,10 @@ import numpy as np
 
 from apnode.config import Config
 from apnode.protocol.messages import FloatArray
+from apnode.runtime.whole_file import write_whole
 from cfmimo.errors import ConfigError
 
 AGENTS = "agents.npz"  # in a run's folder
-
-
 _DIGEST_BYTES = 32
 
 
@@ -58,12 +56,7 @@ def write_agents(path: Path, agents: Agents) -> None:
     }
     content = io.BytesIO()
     np.savez(content, origin=np.array(json.dumps(asdict(agents.origin))), **arrays)  # type: ignore[arg-type]
-    temporary = path.with_suffix(".tmp")
-    with temporary.open("wb") as file:
-        file.write(content.getvalue() + hashlib.sha256(content.getvalue()).digest())
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    write_whole(path, [content.getvalue(), hashlib.sha256(content.getvalue()).digest()])
 
 
 def read_agents(path: Path) -> Agents:

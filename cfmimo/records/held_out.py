@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import io
 from pathlib import Path
 
+from apnode.runtime.whole_file import write_whole
 from cfmimo.errors import RunDirError
 
 HELD_OUT = "held_out.csv"  # in a run's folder
@@ -34,9 +36,8 @@ def read_rows(path: Path) -> list[Row]:
 
 def write_rows(path: Path, rows: list[Row]) -> None:
     """All of them, whole or not at all."""
-    temporary = path.with_suffix(".tmp")
-    with temporary.open("w", newline="") as file:
-        writer = csv.DictWriter(file, [*_COUNTS, *MEASURED])
-        writer.writeheader()
-        writer.writerows(rows)
-    temporary.replace(path)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, [*_COUNTS, *MEASURED])
+    writer.writeheader()
+    writer.writerows(rows)
+    write_whole(path, [text.getvalue().encode()])

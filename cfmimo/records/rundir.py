@@ -8,7 +8,7 @@ import os
 import platform
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 
 from apnode.config import Config
 from apnode.runtime.host import CHECKPOINTS
+from apnode.runtime.whole_file import write_whole
 from cfmimo.errors import RunDirError
 from cfmimo.presets import to_toml
 from coordinator import tables
@@ -82,11 +83,6 @@ class RunDir:
         Raises:
             RunDirError: if it cannot be made.
         """
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-            (path / "config.toml").write_text(to_toml(config))
-        except OSError as error:
-            raise RunDirError(f"cannot write to {path}: {error}") from None
         manifest = {
             "command": command,
             "runtime": runtime,
@@ -98,8 +94,13 @@ class RunDir:
             "platform": platform.platform(),
             "versions": {name: version(name) for name in _PACKAGES},
         }
-        (path / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
-        (path / CHECKPOINTS).mkdir(exist_ok=True)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            (path / CHECKPOINTS).mkdir(exist_ok=True)
+            write_whole(path / "config.toml", [to_toml(config).encode()])
+            write_json(path / "manifest.json", manifest)
+        except OSError as error:
+            raise RunDirError(f"cannot write to {path}: {error}") from None
         return cls(path)
 
     @contextmanager
@@ -107,13 +108,16 @@ class RunDir:
         """While one process fills the folder, no other may.
 
         Raises:
-            RunDirError: if another does.
+            RunDirError: if another does, or the folder cannot be written to.
         """
-        with (self.path / "config.toml").open("rb") as file:
+        with ExitStack() as stack:
             try:
+                file = stack.enter_context((self.path / "config.toml").open("r+b"))  # NFS: a lock is for who may write
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
+            except BlockingIOError:
                 raise RunDirError(f"the run in {self.path} is still going on, in another process") from None
+            except OSError as error:
+                raise RunDirError(f"cannot write to {self.path}: {error}") from None
             yield
 
     @classmethod
@@ -149,9 +153,9 @@ class RunDir:
             "links": tables.links(record),
         }
         for name, table in written.items():
-            pq.write_table(pa.table(table), self.path / f"{name}.parquet", compression="zstd")
-        (self.path / "faults.json").write_text(json.dumps(faults, indent=2) + "\n")
-        (self.path / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+            self._write_table(name, table)
+        write_json(self.path / "faults.json", faults)
+        write_json(self.path / "summary.json", summary)  # last: with it the run is finished
 
     def forget_journal(self) -> None:
         """Remove the journal of a run whose results are written."""
@@ -163,7 +167,12 @@ class RunDir:
             column: pa.array(values, None if any(value is not None for value in values) else pa.float64())
             for column, values in flat_columns(rows).items()
         }
-        pq.write_table(pa.table(columns), self.path / f"{name}.parquet", compression="zstd")
+        self._write_table(name, columns)
+
+    def _write_table(self, name: str, columns: dict[str, Any]) -> None:
+        content = pa.BufferOutputStream()
+        pq.write_table(pa.table(columns), content, compression="zstd")
+        write_whole(self.path / f"{name}.parquet", [content.getvalue()])
 
     def table(self, name: str) -> Table:
         """`slots`, `aps`, `ues` or `links`, as arrays by column.
@@ -192,6 +201,11 @@ class RunDir:
     def _json(self, name: str) -> dict[str, Any]:
         content: dict[str, Any] = json.loads((self.path / f"{name}.json").read_text())
         return content
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write a file of JSON, whole or not at all."""
+    write_whole(path, [json.dumps(content, indent=2).encode(), b"\n"])
 
 
 def flat_columns(rows: list[dict[str, Any]]) -> dict[str, list[Any]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import json
 import shlex
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ import numpy as np
 from cfmimo.errors import ConfigError, RunDirError
 from cfmimo.presets import load
 from cfmimo.records.held_out import HELD_OUT, read_rows
-from cfmimo.records.rundir import RunDir, flat_columns
+from cfmimo.records.rundir import RunDir, flat_columns, write_json
 from cfmimo.report import figures
 from cfmimo.report.figures import Figure
 from cfmimo.report.markup import beside, figure, page, table
@@ -74,7 +73,7 @@ def write_report(path: Path, slots: Sequence[int] | None = None) -> Path:
 def write_comparison(path: Path, rows: list[dict[str, Any]], notes: Sequence[str] = ()) -> None:
     """Write `comparison.json` and `.parquet`, draw sum rate against costs into `figures/`, and write `report.html`."""
     folder = RunDir(path)
-    (path / "comparison.json").write_text(json.dumps(rows, indent=2) + "\n")
+    write_json(path / "comparison.json", rows)
     folder.write_rows("comparison", rows)
     pareto = _drawing(path, "pareto", figures.pareto(rows), _CAPTIONS["pareto"])
     lead = "<p>Means over layouts, ± half of the 95 % interval.</p>"
@@ -90,7 +89,7 @@ def write_reproduction(path: Path, rows: list[dict[str, Any]], drawn: dict[str, 
         drawn: what `reproduce.figures_of` gives.
         commands: how the page came about, in a sentence.
     """
-    (path / "reproduction.json").write_text(json.dumps(rows, indent=2) + "\n")
+    write_json(path / "reproduction.json", rows)
     RunDir(path).write_rows("reproduction", rows)
     rates = figures.cooperation_rate(drawn["rates"], np.array([0.65, 0.75]), 0.565)
     pictures = [_drawing(path, "fig3-cooperation", rates, _CAPTIONS["fig3-cooperation"])]

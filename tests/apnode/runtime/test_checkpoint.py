@@ -15,7 +15,7 @@ import pytest
 from apnode.protocol.state import Checkpoint, State
 from apnode.runtime import checkpoint as files
 from apnode.runtime.checkpoint import MAX_BYTES, CheckpointError, Checkpoints, decode, encode, forget_kept
-from benchmarks.checkpoints import NAME, kill_while_saving, marked, same, small_disk
+from benchmarks.checkpoints import NAME, kill_while_saving, largest_file, marked, same, small_disk
 
 STATE: State = {
     "completed": np.array(0),
@@ -264,12 +264,11 @@ def assert_loads_until(checkpoints: Checkpoints, completed: int, expected: int) 
 @pytest.mark.parametrize("part", [0.0, 0.1, 0.9, 1.0])
 def test_when_the_disk_is_full_nothing_has_changed(tmp_path: Path, part: float) -> None:
     checkpoints = saved(tmp_path, 50, 100)
-    checkpoints.quota_bytes = int(part * (len(FILE) - 1))
-    checkpoints.save(marked(STATE, 150))
+    with largest_file(int(part * (len(FILE) - 1))):
+        checkpoints.save(marked(STATE, 150))
     assert checkpoints.failures == {"disk": 1}
     assert checkpoints.boundaries() == [50, 100]
     assert len(list(tmp_path.iterdir())) == 2
-    checkpoints.quota_bytes = None
     checkpoints.save(marked(STATE, 150))
     assert_loads(checkpoints, 150)
 
@@ -303,11 +302,12 @@ def test_a_folder_that_cannot_be_made_is_counted(tmp_path: Path) -> None:
 
 def test_what_a_killed_writer_left_is_removed(tmp_path: Path) -> None:
     checkpoints = saved(tmp_path, 50, 100)
-    (tmp_path / f"{NAME}.tmp").write_bytes(FILE[:100])
+    left = tmp_path / f"{NAME}.a.ckpt.tmp"
+    left.write_bytes(FILE[:100])
     assert_loads(checkpoints, 100)
     checkpoints.save(marked(STATE, 150))
     assert_loads(checkpoints, 150)
-    assert not (tmp_path / f"{NAME}.tmp").exists()
+    assert not left.exists()
 
 
 def test_a_writer_killed_at_any_moment_leaves_what_it_had_saved(tmp_path: Path) -> None:
