@@ -105,7 +105,7 @@ def one_slot(
     yield time.process_time()
     suffered = received_interference(h, precoders[0], layout.serving, config.cooperation.interference)
     yield time.process_time()
-    list(server._ue_reports(air, suffered))
+    list(server._ue_reports(air, h, suffered))
     yield time.process_time()
 
 

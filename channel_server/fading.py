@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import numpy as np
 
 from apnode.config import Config
-from apnode.protocol.messages import ComplexArray
+from apnode.protocol.messages import ComplexArray, FloatArray
 from apnode.protocol.rng import Purpose, generator
 from apnode.radio.csi import pilot_book
+from channel_server.impairments import drawn
 from channel_server.recorded import recorded
-from channel_server.replayed import replay
 from channel_server.topology import Layout
+
+SPEED_OF_LIGHT_M_S = 299_792_458.0
+_WAVES = 16  # of a link
 
 
 def complex_normal(rng: np.random.Generator, shape: tuple[int, ...]) -> ComplexArray:
@@ -41,44 +45,45 @@ def channels(config: Config, layout: Layout, slot: int) -> ComplexArray:
 
 
 def small_scale_fading(config: Config, slot: int) -> ComplexArray:
-    """The g of a slot: redrawn every block, or Gauss-Markov from block to block of an episode.
+    """The g of a slot: redrawn every block, or moving with time through an episode by Clarke's model.
 
-    g_t = rho g_{t-1} + sqrt(1 - rho^2) e_t, over the blocks of a slot and on into the next one; an episode's
-    first block is drawn anew, so every block is CN(0, 1) and blocks n apart are correlated by rho^n.
+    UE k drives at speed v_k through N waves that come in from all around:
+    g_mkl(t) = N^(-1/2) sum_n a_mkln exp(j 2 pi f_k t cos alpha_mkn), a ~ CN(0, 1), with f_k = v_k f_c / c. Hence every
+    block is CN(0, 1), and two blocks tau apart are correlated by J0(2 pi f_k tau): Clarke, "A statistical theory of
+    mobile-radio reception", 1968. Nothing needs to be remembered from one slot to the next.
 
     Returns:
         (B, M, K, L), a function of (seed, slot).
     """
-    rho, length = config.propagation.block_correlation, config.run.slots_per_episode
-    if not rho:
-        return _innovations(config, slot)
-    episode, position = divmod(slot, length)
-    first_slot = episode * length
-    return replay(
-        "fading",
-        (config, episode),
-        position,
-        first=lambda: _gauss_markov(None, _innovations(config, first_slot), rho),
-        after=lambda before, index: _gauss_markov(before[-1], _innovations(config, first_slot + index), rho),
-    )
-
-
-def _innovations(config: Config, slot: int) -> ComplexArray:
-    """(B, M, K, L) CN(0, 1), all independent."""
     run, radio = config.run, config.radio
-    shape = (run.blocks_per_slot, radio.num_aps, radio.num_ues, radio.antennas)
-    return complex_normal(generator(config.seed, Purpose.FADING, slot), shape)
+    if not config.propagation.block_ms:
+        shape = (run.blocks_per_slot, radio.num_aps, radio.num_ues, radio.antennas)
+        return complex_normal(generator(config.seed, Purpose.FADING, slot), shape)
+    episode, position = divmod(slot, run.slots_per_episode)
+    amplitudes, turn = _waves(config, episode)
+    block = position * run.blocks_per_slot + np.arange(run.blocks_per_slot)
+    phases = np.exp(1j * block[:, None, None, None] * turn)  # (B, M, K, N)
+    return np.asarray((phases[..., None, :] @ amplitudes)[..., 0, :])
 
 
-def _gauss_markov(before: ComplexArray | None, innovations: ComplexArray, rho: float) -> ComplexArray:
-    """(B, M, K, L) the blocks that follow on block `before`, or on nothing."""
-    blocks = innovations.copy()
-    for index, fresh in enumerate(innovations):
-        if before is not None:
-            blocks[index] = rho * before + math.sqrt(1 - rho**2) * fresh
-        before = blocks[index]
-    blocks.flags.writeable = False  # it is remembered
-    return blocks
+@lru_cache(maxsize=1)
+def _waves(config: Config, episode: int) -> tuple[ComplexArray, FloatArray]:
+    """(M, K, N, L) amplitudes of an episode's waves; (M, K, N) how far each turns from block to block [rad].
+
+    The waves of a link come in at equal angles apart, all turned by one random angle.
+    """
+    radio, propagation = config.radio, config.propagation
+    rng = generator(config.seed, Purpose.SCATTERERS, episode)
+    amplitudes = complex_normal(rng, (radio.num_aps, radio.num_ues, _WAVES, radio.antennas)) / math.sqrt(_WAVES)
+    angles = 2 * np.pi * (np.arange(_WAVES) + rng.random((radio.num_aps, radio.num_ues, 1))) / _WAVES
+    doppler = ue_speeds(config, episode) / 3.6 * propagation.carrier_hz / SPEED_OF_LIGHT_M_S
+    return amplitudes, 2 * np.pi * doppler[:, None] * propagation.block_ms / 1000 * np.cos(angles)
+
+
+def ue_speeds(config: Config, episode: int) -> FloatArray:
+    """(K,) [km/h], as the UEs that are drawn anew in an episode have them; UEs that walk keep theirs."""
+    index = () if config.radio.ue_mobility == "walk" else (episode,)
+    return drawn(config.radio.ue_speeds_kmh, config.radio.num_ues, generator(config.seed, Purpose.SPEED, *index))
 
 
 def received_pilots(config: Config, layout: Layout, h: ComplexArray, slot: int) -> ComplexArray:

@@ -103,8 +103,8 @@ def _checked(arrays: Arrays, config: Config) -> Recorded:
         h = h[:, None] if h.ndim == 4 else h
         with np.errstate(over="ignore"):
             measured = _gains("|h|^2", (np.abs(h) ** 2).mean(axis=(0, 1, 4))[None])
-        if config.propagation.block_correlation:
-            raise ValueError("holds h, every block's channels, so that block_correlation has no effect")
+        if config.propagation.block_ms:
+            raise ValueError("holds h, every block's channels, so that block_ms has no effect")
     if "beta" in arrays:
         beta = _shaped(arrays, "beta", "iuf", (num_aps, num_ues), (None, num_aps, num_ues)).astype(float)
         beta = _gains("beta", beta.reshape(-1, num_aps, num_ues))

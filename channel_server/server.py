@@ -31,6 +31,7 @@ from apnode.protocol.messages import (
 )
 from apnode.protocol.node import ACCEPTED, CHANNEL, COORDINATOR, Fate, Node, ap_address, refuse_unless
 from channel_server.fading import channels, received_pilots
+from channel_server.impairments import downlink
 from channel_server.sinr import received, received_interference, sinr_of, spectral_efficiency
 from channel_server.topology import Layout, associations, make_layout
 from channel_server.ue_reports import partner_gains, strongest_interferers
@@ -44,7 +45,7 @@ class Air:
 
     index: int
     episode: int
-    h: ComplexArray  # (B, M, K, L) true channels
+    h: ComplexArray  # (B, M, K, L) true channels, as the uplink has them
     awaited: set[int]  # live APs that have not transmitted
     transmissions: dict[int, Transmission] = field(default_factory=dict)  # by AP
     reminded: bool = False  # the deadline has passed once
@@ -203,11 +204,12 @@ class ChannelServer(Node):
         """Superpose what was radiated, let the UEs report, and open the next slot."""
         serving, noise = self.layout.serving, self._config.radio.noise_power_w
         precoders = self.precoders(air)
-        effective = received(air.h, precoders, serving)
+        h = downlink(self._config, air.h, air.index)
+        effective = received(h, precoders, serving)
         sinr_now, sinr_alone = sinr_of(effective, noise)
         rate, rate_alone = (spectral_efficiency(s).mean(axis=0) for s in (sinr_now, sinr_alone))
-        suffered = received_interference(air.h, precoders[0], serving, self._config.cooperation.interference)
-        reports = self._ue_reports(air, suffered)
+        suffered = received_interference(h, precoders[0], serving, self._config.cooperation.interference)
+        reports = self._ue_reports(air, h, suffered)
         for ap, (ues, report) in enumerate(zip(self.layout.ues_of, reports, strict=True)):
             self._send(ap_address(ap), SlotFeedback(air.index, rate[list(ues)], rate_alone[list(ues)], *report))
         gain, gain_alone = np.diagonal(effective, axis1=-2, axis2=-1)
@@ -223,13 +225,13 @@ class ChannelServer(Node):
             precoders[1][:, ap, list(sent.ues)] = sent.w_alone
         return precoders
 
-    def _ue_reports(self, air: Air, suffered: FloatArray) -> Iterator[_Reports]:
+    def _ue_reports(self, air: Air, h: ComplexArray, suffered: FloatArray) -> Iterator[_Reports]:
         """Of each AP, what its UEs hear: the strongest that are no partners, their power [W]; partners, their gains."""
         serving, sent = self.layout.serving, air.transmissions
         partners = [sent[ap].partners if ap in sent else () for ap in range(len(serving))]
         count = self._config.cooperation.reported_interferers
         interferers, powers = strongest_interferers(suffered, serving, partners, count)
-        sounded, gains = partner_gains(air.h[air.index % len(air.h)], serving, partners, count)
+        sounded, gains = partner_gains(h[air.index % len(h)], serving, partners, count)
         ends = np.cumsum(serving.sum(axis=1))  # of each AP's rows
         for ues, named, end in zip(self.layout.ues_of, partners, ends.tolist(), strict=True):
             rows, columns = slice(end - len(ues), end), slice(len(named))

@@ -42,7 +42,7 @@ VARIANTS = {
         "precoding.joint=selective",
         "reward.gain=absolute",
     ),
-    "slow fading": ("propagation.block_correlation=0.9", "propagation.angular_spread_deg=15"),
+    "slow fading": ("propagation.block_ms=1", "propagation.angular_spread_deg=15"),
     "walk": ("radio.ue_mobility=walk", "propagation.shadowing_correlation_m=9"),
 }
 

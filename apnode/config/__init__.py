@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 
 from apnode.config.cooperation import Cooperation, Precoding
 from apnode.config.learning import Learning, Reward
-from apnode.config.network import Propagation, Radio, Run
+from apnode.config.network import Impairments, Propagation, Radio, Run
 from apnode.config.section import Section
 
 
@@ -23,6 +23,7 @@ class Config(Section):
     run: Run = Run()
     radio: Radio = Radio()
     propagation: Propagation = Propagation()
+    impairments: Impairments = Impairments()
     cooperation: Cooperation = Cooperation()
     precoding: Precoding = Precoding()
     reward: Reward = Reward()
@@ -64,6 +65,12 @@ class Config(Section):
     def _an_angle_needs_an_array(self) -> Self:
         if self.propagation.angular_spread_deg and self.radio.antennas == 1:
             raise ValueError("angular_spread_deg has no effect with antennas = 1: one antenna sees no angle")
+        return self
+
+    @model_validator(mode="after")
+    def _a_speed_needs_time(self) -> Self:
+        if not self.propagation.block_ms and self.radio.ue_speeds_kmh != Radio().ue_speeds_kmh:
+            raise ValueError("ue_speeds_kmh has no effect with propagation.block_ms = 0: fading is redrawn every block")
         return self
 
     @model_validator(mode="after")

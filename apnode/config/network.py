@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from apnode.config.section import Count, Fraction, Positive, Power, Section
+from apnode.config.section import Count, Fraction, Mixture, Positive, Power, Section
 
 
 class Run(Section):
@@ -55,6 +55,9 @@ class Radio(Section):
     )
     ue_speed_m_s: Positive = Field(1.0, description="walk: speed [m/s]")
     episode_s: Positive = Field(10.0, description="walk: time from one episode to the next [s]")
+    ue_speeds_kmh: Mixture = Field(
+        ((1.0, 3.0),), description="with propagation.block_ms: [share of UEs, speed], ...; it spreads Doppler [km/h]"
+    )
     max_serving_aps: Count = Field(5, description="APs that serve a UE, at most")
     serving_threshold: Fraction = Field(1e-6, description="delta of (2): serve if beta >= delta * max beta")
     ap_power_w: Power = Field(1.0, description="downlink power of an AP [W]")
@@ -98,6 +101,12 @@ class Radio(Section):
         return self
 
     @model_validator(mode="after")
+    def _speeds_are_positive(self) -> Self:
+        if any(not 0 < speed <= 1000 for _, speed in self.ue_speeds_kmh):
+            raise ValueError("ue_speeds_kmh must be above 0 and at most 1000 km/h")
+        return self
+
+    @model_validator(mode="after")
     def _pilots_fit(self) -> Self:
         if self.pilot_length >= self.coherence_symbols:
             raise ValueError(
@@ -118,7 +127,8 @@ class Propagation(Section):
     d0_m: Positive = Field(10.0, description="three-slope: constant path loss up to here [m]")
     d1_m: Positive = Field(50.0, description="three-slope: exponent 2 up to here, 3.5 beyond [m]")
     carrier_hz: Annotated[float, Field(ge=0.5e9, le=100e9)] = Field(
-        1.9e9, description="3gpp: carrier frequency; the other models have theirs in their constants [Hz]"
+        1.9e9,
+        description="carrier of 3gpp path loss and of Doppler spread; the other models have theirs in constants [Hz]",
     )
     height_m: Annotated[float, Field(ge=0)] = Field(
         10.0, description="APs above UEs; 3GPP's tables mean 8.5 for 3gpp-umi and 23.5 for 3gpp-uma [m]"
@@ -130,8 +140,10 @@ class Propagation(Section):
     shadowing_correlation_m: Annotated[float, Field(ge=0)] = Field(
         0.0, description="distance over which UEs' shadowing correlation halves; 0: independent; the book has 9 [m]"
     )
-    block_correlation: Annotated[float, Field(ge=0, lt=1)] = Field(
-        0.0, description="rho of first-order Gauss-Markov fading from block to block; 0: redrawn every block"
+    block_ms: Annotated[float, Field(ge=0, le=1e6)] = Field(
+        0.0,
+        description="time from one coherence block to the next, over which fading follows Clarke's model at "
+        "radio.ue_speeds_kmh; 0: redrawn every block [ms]",
     )
     angular_spread_deg: Annotated[float, Field(ge=0, le=90)] = Field(
         0.0,
@@ -165,6 +177,37 @@ class Propagation(Section):
     def _idle_settings(self) -> list[str]:
         """Settings that are not looked at."""
         if self.channel_file:
-            return [key for key in type(self).model_fields if key not in {"channel_file", "block_correlation"}]
+            used = {"channel_file", "block_ms", *(("carrier_hz",) if self.block_ms else ())}
+            return [key for key in type(self).model_fields if key not in used]
         slopes = [] if self.model == "three-slope" else ["reference_loss_db", "d0_m", "d1_m"]
-        return slopes + (["shadowing_db"] if self.is_3gpp else ["carrier_hz", "ue_height_m"])
+        carrier = [] if self.is_3gpp or self.block_ms else ["carrier_hz"]
+        return slopes + carrier + (["shadowing_db"] if self.is_3gpp else ["ue_height_m"])
+
+
+class Impairments(Section):
+    """Defects of AP hardware: nature knows them, no AP is told."""
+
+    oscillator_deg: Mixture = Field(
+        ((1.0, 0.0),),
+        description="[share of APs, standard deviation of the phase error of what they radiate], ... [degrees]",
+    )
+    recalibrate_slots: Annotated[int, Field(ge=0, le=10**6)] = Field(
+        0,
+        description="0: phase errors are drawn anew each slot; otherwise slots from one calibration of phases, which "
+        "sets them to 0, to the next, until which they drift that far (Wiener)",
+    )
+    calibration_error: Mixture = Field(
+        ((1.0, 0.0),),
+        description="[share of APs, e], ...: an antenna's downlink differs from its uplink by a fixed factor, "
+        "e = 1 - |mean factor|^2",
+    )
+
+    @model_validator(mode="after")
+    def _plausible(self) -> Self:
+        if any(not 0 <= angle <= 180 for _, angle in self.oscillator_deg):
+            raise ValueError("oscillator_deg must be from 0 to 180 degrees")
+        if any(not 0 <= error <= 1 for _, error in self.calibration_error):
+            raise ValueError("calibration_error must be from 0 to 1")
+        if self.recalibrate_slots and not any(angle for _, angle in self.oscillator_deg):
+            raise ValueError("recalibrate_slots has no effect without a phase error: see oscillator_deg")
+        return self

@@ -4,12 +4,27 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 Positive = Annotated[float, Field(gt=0, le=1e12)]
 Power = Annotated[float, Field(gt=0, le=1e6)]
 Count = Annotated[int, Field(ge=1, le=10**6)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+def _whole(mixture: tuple[tuple[float, float], ...]) -> tuple[tuple[float, float], ...]:
+    total = sum(share for share, _ in mixture)
+    if abs(total - 1) > 1e-9:
+        raise ValueError(f"the shares [[share, value], ...] must sum to 1, not to {total:g}")
+    return mixture
+
+
+# kinds of something: pairs of a share of all and the value that those have
+Mixture = Annotated[
+    tuple[Annotated[tuple[Fraction, float], Field(strict=False)], ...],
+    Field(min_length=1, max_length=8, strict=False),
+    AfterValidator(_whole),
+]
 
 
 class Section(BaseModel):

@@ -26,6 +26,12 @@ class Purpose(IntEnum):
     BOOTSTRAP = 10
     OWN_SEED = 11
     HELD_OUT = 12
+    SCATTERERS = 13
+    SPEED = 14
+    OSCILLATOR = 15
+    OSCILLATOR_CLASS = 16
+    CALIBRATION = 17
+    CALIBRATION_CLASS = 18
     LINE_OF_SIGHT = 20
     PILOT_ASSIGNMENT = 21
     WALK = 22
@@ -36,11 +42,15 @@ class Purpose(IntEnum):
 
 
 def own_config(config: Config, ap: int) -> Config:
-    """The config as AP `ap` gets it: nothing of the world can be drawn from its seed, or read from a file it names."""
+    """The config as AP `ap` gets it: nothing of the world in it.
+
+    Nothing can be drawn from its seed or read from a file it names, and it says nothing of defects and speeds.
+    """
     propagation = config.propagation.model_copy(update={"channel_file": type(config.propagation)().channel_file})
-    radio = config.radio.model_copy(update={"ap_seed": type(config.radio)().ap_seed})
-    seed = integer_seed(config.seed, Purpose.OWN_SEED, ap)
-    return config.model_copy(update={"seed": seed, "radio": radio, "propagation": propagation})
+    nothing = type(config.radio)()
+    radio = config.radio.model_copy(update={"ap_seed": nothing.ap_seed, "ue_speeds_kmh": nothing.ue_speeds_kmh})
+    own = {"seed": integer_seed(config.seed, Purpose.OWN_SEED, ap), "impairments": type(config.impairments)()}
+    return config.model_copy(update={**own, "radio": radio, "propagation": propagation})
 
 
 def generator(seed: int, purpose: Purpose, *index: int) -> np.random.Generator:

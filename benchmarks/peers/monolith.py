@@ -16,6 +16,7 @@ from apnode.radio.csi import despread, estimate
 from apnode.radio.power import scaled
 from apnode.radio.precoding import mrt, rzf
 from channel_server.fading import channels, received_pilots
+from channel_server.impairments import downlink
 from channel_server.sinr import received, received_interference, sinr_of, spectral_efficiency
 from channel_server.topology import (
     BoolArray,
@@ -99,6 +100,7 @@ class Monolith:
         asked = (actions[:, None] >> np.arange(self.num_neighbours) & 1).astype(bool) & self._known
         partners = self._agree(asked)
         precoders = self._precoders(h_hat, partners)
+        h = downlink(config, h, self.slot)
         self.sinr = sinr_of(received(h, precoders, layout.serving), radio.noise_power_w)
         suffered = received_interference(h, precoders[0], layout.serving, config.cooperation.interference)
         gain = self._relative_gain()

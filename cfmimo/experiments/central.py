@@ -14,6 +14,7 @@ from apnode.radio.csi import despread, error_variance, estimate
 from apnode.radio.power import scaled
 from apnode.radio.precoding import mmse, rzf, ues_that_matter
 from channel_server.fading import channels, received_pilots
+from channel_server.impairments import downlink
 from channel_server.server import radiated_power
 from channel_server.sinr import received, sinr_of
 from channel_server.topology import BoolArray, Layout, transmit_power
@@ -27,7 +28,7 @@ class Sample:
     """What there is to know of some slots of one layout."""
 
     layout: Layout
-    h: ComplexArray  # (B, M, K, L) true channels of all their blocks [sqrt power gain]
+    h: ComplexArray  # (B, M, K, L) true channels of all their blocks, with defects [sqrt power gain]
     h_hat: ComplexArray  # (B, M, K, L) estimates at all APs, by who knows every beta [sqrt power gain]
     h_hat_in_reach: ComplexArray  # (B, M, K, L) the APs' own, 0 for UEs out of reach [sqrt power gain]
     error: FloatArray  # (M, K) variance of their errors [power gain]
@@ -48,7 +49,10 @@ def sample(config: Config, layout: Layout, slots: Sequence[int]) -> Sample:
         return np.stack(of_aps, axis=1).swapaxes(2, 3)
 
     error = [error_variance(b, layout.pilots, radio.pilot_power_w, radio.pilot_length, noise) for b in layout.beta]
-    return Sample(layout, np.concatenate(h), estimates(layout.beta), estimates(layout.beta_in_reach), np.array(error))
+    at_ues = [downlink(config, *drawn) for drawn in zip(h, slots, strict=True)]
+    return Sample(
+        layout, np.concatenate(at_ues), estimates(layout.beta), estimates(layout.beta_in_reach), np.array(error)
+    )
 
 
 def reference(name: str, config: Config, observed: Sample) -> tuple[FloatArray, ComplexArray, float]:

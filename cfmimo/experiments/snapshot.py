@@ -16,6 +16,7 @@ from apnode.radio.csi import error_variance
 from cfmimo.errors import ConfigError, RunDirError
 from cfmimo.runtime.local import LocalNetwork
 from channel_server.fading import channels
+from channel_server.impairments import downlink
 from channel_server.sinr import received_interference, sinr
 from channel_server.topology import make_layout, transmit_power
 
@@ -60,7 +61,8 @@ def snapshot(config: Config, slot: int) -> Arrays:
     for ap, sent in transmissions.items():
         w[:, ap, list(sent.ues)], w_alone[:, ap, list(sent.ues)] = sent.w, sent.w_alone
     radio, noise = config.radio, config.radio.noise_power_w
-    suffered = received_interference(h, w, layout.serving, config.cooperation.interference)
+    at_ues = downlink(config, h, slot)
+    suffered = received_interference(at_ues, w, layout.serving, config.cooperation.interference)
     slots = [ap.slot for ap in network.aps]
     assert all(state is not None for state in slots)
     h_hat = np.zeros_like(h)
@@ -87,8 +89,8 @@ def snapshot(config: Config, slot: int) -> Arrays:
         "links": _rows([state.partners for state in slots if state]),
         "w": w,
         "w_alone": w_alone,
-        "sinr": sinr(h, w, noise),
-        "sinr_alone": sinr(h, w_alone, noise),
+        "sinr": sinr(at_ues, w, noise),
+        "sinr_alone": sinr(at_ues, w_alone, noise),
         "noise_power": np.array(noise),
         "config": np.array(config.model_dump_json()),
     }

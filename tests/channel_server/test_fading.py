@@ -1,5 +1,7 @@
 """Laws of small-scale fading and of what APs hear of the pilots."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -7,7 +9,14 @@ from apnode.config import Config
 from apnode.config.network import Propagation, Radio, Run
 from apnode.protocol.messages import ComplexArray
 from apnode.radio.csi import despread, pilot_book
-from channel_server.fading import channels, complex_normal, received_pilots, small_scale_fading
+from channel_server.fading import (
+    SPEED_OF_LIGHT_M_S,
+    channels,
+    complex_normal,
+    received_pilots,
+    small_scale_fading,
+    ue_speeds,
+)
 from channel_server.topology import Layout, make_layout
 
 BLOCKS = 20_000
@@ -123,65 +132,71 @@ def test_noise_and_fading_of_a_slot_are_independent() -> None:
 FEW, LONG = 3, 400  # blocks in a slot, slots in an episode
 
 
-def correlated(rho: float, seed: int = 5) -> Config:
+def moving(*speeds: tuple[float, float], block_ms: float = 1.0, seed: int = 5, **radio: Any) -> Config:
     return Config(
         seed=seed,
         run=Run(blocks_per_slot=FEW, slots_per_episode=LONG),
-        radio=Radio(num_aps=10, num_ues=10, antennas=4, pilot_length=3),
-        propagation=Propagation(block_correlation=rho),
+        radio=Radio(num_aps=40, num_ues=40, antennas=4, pilot_length=3, ue_speeds_kmh=speeds, **radio),
+        propagation=Propagation(block_ms=block_ms),
     )
 
 
 def episode_of(config: Config, slots: int, first: int = 0) -> ComplexArray:
-    """(slots x blocks, links): the fading of consecutive blocks."""
-    return np.concatenate([small_scale_fading(config, first + slot) for slot in range(slots)]).reshape(slots * FEW, -1)
+    """(slots x blocks, M, K, L): the fading of consecutive blocks."""
+    g = [small_scale_fading(config, first + slot) for slot in range(slots)]
+    return np.concatenate(g)
 
 
-@pytest.mark.parametrize("rho", [0.3, 0.9, 0.99])
-def test_blocks_n_apart_are_correlated_by_rho_to_the_n_within_and_across_slots(rho: float) -> None:
-    g = episode_of(correlated(rho), 40)
-    for apart in (1, 2, 5, 20):
-        measured = (g[apart:].conj() * g[:-apart]).mean()
-        assert measured == pytest.approx(rho**apart, abs=0.05)
-    first_of_slot = g[FEW::FEW]
-    across = (first_of_slot.conj() * g[FEW - 1 : -1 : FEW]).mean()
-    assert across == pytest.approx(rho, abs=0.05)
+def bessel_j0(z: float) -> float:
+    return float(np.cos(z * np.cos(np.linspace(0, np.pi, 20_001))).mean())
 
 
-@pytest.mark.parametrize("rho", [0.5, 0.99])
-def test_fading_that_remembers_is_stationary_from_the_first_block_on(rho: float) -> None:
-    runs = np.stack([episode_of(correlated(rho, seed), 4) for seed in range(20)])  # (20, blocks, links)
-    power = (np.abs(runs) ** 2).mean(axis=(0, 2))
-    np.testing.assert_allclose(power, 1, atol=0.06)
-    assert (np.abs(runs) ** 4).mean() == pytest.approx(2, rel=0.06)  # still Rayleigh
+@pytest.mark.parametrize("speed", [3.0, 30.0])
+def test_fading_is_correlated_over_time_by_clarkes_model_within_and_across_slots(speed: float) -> None:
+    g = episode_of(moving((1.0, speed)), LONG)
+    for apart in (1, 4, 7, 20, LONG * FEW - 1):
+        z = 2 * np.pi * speed / 3.6 * 1.9e9 / SPEED_OF_LIGHT_M_S * apart * 1e-3
+        links = (g[apart:].conj() * g[:-apart]).mean(axis=(0, 3))  # (M, K), each of other scatterers
+        error = np.sqrt((np.abs(links) ** 2).mean() / links.size)
+        assert abs(links.mean() - bessel_j0(z)) < 4 * error + 1e-3
+    assert bessel_j0(2.405) == pytest.approx(0, abs=1e-3)
+
+
+def test_every_ue_fades_at_its_own_speed() -> None:
+    config = moving((0.75, 3.0), (0.25, 120.0))
+    speeds = ue_speeds(config, 0)
+    assert sorted(speeds.tolist()) == 30 * [3.0] + 10 * [120.0]
+    g = episode_of(config, 1)
+    moved = (np.abs(g[1] - g[0]) ** 2).mean(axis=(0, 2))
+    assert moved[speeds == 3].max() < moved[speeds == 120].min()
+    assert (ue_speeds(config, 1) != speeds).any()  # other UEs
+    walking = moving((0.75, 3.0), (0.25, 120.0), ue_mobility="walk")
+    np.testing.assert_array_equal(ue_speeds(walking, 1), ue_speeds(walking, 0))
+
+
+def test_moving_fading_is_rayleigh_in_every_block_and_independent_over_antennas() -> None:
+    for block in (0, -1):
+        g = np.stack([episode_of(moving((1.0, 30.0), seed=seed), LONG)[block] for seed in range(5)])
+        assert (np.abs(g) ** 2).mean() == pytest.approx(1, rel=0.02)
+        assert (np.abs(g) ** 4).mean() == pytest.approx(2, rel=0.04)
+        rows = g.reshape(-1, 4)
+        np.testing.assert_allclose(rows.conj().T @ rows / len(rows), np.eye(4), atol=0.04)
 
 
 def test_episodes_fade_independently() -> None:
-    config = correlated(0.99)
+    config = moving((1.0, 0.1))
     last, first = small_scale_fading(config, LONG - 1)[-1], small_scale_fading(config, LONG)[0]
-    assert abs((last.conj() * first).mean()) < 0.15
+    assert abs((last.conj() * first).mean()) < 0.05
 
 
-def test_fading_that_remembers_is_a_function_of_seed_and_slot_in_whatever_order_one_asks() -> None:
-    config, another = correlated(0.9), correlated(0.9, seed=6)
+def test_moving_fading_is_a_function_of_seed_and_slot_in_whatever_order_one_asks() -> None:
+    config, another = moving((1.0, 30.0)), moving((1.0, 30.0), seed=6)
     in_order = {slot: small_scale_fading(config, slot) for slot in (0, 1, 2, 3, LONG + 1)}
     for slot in (3, 0, LONG + 1, 2, 2, 1):
-        small_scale_fading(another, slot)
+        assert (small_scale_fading(another, slot) != in_order[slot]).all()
         np.testing.assert_array_equal(small_scale_fading(config, slot), in_order[slot])
-    assert (small_scale_fading(another, 2) != in_order[2]).all()
 
 
-def test_next_to_no_memory_is_next_to_a_redraw() -> None:
-    np.testing.assert_allclose(small_scale_fading(correlated(1e-12), 3), small_scale_fading(correlated(0), 3))
-
-
-def test_slow_fading_makes_channels_change_little_from_block_to_block() -> None:
-    config = correlated(0.999)
-    layout = make_layout(config, 0)
-    g = channels(config, layout, slot=7) / np.sqrt(layout.beta)[..., None]
-    assert (np.abs(g[1] - g[0]) ** 2).mean() == pytest.approx(2 * (1 - 0.999), rel=0.2)
-
-
-def test_remembered_fading_cannot_be_written_to() -> None:
-    with pytest.raises(ValueError, match="read-only"):
-        small_scale_fading(correlated(0.9), 3)[0] = 0
+def test_no_time_between_blocks_means_fading_that_forgets() -> None:
+    g = episode_of(moving((1.0, 3.0), block_ms=0), 4)
+    assert abs((g[1:].conj() * g[:-1]).mean()) < 0.02

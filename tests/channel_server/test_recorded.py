@@ -65,7 +65,7 @@ def test_gains_of_one_layout_serve_every_episode_with_fading_drawn(tmp_path: Pat
 
 def test_gains_go_with_fading_that_remembers(tmp_path: Path) -> None:
     path = saved(tmp_path, beta=BETA)
-    slow, redrawn = using(path, "propagation.block_correlation=0.9"), using(path)
+    slow, redrawn = using(path, "propagation.block_ms=1"), using(path)
     layout = make_layout(slow, 0)
     assert not np.allclose(channels(slow, layout, 1), channels(redrawn, layout, 1))
 
@@ -260,8 +260,8 @@ def test_settings_of_a_model_are_refused_beside_a_file(override: str, named: str
 
 
 def test_memory_of_fading_is_refused_beside_the_channels_of_every_block(tmp_path: Path) -> None:
-    sentence = refusal(saved(tmp_path, h=H), "propagation.block_correlation=0.5")
-    assert "block_correlation has no effect" in sentence
+    sentence = refusal(saved(tmp_path, h=H), "propagation.block_ms=1")
+    assert "block_ms has no effect" in sentence
 
 
 def test_the_command_refuses_a_bad_file_before_it_writes_anything(

@@ -42,7 +42,7 @@ SELECTIVE = (
 VARIANTS = {
     "ego": (),
     "never": ("cooperation.policy=never",),
-    "average": ("precoding.power=average", "propagation.block_correlation=0.9"),
+    "average": ("precoding.power=average", "propagation.block_ms=1"),
     "selective": SELECTIVE,
     "serving": (*SELECTIVE, "cooperation.cluster=serving"),
     "components": ("cooperation.cluster=components", "cooperation.policy=random", "reward.scope=neighbourhood"),

@@ -1,0 +1,113 @@
+"""Laws of the defects of AP hardware: what is left of nulls and of coherent gain, and who is defective."""
+
+import re
+from typing import Any
+
+import numpy as np
+import pytest
+
+from apnode.config import Config
+from apnode.config.network import Impairments, Radio
+from apnode.protocol.rng import own_config
+from cfmimo.errors import ConfigError
+from cfmimo.presets import load
+from cfmimo.runtime.local import LocalNetwork
+from channel_server.impairments import (
+    calibration_factors,
+    calibration_levels,
+    downlink,
+    oscillator_levels,
+    phase_errors,
+)
+
+
+def defective(num_aps: int = 2, seed: int = 1, **impairments: Any) -> Config:
+    return Config(seed=seed, radio=Radio(num_aps=num_aps), impairments=Impairments(**impairments))
+
+
+@pytest.mark.parametrize("degrees", [2.0, 5.0, 10.0, 20.0, 90.0])
+def test_a_null_between_two_aps_leaves_what_their_phase_errors_let_through(degrees: float) -> None:
+    config = defective(100, oscillator_deg=((1.0, degrees),))
+    theta = np.array([phase_errors(config, slot) for slot in range(400)]).reshape(-1, 2)
+    left = (np.abs(np.exp(1j * theta) @ [1, -1]) ** 2).mean() / 2  # of the power of the two apart
+    assert left == pytest.approx(1 - np.exp(-(np.radians(degrees) ** 2)), rel=0.05)
+
+
+@pytest.mark.parametrize("error", [0.1, 0.5])
+def test_a_calibration_error_leaves_its_complement_of_the_coherent_gain(error: float) -> None:
+    drawn = [calibration_factors(defective(100, seed, calibration_error=((1.0, error),))) for seed in range(100)]
+    factors = np.concatenate(drawn)
+    assert np.abs(factors.mean()) ** 2 == pytest.approx(1 - error, rel=0.03)
+    assert (np.abs(factors) ** 2).mean() == pytest.approx(1, rel=0.03)
+
+
+def test_phases_drift_as_far_as_they_may_until_they_are_calibrated_again() -> None:
+    config = defective(num_aps=100, oscillator_deg=((1.0, 30.0),), recalibrate_slots=10)
+    theta = np.degrees([phase_errors(config, slot) for slot in range(1000)]).reshape(100, 10, 100)
+    np.testing.assert_allclose(theta.std(axis=(0, 2)), 30 * np.sqrt(np.arange(10) / 10), rtol=0.04)
+    assert not theta[:, 0].any()  # calibrated
+    steps = np.diff(theta, axis=1)
+    assert abs((steps[:, 4] * steps[:, 5]).mean()) < 0.05 * steps.var()
+
+
+def test_as_many_aps_are_defective_as_the_shares_say_and_each_defect_strikes_others() -> None:
+    config = defective(100, oscillator_deg=((0.75, 5.0), (0.25, 90.0)), calibration_error=((0.75, 0.0), (0.25, 0.5)))
+    unlocked, wrong = oscillator_levels(config) == 90, calibration_levels(config) == 0.5
+    assert unlocked.sum() == wrong.sum() == 25
+    assert 0 < (unlocked & wrong).sum() < 25
+    other = config.model_copy(update={"seed": 2})
+    assert (oscillator_levels(other) != oscillator_levels(config)).any()
+
+
+def test_defects_stay_where_they_are_and_phases_change_from_slot_to_slot() -> None:
+    config = defective(3, oscillator_deg=((1.0, 20.0),), calibration_error=((1.0, 0.5),))
+    h = np.ones((2, 3, 4, 4), complex)
+    first, again, next_one = (downlink(config, h, slot) for slot in (0, 0, 1))
+    np.testing.assert_array_equal(first, again)
+    turned = next_one / first  # whatever lasts cancels
+    np.testing.assert_allclose(np.abs(turned), 1)
+    np.testing.assert_allclose(turned, np.broadcast_to(turned[:1, :, :1, :1], turned.shape))
+    assert not np.isclose(turned, 1).any()
+
+
+def test_hardware_without_defects_leaves_channels_as_they_are() -> None:
+    h = np.ones((1, 2, 3, 4), complex)
+    assert downlink(defective(), h, 0) is h
+
+
+@pytest.mark.parametrize(
+    "setting", ["oscillator_deg=[[1.0, 90.0]]", "calibration_error=[[1.0, 0.9]]"], ids=["oscillator", "calibration"]
+)
+def test_defects_cost_ues_their_rate_and_no_ap_is_told_why(setting: str) -> None:
+    short = ("run.episodes=1", "run.slots_per_episode=4", "cooperation.policy=never")
+    healthy, hurt = (load("demo", [*short, *more]) for more in ((), (f"impairments.{setting}",)))
+    records = []
+    for config in (healthy, hurt):
+        network = LocalNetwork(config)
+        network.run()
+        records.append(network.coordinator.record)
+    assert records[1].sinr.mean() < records[0].sinr.mean()
+    for ap in range(3):
+        assert own_config(hurt, ap) == own_config(healthy, ap)
+
+
+def test_what_an_ap_knows_of_its_world_says_nothing_of_speeds() -> None:
+    config = load("demo", ["propagation.block_ms=1", "radio.ue_speeds_kmh=[[0.6, 3.0], [0.4, 30.0]]"])
+    assert own_config(config, 0).radio == Radio(**config.radio.model_dump(exclude={"ue_speeds_kmh"}))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["impairments.oscillator_deg=[[0.5, 5.0], [0.6, 90.0]]"], "shares [[share, value], ...] must sum to 1"),
+        (["impairments.oscillator_deg=[[1.5, 5.0], [-0.5, 90.0]]"], "less than or equal to 1"),
+        (["impairments.oscillator_deg=[[1.0, -5.0]]"], "oscillator_deg must be from 0 to 180 degrees"),
+        (["impairments.calibration_error=[[1.0, 1.1]]"], "calibration_error must be from 0 to 1"),
+        (["impairments.recalibrate_slots=5"], "recalibrate_slots has no effect without a phase error"),
+        (["propagation.block_ms=1", "radio.ue_speeds_kmh=[[1.0, 0.0]]"], "ue_speeds_kmh must be above 0"),
+        (["radio.ue_speeds_kmh=[[1.0, 30.0]]"], "ue_speeds_kmh has no effect with propagation.block_ms = 0"),
+    ],
+)
+def test_impossible_defects_get_a_sentence(overrides: list[str], said: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        load("demo", overrides)
