@@ -1,4 +1,4 @@
-"""The live map, in a real browser, of a real run in which an AP dies."""
+"""The live map, in a real browser, of a real run in which APs die."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from typing import Any
 import aiohttp
 import pytest
 
-DEAD, NUM_APS = 3, 20
+NUM_APS, DEAD = 100, range(30, 40)
 PLAN = f"""
 [[faults]]
 slot = 5
-target = "ap/{DEAD}"
+target = "ap/{DEAD[0]}-{DEAD[-1]}"
 action = "kill"
 args = {{slots = 1000000}}
 """
@@ -42,7 +42,7 @@ def served(tmp_path: Path) -> Iterator[str]:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     (tmp_path / "plan.toml").write_text(PLAN)
-    run = ("run", "demo", "--runtime", "local", "--faults", str(tmp_path / "plan.toml"), "--set", "run.episodes=500")
+    run = ("run", "hundred", "--runtime", "local", "--faults", str(tmp_path / "plan.toml"), "--set", "run.episodes=500")
     command = [sys.executable, "-m", "cfmimo", *run, "--metrics-port", str(port), "--out", str(tmp_path / "run")]
     process = subprocess.Popen([*command, "--quiet"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
@@ -124,14 +124,16 @@ def test_the_map_moves_shows_who_is_dead_and_tells_of_whom_is_clicked(served: st
     async def watch() -> None:
         async with opened(served) as page:
             await page.until(f"document.querySelectorAll('.ap').length == {NUM_APS}")
-            await page.until(f"document.querySelector('[data-ap=\"{DEAD}\"]').classList.contains('down')")
-            assert await page.value("document.querySelectorAll('.ap.down').length") == 1
-            cross = f"getComputedStyle(document.querySelector('[data-ap=\"{DEAD}\"] .cross')).display"
+            await page.until(f"document.querySelector('[data-ap=\"{DEAD[0]}\"]').classList.contains('down')")
+            assert await page.value("document.querySelectorAll('.ap.down').length") == len(DEAD)
+            cross = f"getComputedStyle(document.querySelector('[data-ap=\"{DEAD[0]}\"] .cross')).display"
             assert await page.value(cross) == "inline"
-            assert await page.value("document.getElementById('dead').textContent") == "1"
+            assert await page.value("document.getElementById('dead').textContent") == str(len(DEAD))
             before = int(await page.value("document.getElementById('at').textContent"))
             await page.until(f"Number(document.getElementById('at').textContent) > {before + 5}")
-            await page.value(f"document.querySelector('[data-ap=\"{DEAD}\"]').dispatchEvent(new MouseEvent('click'))")
+            await page.value(
+                f"document.querySelector('[data-ap=\"{DEAD[0]}\"]').dispatchEvent(new MouseEvent('click'))"
+            )
             assert "down" in await page.value("document.getElementById('about').innerText")
             await page.value("document.querySelector('[data-ap=\"0\"]').dispatchEvent(new MouseEvent('click'))")
             told = await page.value("document.getElementById('about').innerText")
