@@ -6,7 +6,7 @@ MARL := .venv-marl/.installed
 
 SECRETS := deploy/secrets
 
-.PHONY: help demo secrets test test-deploy bench bench-agents bench-faults bench-marl clean
+.PHONY: help demo secrets test test-deploy results bench bench-agents bench-faults bench-marl clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -37,6 +37,9 @@ test: $(STAMP)  ## lint, types, fast tests, and tests with real Ray
 
 test-deploy: $(STAMP)  ## tests of images, compose, dashboards, alerts, Kubernetes and ray up
 	$(BIN)/python -m pytest -m deploy
+
+results: $(STAMP)  ## every printed result and figure of README and docs again (hours); ONLY=demo,loss makes some
+	$(BIN)/python -m results --only "$(ONLY)"
 
 bench: $(STAMP)  ## slots/s, messages/s and CPU time by part, local against Ray; what an AP costs; how physics and compare grow
 	$(BIN)/python -m benchmarks.throughput

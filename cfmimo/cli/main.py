@@ -35,7 +35,7 @@ examples:
 
 def run_cfmimo(arguments: Sequence[str]) -> int:
     """Run one command; returns the exit status."""
-    options = _parser().parse_args(arguments)
+    options = parser().parse_args(arguments)
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupt)
     try:
@@ -53,16 +53,17 @@ def _interrupt(signum: int, frame: object) -> NoReturn:
     raise KeyboardInterrupt
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def parser() -> argparse.ArgumentParser:
+    """What all commands take."""
+    arguments = argparse.ArgumentParser(
         prog="cfmimo",
         description="Autonomous access points in cell-free massive MIMO, emulated: each decides by itself, "
         "with its own Double DQN, which neighbours to cooperate with.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--version", action="version", version=f"cfmimo {version('cfmimo')}")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    arguments.add_argument("--version", action="version", version=f"cfmimo {version('cfmimo')}")
+    commands = arguments.add_subparsers(required=True, metavar="COMMAND")
     for add in (add_run, add_resume, add_report, add_compare, add_reproduce, add_snapshot, add_listings):
         add(commands)
-    return parser
+    return arguments

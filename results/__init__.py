@@ -1,0 +1,1 @@
+"""How the results and figures of README.md and docs/ come about."""
