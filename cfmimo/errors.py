@@ -12,7 +12,7 @@ class RunDirError(Exception):
 
 
 class Interrupted(KeyboardInterrupt):
-    """A run was interrupted that can be resumed; the text is its folder."""
+    """A run was interrupted that can be resumed; the text says how."""
 
 
 class ClusterError(RuntimeError):

@@ -53,7 +53,7 @@ class Record:
         self.traffic = np.zeros((2, len(KINDS)), np.int64)  # messages, bytes of the whole run, by tag
         self.accepted = 0  # frames accepted in the whole run, according to the reports
         self.rejected = np.zeros(len(DROPS), np.int64)  # frames rejected, by reason, according to the reports
-        self.back_since = np.zeros(aps, np.int64)  # slot of the AP's last hello after a restart
+        self.back_since = np.full(aps, -1)  # slot of the AP's last hello after a restart; -1: it had none
         self.checkpoint = np.zeros((slots, aps), np.int64)  # slots completed by the newest checkpoint; 0: none
         self.comebacks: list[dict[str, int]] = []  # {"ap", "incarnation", "slot", "restored"}
         self.fired: list[dict[str, Any]] = []  # faults of the plan: {"slot", "node", "action"}

@@ -108,7 +108,7 @@ class Checkpoints:
     Saving replaces the older one, so that whatever happens meanwhile the newer one is left. No trouble with files is
     an exception: it is counted in `failures` by reason. The reasons are `missing` (neither generation is there),
     `unreadable`, `oversized`, `truncated`, `format`, `version`, `digest` and `foreign` (why a generation was not
-    loaded), `boundary` (those that are there are of other slots than the one asked for) and `disk` (not saved).
+    loaded) and `disk` (not saved).
     """
 
     def __init__(self, folder: Path, name: str) -> None:
@@ -144,16 +144,12 @@ class Checkpoints:
             content[len(content) // 2] ^= 1
             path.write_bytes(content)
 
-    def load(self, completed: int | None = None) -> Checkpoint | None:
-        """The newest checkpoint, or the one of slots completed as asked; None if there is none to be trusted."""
+    def load(self) -> Checkpoint | None:
+        """The newest checkpoint; None if there is none to be trusted."""
         found = [checkpoint for checkpoint in map(self._load, self._paths) if checkpoint is not None]
         if not any(path.exists() for path in self._paths):
             self.failures["missing"] += 1
-            return None
-        wanted = [c for c in found if completed is None or c.completed == completed]
-        if found and not wanted:
-            self.failures["boundary"] += 1
-        return max(wanted, key=lambda checkpoint: checkpoint.completed, default=None)
+        return max(found, key=lambda checkpoint: checkpoint.completed, default=None)
 
     def newest_until(self, completed: int) -> Checkpoint | None:
         """The one kept of so many slots, or else the newest of fewer; None if there is none to be trusted."""

@@ -20,11 +20,10 @@ FIRED = ".fired"  # a node's diary of the faults that struck it, in the same fol
 
 
 def restore(ap: AccessPoint, checkpoints: Checkpoints, first_slot: int) -> None:
-    """Give an AP back what it knew: when the run goes on in `first_slot`, or, if its process died, newest first."""
-    exactly = first_slot if first_slot and not ap.incarnation else None
-    if exactly is None and not ap.incarnation:
+    """Give an AP back what it knew: before `first_slot` where the run goes on, or all if its process died."""
+    if not ap.incarnation and not first_slot:
         return
-    saved = checkpoints.load(exactly)
+    saved = checkpoints.load() if ap.incarnation else checkpoints.newest_until(first_slot)
     if saved is None:
         return
     try:

@@ -43,7 +43,7 @@ def run_cfmimo(arguments: Sequence[str]) -> int:
     except (ConfigError, RunDirError) as error:
         return complain(str(error), 2)
     except Interrupted as error:
-        return complain(f"interrupted; `cfmimo resume {error}` goes on with it", 130)
+        return complain(f"interrupted; {error}", 130)
     except KeyboardInterrupt:
         return complain("interrupted", 130)
     return status

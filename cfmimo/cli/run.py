@@ -78,6 +78,7 @@ def add_resume(commands: Any) -> None:
     )
     resumed.add_argument("run_dir", metavar="RUN_DIR")
     resumed.add_argument("--address", help="of a running Ray cluster; default: a private one on this machine")
+    resumed.add_argument("--from-start", action="store_true", help="begin again with slot 0, and forget what there is")
     add_watching(resumed)
 
 
@@ -88,7 +89,8 @@ def resume_command(options: argparse.Namespace) -> int:
 
     console = Console(None, quiet=options.quiet or options.json)
     try:
-        result = resume(options.run_dir, options.address, _watch(options, options.run_dir), console)
+        watch = _watch(options, options.run_dir)
+        result = resume(options.run_dir, options.address, watch, console, options.from_start)
     except ClusterError as error:
         return complain(str(error), 1)
     return _conclude(result, console, options)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -14,12 +15,11 @@ import numpy as np
 
 from apnode.agent.policies import make_policy
 from apnode.config import Config
-from apnode.protocol.fields import Message
 from apnode.protocol.messages import ApReport, FaultFired, Hello, SlotReport
 from apnode.protocol.wire import decode
 from apnode.runtime.checkpoint import Checkpoints
 from apnode.runtime.host import CHECKPOINTS
-from cfmimo.errors import ConfigError, Interrupted
+from cfmimo.errors import ConfigError, Interrupted, RunDirError
 from cfmimo.experiments.agents import load_agents, trained
 from cfmimo.experiments.evaluation import HeldOut
 from cfmimo.presets import load
@@ -87,23 +87,26 @@ def run(
     if plan is not None:
         (path / PLAN).write_text(plan_text(plan))
     with folder.held():
-        return _go(folder, replace(request, config=config, folder=path, faults=faults), console)
+        return _go(folder, replace(request, config=config, folder=path, faults=faults), console, is_new=True)
 
 
-def resume(run_dir: str, address: str | None, watch: Watch, console: Console) -> dict[str, Any]:
+def resume(
+    run_dir: str, address: str | None, watch: Watch, console: Console, from_start: bool = False
+) -> dict[str, Any]:
     """Go on with a run that was interrupted; returns what `run` would have, had it not been.
 
-    All APs go back to the newest slot that each of them has a checkpoint of, and to which all reports are there. As
-    everything random is keyed by the slot, what was computed after it is computed again, the same.
+    All APs go back to a slot, as `newest_boundary` finds it. As everything random is keyed by the slot, what was
+    computed after it is computed again, the same.
 
     Args:
         run_dir: its directory.
         address: as for `run`.
         watch: as for `run`.
         console: shows progress.
+        from_start: begin again with slot 0.
 
     Raises:
-        RunDirError: if there is no such run, or it is still going on.
+        RunDirError: if there is no such run, it is still going on, or only its start is left to go back to.
     """
     folder = RunDir.open_unfinished(Path(run_dir))
     config = load(str(folder.path / "config.toml"))
@@ -115,14 +118,23 @@ def resume(run_dir: str, address: str | None, watch: Watch, console: Console) ->
             from cfmimo.runtime.session import sweep_earlier
 
             sweep_earlier(folder.path)
-        first_slot = go_back(folder.path, config)
-        console.say(f"going on with slot {first_slot} of {config.num_slots}")
         runtime = folder.manifest()["runtime"]
+        first_slot = 0 if from_start else newest_boundary(folder.path, config, replays=runtime == "local")
+        if not first_slot and not from_start:
+            raise RunDirError(
+                f"the APs of {folder.path} have no checkpoints of one and the same slot to go back to; nothing was "
+                f"changed. {_begins_again(folder)}"
+            )
+        go_back(folder.path, config, first_slot)
+        console.say(f"going on with slot {first_slot} of {config.num_slots}")
         return _go(folder, RunRequest(config, folder.path, runtime, address, watch, faults, first_slot), console)
 
 
-def _go(folder: RunDir, request: RunRequest, console: Console) -> dict[str, Any]:
-    """Run what is requested and write what came of it into the folder, which keeps enough to go on from a failure."""
+def _go(folder: RunDir, request: RunRequest, console: Console, is_new: bool = False) -> dict[str, Any]:
+    """Run what is requested and write what came of it into the folder, which keeps enough to go on from a failure.
+
+    A new folder goes if no node had begun.
+    """
     if folder.manifest().get("agents"):
         request = replace(request, agents=read_agents(folder.path / AGENTS).weights)
     try:
@@ -135,14 +147,23 @@ def _go(folder: RunDir, request: RunRequest, console: Console) -> dict[str, Any]
                 write_scalars(request.watch.scalars, outcome.record)
             _finish(folder, request, outcome)
     except BaseException as error:
-        if not any((folder.path / CHECKPOINTS).iterdir()):
-            shutil.rmtree(folder.path)  # nothing to go on from
-        elif isinstance(error, KeyboardInterrupt):
-            raise Interrupted(str(folder.path)) from None
+        journal = folder.path / JOURNAL
+        if is_new and not (journal.is_file() and journal.stat().st_size):
+            shutil.rmtree(folder.path)
+            raise
+        if any((folder.path / CHECKPOINTS).iterdir()):
+            advice = f"`cfmimo resume {folder.path}` goes on with it"
         else:
-            console.say(f"`cfmimo resume {folder.path}` goes on with it")
+            advice = f"it had no checkpoint yet; {_begins_again(folder)}"
+        if isinstance(error, KeyboardInterrupt):
+            raise Interrupted(advice) from None
+        console.say(advice)
         raise
     return folder.summary()
+
+
+def _begins_again(folder: RunDir) -> str:
+    return f"`cfmimo resume {folder.path} --from-start` begins it again with slot 0"
 
 
 def _finish(folder: RunDir, request: RunRequest, outcome: Outcome) -> None:
@@ -187,32 +208,64 @@ def _fault_costs(record: Record, struck: dict[str, Any]) -> dict[str, Any] | Non
     return fault_costs(tables.slots(record), ok, struck) if is_afflicted(struck, ok) else None
 
 
-def go_back(folder: Path, config: Config) -> int:
-    """Make a run's folder hold what it held before a slot opened, the newest that can be; returns the slot."""
+def newest_boundary(folder: Path, config: Config, replays: bool) -> int:
+    """The newest slot that the APs of a run can go back to, before it opens; 0 if there is none but the first.
+
+    All reports of earlier slots are there, but for those that died with their AP: it has said hello since, or is down.
+
+    Args:
+        folder: of the run.
+        config: of the run.
+        replays: faults strike again just as they did. Then every AP needs a checkpoint of that slot. Else those that
+            took part in the slot before need one, and an AP that was down comes back with what it has.
+    """
     journal = Journal(folder / JOURNAL)
-    record = Coordinator(config, journal).record
-    checkpoints = [Checkpoints(folder / CHECKPOINTS, f"ap-{ap}") for ap in range(config.radio.num_aps)]
-    known = [set(of.boundaries()) for of in checkpoints]
-    slot = max(at for at in {0}.union(*known) if at == 0 or _is_known(record, known, at))
-    for of in checkpoints:
-        of.forget_after(slot)
-    journal.keep(lambda frame: _is_before(decode(frame, config.run.max_frame_bytes), slot))
+    coordinator = Coordinator(config, journal)
     journal.close()
-    return slot
+    record = coordinator.record
+    known = [set(of.boundaries()) for of in _checkpoints(folder, config)]
+    settled = record.reported | record.silent | (np.arange(config.num_slots)[:, None] <= record.back_since)
+    if not replays:
+        settled |= record.silent[coordinator.newest]
+
+    def is_one(slot: int) -> bool:
+        alive = np.flatnonzero(record.reported[slot - 1] | replays)
+        there = record.closed[:slot].all() and settled[:slot].all()
+        return bool(there) and all(slot in known[ap] for ap in alive)
+
+    return max(filter(is_one, set().union(*known)), default=0)
 
 
-def _is_known(record: Any, known: list[set[int]], slot: int) -> bool:
-    """Whether all reports of earlier slots are there, and the checkpoint of every AP that was alive in the last one."""
-    there = record.closed[:slot].all() and (record.reported | record.silent)[:slot].all()
-    alive = np.flatnonzero(record.reported[slot - 1])
-    return bool(there) and all(slot in known[ap] for ap in alive)
+def go_back(folder: Path, config: Config, slot: int) -> None:
+    """Make a run's folder hold what it held before a slot opened."""
+    for of in _checkpoints(folder, config):
+        of.forget_after(slot)
+    journal = Journal(folder / JOURNAL)
+    journal.keep(_is_before(slot, config.run.max_frame_bytes))
+    journal.close()
 
 
-def _is_before(message: Message, slot: int) -> bool:
-    """Whether a message in the journal tells of a slot before this one; a first hello will be said again."""
-    if isinstance(message, Hello):
-        return message.incarnation > 0 and message.slot < slot
-    return isinstance(message, (ApReport, SlotReport, FaultFired)) and message.slot < slot
+def _checkpoints(folder: Path, config: Config) -> list[Checkpoints]:
+    return [Checkpoints(folder / CHECKPOINTS, f"ap-{ap}") for ap in range(config.radio.num_aps)]
+
+
+def _is_before(slot: int, max_bytes: int) -> Callable[[bytes], bool]:
+    """Whether a frame of the journal, asked one after the other, tells of what was before a slot.
+
+    A first hello will be said again.
+    """
+    newest = -1
+
+    def is_before(frame: bytes) -> bool:
+        nonlocal newest
+        message = decode(frame, max_bytes)
+        if isinstance(message, SlotReport):
+            newest = max(newest, message.slot)
+        if isinstance(message, Hello):
+            return message.incarnation > 0 and newest + 1 < slot
+        return isinstance(message, (ApReport, SlotReport, FaultFired)) and message.slot < slot
+
+    return is_before
 
 
 def _refuse_if_too_long(config: Config) -> None:

@@ -143,14 +143,10 @@ def test_another_process_goes_on_with_the_same_files(tmp_path: Path) -> None:
     assert saved(tmp_path, 150).boundaries() == [100, 150]
 
 
-def test_a_certain_boundary_may_be_asked_for(tmp_path: Path) -> None:
+def test_the_newest_until_a_boundary_may_be_asked_for(tmp_path: Path) -> None:
     checkpoints = saved(tmp_path, 50, 100)
-    assert [checkpoint and checkpoint.completed for checkpoint in map(checkpoints.load, (50, 100, 150))] == [
-        50,
-        100,
-        None,
-    ]
-    assert checkpoints.failures == {"boundary": 1}
+    found = [checkpoints.newest_until(slot) for slot in (49, 50, 99, 100, 150)]
+    assert [checkpoint and checkpoint.completed for checkpoint in found] == [None, 50, 50, 100, 100]
 
 
 def test_before_the_first_checkpoint_there_is_none(tmp_path: Path) -> None:

@@ -134,8 +134,9 @@ def checkpoint(folder: Path, ap: int, completed: int) -> bytes:
     if not run_dir.exists():
         (run_dir / "checkpoints").mkdir(parents=True)
         LocalNetwork(load("demo", (*SHORT, f"run.episodes={completed // 8}")), folder=run_dir).run()
-    saved = Checkpoints(run_dir / "checkpoints", f"ap-{ap}").load(completed)
+    saved = Checkpoints(run_dir / "checkpoints", f"ap-{ap}").load()
     assert saved is not None
+    assert saved.completed == completed
     return encode(f"ap-{ap}", saved)
 
 

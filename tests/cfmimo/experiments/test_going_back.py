@@ -1,0 +1,93 @@
+"""Where an interrupted run goes on: after deaths, without checkpoints, and with faults that last."""
+
+from pathlib import Path
+
+import pytest
+
+from cfmimo.cli.main import run_cfmimo
+from cfmimo.errors import Interrupted
+from cfmimo.experiments.run import newest_boundary, run
+from cfmimo.presets import load
+from cfmimo.records.rundir import RunDir
+from cfmimo.runtime.fault_plan import FaultPlan, resolve
+from cfmimo.runtime.local import LocalNetwork
+from cfmimo.runtime.request import RunRequest
+from tests.cfmimo.interrupting import Interrupting
+
+SMALL = (
+    "radio.num_aps=6",
+    "radio.num_ues=4",
+    "radio.area_m=250",
+    "run.blocks_per_slot=1",
+    "run.slots_per_episode=20",
+    "run.episodes=3",
+    "run.checkpoint_every_slots=10",
+    "cooperation.policy=random",
+)
+LOST = {"senders": "ap/2", "receivers": "coordinator", "first": 42, "last": 43, "loss": 1.0}  # reports, before a death
+
+
+def abandoned(folder: Path, slot: int, down: int) -> None:
+    """What is left of a run whose AP 2 died, with reports that nobody had got, and that ended in a slot."""
+    (folder / "checkpoints").mkdir()
+    config = load("demo", SMALL)
+    kill = {"slot": 44, "action": "kill", "target": "ap/2", "args": {"slots": down}}
+    faults = resolve(FaultPlan.model_validate({"faults": [kill], "links": [LOST]}), config)
+    network = LocalNetwork(config, faults=faults, folder=folder)
+    for _ in network.frames():
+        if network.coordinator.newest == slot:
+            break
+    assert network.coordinator.record.missing(slice(50)).sum(axis=0).tolist() == [0, 0, 2, 0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("down", "on_ray", "in_local"),
+    [(3, 50, 50), (100, 50, 40)],
+    ids=["an AP that is back", "an AP that is down"],
+)
+def test_reports_that_died_with_their_ap_keep_nobody_from_a_later_boundary(
+    down: int, on_ray: int, in_local: int, tmp_path: Path
+) -> None:
+    abandoned(tmp_path, 53, down)
+    assert newest_boundary(tmp_path, load("demo", SMALL), replays=False) == on_ray
+    assert newest_boundary(tmp_path, load("demo", SMALL), replays=True) == in_local
+
+
+def interrupted(out: Path, slot: int) -> str:
+    """A run in a folder, interrupted in a slot; what it said."""
+    with pytest.raises(Interrupted) as interruption:
+        run(RunRequest(load("demo", SMALL), out, "local"), Interrupting(slot), [])
+    return str(interruption.value)
+
+
+def content(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_without_a_common_boundary_resume_changes_nothing_and_says_how_to_begin_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    assert f"`cfmimo resume {out}` goes on" in interrupted(out, 35)
+    for lost in (out / "checkpoints").glob("ap-1.*"):
+        lost.unlink()
+    before = content(out)
+    assert run_cfmimo(["resume", str(out)]) == 2
+    assert f"`cfmimo resume {out} --from-start`" in capsys.readouterr().err
+    assert content(out) == before
+    assert run_cfmimo(["resume", str(out), "--from-start", "--quiet"]) == 0
+    uninterrupted = LocalNetwork(load("demo", SMALL))
+    uninterrupted.run()
+    assert RunDir.open(out).summary()["digest"] == uninterrupted.coordinator.record.digest()
+
+
+def test_a_run_that_ends_before_its_first_checkpoint_keeps_its_folder_and_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    said = interrupted(out, 5)
+    assert said == f"it had no checkpoint yet; `cfmimo resume {out} --from-start` begins it again with slot 0"
+    before = content(out)
+    assert {"config.toml", "manifest.json", "journal"} <= {path.name for path in before}
+    assert run_cfmimo(["resume", str(out)]) == 2
+    assert content(out) == before
