@@ -12,7 +12,7 @@ from apnode.access_point import AccessPoint
 from apnode.agent.policies import make_policy
 from apnode.protocol.messages import ApReport, SlotReport, Tick
 from apnode.protocol.node import CHANNEL, COORDINATOR, DROPS, Node, Send, ap_address
-from apnode.protocol.rng import own_config
+from apnode.protocol.rng import config_for_aps
 from apnode.protocol.wire import VERSION, decode
 from cfmimo.presets import load
 from channel_server.server import ChannelServer
@@ -33,8 +33,8 @@ class Books:
 
     def __init__(self, variant: str, order_seed: int | None) -> None:
         config = load("demo", VARIANTS[variant])
-        own = [own_config(config, ap) for ap in range(config.radio.num_aps)]
-        aps = [AccessPoint(ap, known, make_policy(ap, known)) for ap, known in enumerate(own)]
+        known = config_for_aps(config)
+        aps = [AccessPoint(ap, known, make_policy(ap, known)) for ap in range(config.radio.num_aps)]
         self.nodes: dict[str, Node] = {n.address: n for n in (ChannelServer(config), Coordinator(config), *aps)}
         self.received: Counter[str] = Counter()
         self.reported: dict[str, Counter[str]] = {address: Counter() for address in self.nodes}

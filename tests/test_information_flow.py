@@ -1,6 +1,7 @@
 """An AP's inbox is the only way in, what comes through it is what a real AP could know, and every byte is counted."""
 
 import gc
+import re
 import types
 from collections import defaultdict
 from collections.abc import Iterable
@@ -37,7 +38,7 @@ from apnode.protocol.messages import (
     Transmission,
 )
 from apnode.protocol.node import CHANNEL, COORDINATOR, Send
-from apnode.protocol.rng import own_config
+from apnode.protocol.rng import config_for_aps
 from apnode.protocol.wire import decode, encode
 from apnode.radio import csi
 from cfmimo.presets import load
@@ -505,8 +506,11 @@ def test_the_coordinator_gets_reports_and_sends_nothing(run: Watched) -> None:
 
 
 def test_an_ap_is_given_neither_the_seed_nor_the_file_that_the_channels_come_from() -> None:
-    config = load("demo")
-    world = config.propagation.model_copy(update={"channel_file": "scene.npz"})
-    known = own_config(config.model_copy(update={"propagation": world}), 3)
-    assert known.seed != config.seed
-    assert "scene.npz" not in known.model_dump_json()
+    config = load("demo", ("radio.ap_seed=123456",), seed=987654)
+    known = config_for_aps(config)
+    assert not {"123456", "987654"} & {*re.findall(r"\d+", known.model_dump_json())}
+    world, guess = make_layout(config, 0), make_layout(known, 0)
+    assert not (guess.beta == world.beta).any()
+    assert not (channels(known, world, 0) == channels(config, world, 0)).any()
+    of_file = Config.model_validate({"propagation": {"channel_file": "scene.npz"}})
+    assert "scene.npz" not in config_for_aps(of_file).model_dump_json()

@@ -14,7 +14,7 @@ from apnode.config import Config
 from apnode.protocol.fields import Message
 from apnode.protocol.messages import KINDS, Deadline, Hello, PilotBlock, RunOver, Tick
 from apnode.protocol.node import CHANNEL, COORDINATOR, Node, Send, ap_address
-from apnode.protocol.rng import own_config
+from apnode.protocol.rng import config_for_aps
 from apnode.protocol.wire import decode
 from cfmimo.presets import load
 from cfmimo.runtime.local import LocalNetwork
@@ -66,7 +66,7 @@ class Unreliable:
 
     def start(self, ap: int, incarnation: int = 0) -> None:
         """Put a fresh AP in the place of whatever was there."""
-        known = own_config(self.config, ap)
+        known = config_for_aps(self.config)
         node = AccessPoint(ap, known, make_policy(ap, known), incarnation)
         self.nodes[node.address] = node
         self.queue.extend(node.start(f"tcp://ap{ap}.{incarnation}"))

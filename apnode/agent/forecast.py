@@ -236,7 +236,7 @@ def _drawn(
     """
     radio, noise = config.radio, config.radio.noise_power_w
     beta, pilots = around.beta[list(aps)][:, columns], around.pilots[columns]
-    rng = generator(0, Purpose.FORECAST, key)
+    rng = generator(config.seed, Purpose.FORECAST, key)
     shape = (_BLOCKS, len(beta), radio.antennas)
     h = _gaussian(rng, *shape, len(columns)) * np.sqrt(beta)[:, None]
     same = (pilots[:, None] == pilots).astype(float)

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 _NOTHING: FloatArray = np.zeros(0, np.float32)
 _LARGEST_WEIGHT = 1e3  # of what partners tell
-_SHARED_SEED = 0  # networks whose mean is to mean something begin alike
 
 
 class Policy(Protocol):
@@ -182,8 +181,8 @@ class Ddqn:
 
         self._ap, self._seed, self._learning = ap, config.seed, config.learning
         self._slots_per_episode = config.run.slots_per_episode
-        seed = integer_seed(config.seed, Purpose.WEIGHTS, ap)
-        self.network: DoubleDqn = make_network(config, _SHARED_SEED if config.learning.share else seed)
+        whose = () if config.learning.share else (ap,)  # networks whose mean is to mean something begin alike
+        self.network: DoubleDqn = make_network(config, integer_seed(config.seed, Purpose.WEIGHTS, *whose))
         self.replay = Replay(config.learning.replay_capacity, observation_size(config))
         self._synced = 0  # period of the target network
         self._neighbours: tuple[int, ...] = ()
@@ -204,7 +203,7 @@ class Ddqn:
         epsilon = self.epsilon(slot)
         for position, neighbour in enumerate(self._neighbours):
             ends = min(self._ap, neighbour), max(self._ap, neighbour)
-            luck, coin = generator(0, Purpose.EXPLORATION, *ends, slot).random(2)
+            luck, coin = generator(self._seed, Purpose.EXPLORATION, *ends, slot).random(2)
             if luck < epsilon:
                 action = action & ~(1 << position) | (coin < 0.5) << position
         return action

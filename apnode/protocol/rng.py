@@ -24,7 +24,7 @@ class Purpose(IntEnum):
     UPDATE = 8
     DELIVERY_ORDER = 9
     BOOTSTRAP = 10
-    OWN_SEED = 11
+    APS = 11
     HELD_OUT = 12
     SCATTERERS = 13
     SPEED = 14
@@ -41,15 +41,17 @@ class Purpose(IntEnum):
     FORECAST = 40
 
 
-def own_config(config: Config, ap: int) -> Config:
-    """The config as AP `ap` gets it: nothing of the world in it.
+def config_for_aps(config: Config) -> Config:
+    """The config as APs get it: nothing of the world in it.
 
-    Nothing can be drawn from its seed or read from a file it names, and it says nothing of defects and speeds.
+    Nothing can be drawn from its seed or read from a file it names, and it says nothing of defects and speeds. Its seed
+    follows from the run's one way. All APs have the same one, since both ends of a link draw alike from it; what an AP
+    draws for itself is keyed by its number.
     """
     propagation = config.propagation.model_copy(update={"channel_file": type(config.propagation)().channel_file})
     nothing = type(config.radio)()
     radio = config.radio.model_copy(update={"ap_seed": nothing.ap_seed, "ue_speeds_kmh": nothing.ue_speeds_kmh})
-    own = {"seed": integer_seed(config.seed, Purpose.OWN_SEED, ap), "impairments": type(config.impairments)()}
+    own = {"seed": integer_seed(config.seed, Purpose.APS), "impairments": type(config.impairments)()}
     return config.model_copy(update={**own, "radio": radio, "propagation": propagation})
 
 

@@ -15,6 +15,7 @@ from apnode.agent.observation import describe, shares, traits_of
 from apnode.config import Config
 from apnode.config.cooperation import Cooperation
 from apnode.protocol.messages import Association, FloatArray
+from apnode.protocol.rng import config_for_aps
 from cfmimo.errors import ConfigError
 from cfmimo.experiments.central import REFERENCES
 from cfmimo.experiments.oracle import Link, candidate_links, check_oracle
@@ -129,16 +130,17 @@ class _World:
         forecasting = Contender("forecast", None, {"cooperation": {"policy": "forecast"}}).config(config)
         return cls(config, candidate_links(config, layout), associations(forecasting, layout, 0))
 
-    def at_ends(self, of_neighbours: Callable[[int, Association], FloatArray]) -> FloatArray:
+    def at_ends(self, of_neighbours: Callable[[Config, int, Association], FloatArray]) -> FloatArray:
         """(links, 2) what an AP thinks of a neighbour, at both ends of every link that can form.
 
         In directed clusters only one end thinks; the other agrees.
 
         Args:
-            of_neighbours: gives (N,) of an AP, from its number and what it has been told.
+            of_neighbours: gives (N,) of an AP, from its config, its number and what it has been told.
         """
+        known = config_for_aps(self.config)
         thought = [
-            dict(zip(told.neighbours, of_neighbours(ap, told).tolist(), strict=True))
+            dict(zip(told.neighbours, of_neighbours(known, ap, told).tolist(), strict=True))
             for ap, told in enumerate(self.associations)
         ]
         directed = self.config.cooperation.cluster == "directed"
@@ -162,14 +164,14 @@ def _tuned(
             return
         case "threshold":
             key = "request_share"
-            thoughts = [world.at_ends(lambda _, told: shares(told.interference)) for world in worlds]
+            thoughts = [world.at_ends(lambda _config, _ap, told: shares(told.interference)) for world in worlds]
         case "forecast":
             key = "link_price"
-            thoughts = [world.at_ends(partial(link_gains, config)) for world in worlds]
+            thoughts = [world.at_ends(link_gains) for world in worlds]
         case _:
             assert agents is not None
             key = "link_price"
-            thoughts = [world.at_ends(partial(_advantages, config, agents)) for world in worlds]
+            thoughts = [world.at_ends(partial(_advantages, agents)) for world in worlds]
     worth = np.sort(np.concatenate([ends.min(axis=1) for ends in thoughts]))[::-1]
     for aim in aims:
         last = min(aim * len(worlds), len(worth) - 1)
@@ -181,7 +183,7 @@ def _request_rate(part: float, cooperation: Cooperation) -> float:
     return part if cooperation.acceptance == "all" else math.sqrt(part)
 
 
-def _advantages(config: Config, agents: Weights, ap: int, told: Association) -> FloatArray:
+def _advantages(agents: Weights, config: Config, ap: int, told: Association) -> FloatArray:
     """(N,) what an AP's agent thinks that each link is worth to it."""
     from apnode.agent.ddqn import NeighbourDqn
 

@@ -22,7 +22,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from apnode.config import Config
 from apnode.protocol.messages import FloatArray
 from apnode.protocol.node import CHANNEL, COORDINATOR, ap_address
-from apnode.protocol.rng import own_config
+from apnode.protocol.rng import config_for_aps
 from apnode.runtime.actor import ApActor, Network, own_address
 from apnode.runtime.host import noted_faults
 from apnode.runtime.transport import CurveKeys
@@ -69,10 +69,8 @@ class Cluster:
             "scheduling_strategy": "SPREAD",
             "runtime_env": by_fork if config.run.start == "fork" else None,
         }
-        self._aps = [
-            self._actor(ApActor, ap_address(ap), own_config(config, ap), ap, **placed)
-            for ap in range(config.radio.num_aps)
-        ]
+        known = config_for_aps(config)
+        self._aps = [self._actor(ApActor, ap_address(ap), known, ap, **placed) for ap in range(config.radio.num_aps)]
         self._actors = {CHANNEL: self.channel, COORDINATOR: self.coordinator}
         self._actors |= {ap_address(ap): actor for ap, actor in enumerate(self._aps)}
         self.running: dict[Any, str] = {}  # calls of `run` under way, with the address

@@ -11,7 +11,7 @@ from apnode.access_point import AccessPoint
 from apnode.agent.policies import Policy, make_policy
 from apnode.config import Config
 from apnode.protocol.node import CHANNEL, COORDINATOR, Node, Send, ap_address
-from apnode.protocol.rng import Purpose, generator, own_config
+from apnode.protocol.rng import Purpose, config_for_aps, generator
 from apnode.runtime.checkpoint import Checkpoints
 from apnode.runtime.host import CHECKPOINTS, SILENT_SLOTS, Host, noted_faults, restore
 from apnode.runtime.injector import Fault, Injector, Struck
@@ -219,8 +219,8 @@ class LocalNetwork:
         }
 
     def _make_ap(self, ap: int) -> AccessPoint:
-        known, lives = own_config(self._config, ap), self._lives[ap_address(ap)]
-        node = AccessPoint(ap, known, self._policy_of(ap, known), lives)
+        known = config_for_aps(self._config)
+        node = AccessPoint(ap, known, self._policy_of(ap, known), self._lives[ap_address(ap)])
         node.endpoints |= {CHANNEL: CHANNEL, COORDINATOR: COORDINATOR}
         checkpoints = None
         if self._folder is not None:

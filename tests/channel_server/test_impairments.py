@@ -8,7 +8,7 @@ import pytest
 
 from apnode.config import Config
 from apnode.config.network import Impairments, Radio
-from apnode.protocol.rng import own_config
+from apnode.protocol.rng import config_for_aps
 from cfmimo.errors import ConfigError
 from cfmimo.presets import load
 from cfmimo.runtime.local import LocalNetwork
@@ -87,13 +87,12 @@ def test_defects_cost_ues_their_rate_and_no_ap_is_told_why(setting: str) -> None
         network.run()
         records.append(network.coordinator.record)
     assert records[1].sinr.mean() < records[0].sinr.mean()
-    for ap in range(3):
-        assert own_config(hurt, ap) == own_config(healthy, ap)
+    assert config_for_aps(hurt) == config_for_aps(healthy)
 
 
 def test_what_an_ap_knows_of_its_world_says_nothing_of_speeds() -> None:
     config = load("demo", ["propagation.block_ms=1", "radio.ue_speeds_kmh=[[0.6, 3.0], [0.4, 30.0]]"])
-    assert own_config(config, 0).radio == Radio(**config.radio.model_dump(exclude={"ue_speeds_kmh"}))
+    assert config_for_aps(config).radio == Radio(**config.radio.model_dump(exclude={"ue_speeds_kmh"}))
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,8 @@ from apnode.config.cooperation import Cooperation
 from apnode.config.learning import Learning
 from apnode.config.network import Run
 from apnode.protocol.messages import Association, FloatArray
-from cfmimo.presets import load
+from apnode.protocol.rng import config_for_aps
+from cfmimo.presets import load, preset_names
 from cfmimo.runtime.local import LocalNetwork
 
 
@@ -247,17 +248,17 @@ def test_a_trained_agent_takes_the_best_action_its_weights_know_and_changes_no_m
     assert Given(5).act(observed(0, of), 3, slot=9) == 5
 
 
-def sharing(seed: int = 0, **learning: Any) -> Ddqn:
+def sharing(ap: int = 3, seed: int = 0, **learning: Any) -> Ddqn:
     settings: dict[str, Any] = {"values": "neighbours", "share": True, "hidden": (8,), **learning}
-    return Ddqn(3, Config(seed=seed, learning=Learning(**settings), run=Run(slots_per_episode=5)))
+    return Ddqn(ap, Config(seed=seed, learning=Learning(**settings), run=Run(slots_per_episode=5)))
 
 
 def test_agents_that_share_begin_alike_and_tell_their_weights_in_the_last_slot_of_an_episode() -> None:
-    one, other = sharing(seed=1), sharing(seed=2)
+    one, other = sharing(ap=1), sharing(ap=2)
     assert [len(one.shared(slot)) > 0 for slot in range(12)] == [slot % 5 == 4 for slot in range(12)]
     np.testing.assert_array_equal(one.shared(4), other.shared(9))
     assert len(sharing(share=False).shared(4)) == 0
-    assert not np.array_equal(*(sharing(seed, share=False).network.flat() for seed in (1, 2)))
+    assert not np.array_equal(*(sharing(ap, share=False).network.flat() for ap in (1, 2)))
 
 
 def test_an_agents_weights_become_the_mean_of_its_own_and_its_partners() -> None:
@@ -284,7 +285,7 @@ def test_an_agent_that_values_neighbours_tries_links_when_the_other_end_does() -
     aps, tried = (2, 9), dict[int, list[int]]()
     for ap in aps:
         settings: dict[str, Any] = {"values": "neighbours", "epsilon_start": 0.5, "epsilon_decay": 0.0}
-        of = Config(seed=ap, learning=Learning(**settings))
+        of = Config(learning=Learning(**settings))
         agent = Ddqn(ap, of)
         others = tuple(n for n in (2, 5, 9) if n != ap)
         agent.begin_episode(Association(0, (), [], [], others, ("",) * 2, np.zeros(2)))
@@ -293,6 +294,20 @@ def test_an_agent_that_values_neighbours_tries_links_when_the_other_end_does() -
         tried[ap] = [agent.act(observation, 2, slot) >> at & 1 for slot in range(400)]
     assert tried[2] == tried[9]
     assert 0.15 < np.mean(tried[2]) < 0.35  # epsilon / 2
+
+
+@pytest.mark.parametrize("preset", [name for name in preset_names() if load(name).cooperation.policy == "ddqn"])
+def test_first_weights_and_exploration_of_every_preset_depend_on_the_seed(preset: str) -> None:
+    weights, explored = set(), set()
+    for seed in range(3):
+        of = config_for_aps(load(preset, seed=seed))
+        agent = Ddqn(2, of)
+        agent.begin_episode(Association(0, (), [], [], (5, 9), ("",) * 2, np.zeros(2)))
+        weights.add(agent.network.flat().tobytes())
+        agent.network.set_flat(np.zeros(agent.network.size, np.float32))  # what is asked is explored
+        observation = np.zeros(observation_size(of))
+        explored.add(tuple(agent.act(observation, 2, slot) for slot in range(of.run.slots_per_episode)))
+    assert len(weights) == len(explored) == 3
 
 
 def test_agents_that_share_differ_less_than_others_after_an_episode() -> None:

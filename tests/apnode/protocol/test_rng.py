@@ -6,7 +6,7 @@ import numpy as np
 
 from apnode.config import Config
 from apnode.config.network import Radio
-from apnode.protocol.rng import Purpose, generator, integer_seed, own_config
+from apnode.protocol.rng import Purpose, config_for_aps, generator, integer_seed
 from channel_server.geometry import ap_positions
 
 KEYS = [(seed, purpose, *index) for seed in (0, 1) for purpose in Purpose for index in ((), (0,), (1,), (0, 1), (1, 0))]
@@ -33,6 +33,6 @@ def test_neighbouring_keys_draw_independently() -> None:
 
 def test_an_ap_cannot_draw_where_the_aps_are() -> None:
     config = Config(seed=3, radio=Radio(ap_seed=5))
-    own = own_config(config, 0)
+    own = config_for_aps(config)
     assert own.radio.ap_seed == -1
     assert not np.array_equal(ap_positions(own), ap_positions(config))

@@ -10,7 +10,7 @@ import pytest
 from apnode.access_point import AccessPoint
 from apnode.agent.policies import make_policy
 from apnode.protocol.node import CHANNEL, COORDINATOR
-from apnode.protocol.rng import own_config
+from apnode.protocol.rng import config_for_aps
 from apnode.protocol.state import Checkpoint, State, StateError
 from apnode.runtime.checkpoint import Checkpoints
 from apnode.runtime.host import Host
@@ -184,7 +184,7 @@ def test_a_restarted_ap_goes_on_with_what_it_had_learnt() -> None:
         checkpoint = old.take_checkpoint() if checkpoint is None or checkpoint.completed < MID_EPISODE else checkpoint
         if back is None and old.completed == MID_EPISODE + 3:
             assert checkpoint is not None
-            known = own_config(config, 1)
+            known = config_for_aps(config)
             back = AccessPoint(1, known, make_policy(1, known), incarnation=1)
             back.restore(checkpoint.state)
             back.endpoints |= {CHANNEL: CHANNEL, COORDINATOR: COORDINATOR}
