@@ -11,7 +11,6 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 from apnode.agent.observation import relative_gain
@@ -45,7 +44,6 @@ class Agreement(Node, ABC):
         self.ap = ap
         self.policy = policy
         self.slot: Slot | None = None  # the open one
-        self.lie: Callable[[ChannelBlock], ChannelBlock] | None = None  # a fault: what it makes of its channel blocks
         self._config = config
         self._gone: set[int] = set()  # peers presumed down: announced absent, or silent past a deadline
         self._transmitted: deque[Transmission] = deque(maxlen=2)  # the newest, should the channel server ask again
@@ -97,13 +95,8 @@ class Agreement(Node, ABC):
         """Send the partner this AP's channel estimates for the UEs that matter to either, once."""
         if partner not in slot.shared:
             slot.shared.add(partner)
-            block = self._block(slot, partner_ues)
+            block = slot.block(partner_ues)
             self._send(ap_address(partner), replace(block, learned=slot.learned) if len(slot.learned) else block)
-
-    def _block(self, slot: Slot, ues: Iterable[int]) -> ChannelBlock:
-        """This AP's channel estimates for some UEs, and for those that matter to it."""
-        block = slot.episode.precoder.block(slot.index, ues, slot.h_hat)
-        return self.lie(block) if self.lie else block
 
     def _note_yes(self, slot: Slot, block: ChannelBlock) -> None:
         """A neighbour says yes. Unless clusters are directed, it needs this AP's channels as well."""
@@ -133,7 +126,7 @@ class Agreement(Node, ABC):
         else:
             slot.phase = Phase.FORMING
             own = slot.episode.entry(self.ap, slot.agreed)
-            self._go_on_forming(slot, slot.formation.begin(own, partial(self._block, slot), slot.agreed))
+            self._go_on_forming(slot, slot.formation.begin(own, slot.block, slot.agreed))
 
     # --- clusters beyond one's own partners ---------------------------------------------------------------
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
@@ -83,6 +83,10 @@ class Slot:
             formation=_new_formation(ap, pilots.slot, config),
             learned=learned,
         )
+
+    def block(self, ues: Iterable[int]) -> ChannelBlock:
+        """This AP's channel estimates for some UEs, and for those that matter to it."""
+        return self.episode.precoder.block(self.index, ues, self.h_hat)
 
     @property
     def transmitted(self) -> bool:

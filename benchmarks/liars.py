@@ -22,9 +22,11 @@ import numpy as np
 from apnode.agent.policies import Fixed, Policy, make_policy
 from apnode.config import Config
 from apnode.protocol.messages import ChannelBlock, SlotFeedback
+from apnode.protocol.node import ap_address
 from apnode.radio.trust import Trust
-from apnode.runtime.lies import KINDS, liar
+from apnode.runtime.injector import LIES, Fault
 from cfmimo.presets import load
+from cfmimo.runtime.fault_plan import Faults
 from cfmimo.runtime.local import LocalNetwork
 from channel_server.topology import make_layout
 from coordinator.record import Record
@@ -57,11 +59,10 @@ def liars_of(config: Config) -> list[int]:
 
 def lying(config: Config, kind: str, defended: bool) -> Record:
     """The run in which they lie."""
-    network = LocalNetwork(config)
-    for ap in network.aps:
-        if ap.ap in liars_of(config):
-            ap.lie = liar(kind, config.seed, ap.ap)
-        if not defended:
+    lies = (Fault(0, ap_address(ap), "lie", config.num_slots, kind=kind) for ap in liars_of(config))
+    network = LocalNetwork(config, faults=Faults(tuple(lies), seed=config.seed))
+    if not defended:
+        for ap in network.aps:
             ap.trust = Credulous()
     network.run()
     return network.coordinator.record
@@ -123,7 +124,7 @@ def main() -> None:
     print(f"{options.preset}, policy {options.policy}, M = {num_aps}, {options.slots} slots, {options.seeds} seeds")
     print(f"{'':10}{'rate kept':>12}{'undefended':>12}{'precision':>12}{'recall':>9}{'liars heard':>14}")
     had = [honest_rate(config, absent(config)) for config in configs]
-    for kind in KINDS:
+    for kind in LIES:
         counts, kept = Counts(), {True: 0.0, False: 0.0}
         for config, before in zip(configs, had, strict=True):
             for defended in kept:

@@ -1,15 +1,18 @@
 """APs that report false channels: they are found out, and the others lose little by them."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
 from apnode.agent.policies import Fixed, Policy, make_policy
 from apnode.config import Config
-from apnode.protocol.messages import CoopRequest
-from apnode.protocol.node import Send
+from apnode.protocol.messages import ChannelBlock, ClusterBlock, CoopRequest
+from apnode.protocol.node import Send, ap_address
 from apnode.protocol.wire import decode
-from apnode.runtime.lies import KINDS, liar
+from apnode.runtime.injector import FACTOR, LIES, Fault
 from cfmimo.presets import load
+from cfmimo.runtime.fault_plan import Faults
 from cfmimo.runtime.local import LocalNetwork
 from channel_server.topology import make_layout
 from coordinator import tables
@@ -28,12 +31,10 @@ VARIANTS = {
 }
 
 
-def network(config: Config, kind: str) -> LocalNetwork:
+def network(config: Config, kind: str, order: int | None = None, first: int = 0, slots: int = 10**6) -> LocalNetwork:
     """All APs, some of them liars."""
-    local = LocalNetwork(config)
-    for ap in LIARS:
-        local.aps[ap].lie = liar(kind, 0, ap)
-    return local
+    lies = (Fault(first, ap_address(ap), "lie", slots, kind=kind) for ap in LIARS)
+    return LocalNetwork(config, order, faults=Faults(tuple(lies)))
 
 
 def without_liars(config: Config) -> LocalNetwork:
@@ -65,7 +66,7 @@ def test_an_ap_that_tells_anything_but_its_channels_is_flagged_and_no_other_is(v
     assert not local.coordinator.record.flagged(0)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", LIES)
 def test_the_ues_of_honest_aps_keep_nine_tenths_of_what_they_have_without_liars(kind: str) -> None:
     config = load("demo", VARIANTS["ego"])
     lying, absent = network(config, kind), without_liars(config)
@@ -73,6 +74,33 @@ def test_the_ues_of_honest_aps_keep_nine_tenths_of_what_they_have_without_liars(
     absent.run()
     kept, had = (honest_rate(config, local.coordinator.record) for local in (lying, absent))
     assert kept >= 0.9 * had
+
+
+Told = dict[tuple[int, int, str, tuple[int, ...]], Any]  # by slot, owner, receiver and UEs: estimates
+
+
+def told(local: LocalNetwork) -> Told:
+    """What APs tell each other of their channels in a run."""
+    blocks: Told = {}
+
+    def watch(send: Send) -> None:
+        message = decode(send.frame)
+        if isinstance(message, ChannelBlock | ClusterBlock):
+            owner = message.owner if isinstance(message, ClusterBlock) else message.ap
+            blocks[message.slot, owner, send.to, message.ues] = message.h_hat
+
+    local.run(watch)
+    return blocks
+
+
+@pytest.mark.parametrize("variant", ["ego", "serving"])
+def test_a_liar_lies_in_the_slots_of_its_fault_and_in_no_other(variant: str) -> None:
+    config = load("demo", (*VARIANTS[variant], "run.episodes=1", "run.slots_per_episode=3"))
+    honest, lying = told(LocalNetwork(config, order_seed=1)), told(network(config, "scaled", 1, first=1, slots=1))
+    assert honest.keys() == lying.keys()
+    for (slot, owner, *at), h_hat in lying.items():
+        factor = FACTOR if owner in LIARS and slot == 1 else 1
+        np.testing.assert_allclose(h_hat, factor * honest[slot, owner, *at], rtol=1e-6)
 
 
 def test_a_suspect_is_not_asked() -> None:
@@ -103,9 +131,7 @@ def test_the_order_of_delivery_does_not_change_who_is_suspected() -> None:
     config = load("demo", (*ONE_BLOCK, "run.episodes=1"))
     found = []
     for order_seed in (None, 1):
-        local = LocalNetwork(config, order_seed)
-        for ap in LIARS:
-            local.aps[ap].lie = liar("random", 0, ap)
+        local = network(config, "random", order_seed)
         local.run()
         found.append((tables.aps(local.coordinator.record)["suspects"] > 0).tolist())
     assert found[0] == found[1]

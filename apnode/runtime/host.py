@@ -12,7 +12,6 @@ from apnode.protocol.state import StateError
 from apnode.protocol.wire import decode, encode
 from apnode.runtime.checkpoint import Checkpoints
 from apnode.runtime.injector import DEADLY, Fault, Injector, Struck
-from apnode.runtime.lies import liar
 
 CHECKPOINTS = "checkpoints"  # in a run's folder
 SILENT_SLOTS = 5  # at least, for which a node has heard nothing when its timer fires
@@ -103,9 +102,6 @@ class Host:
                 raise Struck(fault, reports)
             if fault.action == "corrupt_checkpoint" and self.checkpoints is not None:
                 self.checkpoints.corrupt_newest()
-        if isinstance(self.node, AccessPoint):
-            lie = injector.active("lie", slot)
-            self.node.lie = liar(lie.kind, injector.seed, self.node.ap) if lie else None
         if self.checkpoints is not None:
             self.checkpoints.disk_full = injector.active("disk_full", slot) is not None
         self.sent.update(send.to for send in out + reports)

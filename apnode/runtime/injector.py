@@ -1,7 +1,8 @@
-"""What befalls the nodes of a run with a fault plan: faults of their own in given slots, and of the links between.
+"""The faults of a run with a fault plan: of nodes in given slots, of the links between them, and lies about channels.
 
-Where the faults strike is a pure function of the plan and its seed, so a run in one process replays exactly; what they
-do is up to the runtime: real signals to real processes, or their image in one process.
+Where faults strike is a pure function of the plan and its seed, so a run in one process replays exactly. The runtime
+carries them out: real signals to real processes, or their image in one process. A liar's own state machine is healthy:
+it knows its true channels, and what it says of them is changed as it leaves the node.
 """
 
 from __future__ import annotations
@@ -13,11 +14,19 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from apnode.protocol.node import Send
+from apnode.protocol.messages import ChannelBlock, ClusterBlock
+from apnode.protocol.node import Send, ap_address
 from apnode.protocol.rng import Purpose, generator
+from apnode.protocol.wire import decode, encode
 
 DEADLY = ("kill", "restart", "hang", "crash_on_start", "kill_channel_server", "kill_coordinator")
 LASTING = ("lie", "disk_full")
+LIES = ("random", "scaled", "conjugate")
+FACTOR = 10.0  # scaled: amplitudes are told too large by this
+_ANY_LENGTH = 2**31  # [B] of a frame of the node itself
+
+
+Block = ChannelBlock | ClusterBlock
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +38,7 @@ class Fault:
     action: str
     slots: int = 1  # how long it lasts, or the node stays down in virtual time
     times: int = 1  # crash_on_start: how many starts fail
-    kind: str = ""  # lie: of what sort
+    kind: str = ""  # lie: one of LIES
 
     def __str__(self) -> str:
         return f"{self.action} of {self.node} in slot {self.slot}"
@@ -90,7 +99,7 @@ class Injector:
         self._due, self.failing_starts = _after_lives(own, incarnation)
         self._lasting = [fault for fault in own if fault.action in LASTING]
         self._links = faults.links
-        self.seed = faults.seed
+        self._seed = faults.seed
         self._rng: dict[str, np.random.Generator] = {}  # by receiver
         self._numbers: Counter[str] = Counter()  # frames to it
         self._held: list[tuple[int, Send]] = []  # with the slot from which on they may go
@@ -120,12 +129,25 @@ class Injector:
     def _through(self, send: Send, slot: int) -> Sequence[Send]:
         number = self._numbers[send.to]
         self._numbers[send.to] += 1
-        copies = [send]
+        copies = [self._falsified(send)]
         for rule in self._links:
             if not rule.concerns(self._address, send.to, slot) or (rule.frames and number not in rule.frames):
                 continue
             copies = self._bent(rule, copies, slot)
         return copies
+
+    def _falsified(self, send: Send) -> Send:
+        """A liar's channel blocks with false estimates, in one slot the same for all receivers and the same UEs."""
+        if not any(fault.action == "lie" for fault in self._lasting):
+            return send
+        block = decode(send.frame, _ANY_LENGTH)
+        if not isinstance(block, ChannelBlock | ClusterBlock):
+            return send
+        owner, lie = getattr(block, "owner", block.ap), self.active("lie", block.slot)
+        if lie is None or ap_address(owner) != self._address:  # it passes on what others told
+            return send
+        false = false_block(block, lie.kind, generator(self._seed, Purpose.LIES, owner, block.slot))
+        return replace(send, frame=encode(false, _ANY_LENGTH))
 
     def _bent(self, rule: LinkFault, copies: Sequence[Send], slot: int) -> list[Send]:
         out = []
@@ -152,13 +174,39 @@ class Injector:
     def _generator(self, receiver: str) -> np.random.Generator:
         if receiver not in self._rng:
             link = zlib.crc32(f"{self._address} {receiver}".encode())
-            self._rng[receiver] = generator(self.seed, Purpose.LINK_FAULTS, link, self._incarnation)
+            self._rng[receiver] = generator(self._seed, Purpose.LINK_FAULTS, link, self._incarnation)
         return self._rng[receiver]
 
     @property
     def under_way(self) -> Counter[str]:
         """Frames held back, by receiver."""
         return Counter(send.to for _, send in self._held)
+
+
+def false_block(block: Block, kind: str, rng: np.random.Generator) -> Block:
+    """The block with other estimates.
+
+    `random`: independent draws that have each UE's mean power in this block, so that no statistic of the block gives
+    them away; `scaled`: too large by FACTOR; `conjugate`: of the other sign of phase, which leaves every power and the
+    magnitude of every correlation between UEs as it was.
+
+    Args:
+        block: the true one.
+        kind: of lie.
+        rng: where draws come from.
+    """
+    h_hat = block.h_hat.astype(complex)
+    match kind:
+        case "random":
+            draws = rng.standard_normal((2, *h_hat.shape))
+            told = (draws[0] + 1j * draws[1]) * np.sqrt((np.abs(h_hat) ** 2).mean(axis=(0, 1)) / 2)
+        case "scaled":
+            told = h_hat * FACTOR
+        case "conjugate":
+            told = h_hat.conj()
+        case _:
+            raise ValueError(f"unknown lie {kind!r}; known: {', '.join(LIES)}")
+    return replace(block, h_hat=told)
 
 
 def damaged_frame(frame: bytes, rng: np.random.Generator) -> bytes:

@@ -6,8 +6,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from apnode.protocol.messages import ChannelBlock
-from apnode.runtime.lies import FACTOR, KINDS, false_block, liar
+from apnode.protocol.messages import ChannelBlock, ClusterBlock
+from apnode.protocol.node import Send
+from apnode.protocol.wire import decode, encode
+from apnode.runtime.injector import FACTOR, LIES, Fault, Injector, NodeFaults, false_block
 
 
 def gaussian(*shape: int) -> Any:
@@ -22,11 +24,21 @@ def told(kind: str) -> ChannelBlock:
     return false_block(BLOCK, kind, np.random.default_rng(0))
 
 
+def said(block: ChannelBlock | ClusterBlock, to: str) -> Any:
+    """What a liar's block says when it leaves."""
+    address = f"ap/{block.ap}"
+    injector = Injector(NodeFaults((Fault(0, address, "lie", slots=10, kind="random"),)), address)
+    (send,) = injector.pass_on([Send(to, encode(block, 2**20))], 7)
+    left = decode(send.frame, 2**20)
+    assert isinstance(left, ChannelBlock | ClusterBlock)
+    return left.h_hat
+
+
 def power(block: ChannelBlock) -> Any:
     return (np.abs(block.h_hat) ** 2).mean(axis=(0, 1))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", LIES)
 def test_only_the_estimates_are_false(kind: str) -> None:
     lie = told(kind)
     assert (lie.slot, lie.ap, lie.ues) == (BLOCK.slot, BLOCK.ap, BLOCK.ues)
@@ -52,12 +64,17 @@ def test_conjugates_leave_the_magnitude_of_every_correlation_between_ues() -> No
 
 
 def test_a_liar_tells_everybody_the_same_in_a_slot_and_something_else_in_the_next() -> None:
-    lie = liar("random", 0, 3)
-    np.testing.assert_array_equal(lie(BLOCK).h_hat, lie(BLOCK).h_hat)
-    assert (lie(BLOCK).h_hat != lie(replace(BLOCK, slot=8)).h_hat)[..., :2].all()
-    assert (lie(BLOCK).h_hat != liar("random", 0, 4)(BLOCK).h_hat)[..., :2].all()
+    first = said(BLOCK, "ap/1")
+    np.testing.assert_array_equal(said(BLOCK, "ap/2"), first)
+    assert (said(replace(BLOCK, slot=8), "ap/1") != first)[..., :2].all()
+    assert (said(replace(BLOCK, ap=4), "ap/1") != first)[..., :2].all()
 
 
-def test_a_lie_that_there_is_not_is_refused() -> None:
+def test_a_liar_passes_on_what_others_told_as_it_came() -> None:
+    other = ClusterBlock(7, 3, 4, BLOCK.ues, BLOCK.h_hat, BLOCK.rho, BLOCK.untold)
+    np.testing.assert_array_equal(said(other, "ap/1"), other.h_hat)
+
+
+def test_an_unknown_lie_is_refused() -> None:
     with pytest.raises(ValueError, match="random, scaled, conjugate"):
         told("white")
