@@ -11,15 +11,14 @@ class ChannelServerActor(NodeActor):
     """Runs one ChannelServer."""
 
     def run(self, own: str, coordinator: str, incarnation: int, first_slot: int) -> dict[str, int]:
-        """Run all slots from the first that is not known to be over; returns how many frames could not be sent."""
+        """Run all slots from the first that is not known to be over; returns as `run_node`."""
         node = ChannelServer(self.config, first_slot, restarted=incarnation > 0)
         node.endpoints[COORDINATOR] = coordinator
         transport = self.transport(own)
-        run_node(
+        return run_node(
             self.host(node, incarnation),
             transport,
             deadline_s=self.config.run.slot_deadline_s / 2,
             phase=lambda: node.air and (node.air.index, node.air.reminded),
             slot_s=self.config.run.slot_s,
         )
-        return {"lost": transport.lost}

@@ -34,14 +34,14 @@ class CoordinatorActor(NodeActor):
         folder = self.folder()
         self._node = WatchedCoordinator(config, None if folder is None else Journal(folder / JOURNAL))
 
-    def run(self, channel: str, own: str, incarnation: int) -> Record:
-        """Collect until the run is over; returns what was collected."""
+    def run(self, channel: str, own: str, incarnation: int) -> tuple[Record, dict[str, int]]:
+        """Collect until the run is over; returns what was collected, and what `run_node` returns."""
         node = self._node
         node.endpoints[CHANNEL] = channel
         transport = self.transport(own)
         first = node.ask_again() if incarnation else []
-        run_node(self.host(node, incarnation), transport, first, deadline_s=LAST_FRAMES_S)
-        return node.record
+        books = run_node(self.host(node, incarnation), transport, first, deadline_s=LAST_FRAMES_S)
+        return node.record, books
 
     def latest(self) -> tuple[int, dict[str, Any] | None, list[int]]:
         """The newest slot, the row of the one before it, for the progress bar, and the APs that may be hung."""

@@ -51,7 +51,7 @@ def run_node(
     deadline_s: float | None = None,
     phase: Callable[[], object] | None = None,
     slot_s: float = 0.0,
-) -> None:
+) -> dict[str, int]:
     """Run a node until it is done: frames in, `receive`, frames out. Never waits for a peer.
 
     Args:
@@ -61,6 +61,9 @@ def run_node(
         deadline_s: the node gets a Tick whenever so long has passed within one phase [s].
         phase: names what the node is waiting for; without it, every frame begins a new phase.
         slot_s: what is sent when the node opens a slot is held back until so long after it opened the one before [s].
+
+    Returns:
+        frames that no report tells of: the host's books, and those `to_nobody`.
     """
     node = host.node
     _send_all(node, transport, host.begin(list(first)))
@@ -91,6 +94,7 @@ def run_node(
         if not frames or phase is None or phase() != waiting_for:
             waiting_for, since = phase and phase(), time.monotonic()
     transport.close()
+    return {**host.books(), "to_nobody": transport.lost}
 
 
 def _suffer(fault: Fault) -> None:
@@ -192,7 +196,7 @@ class ApActor(NodeActor):
             weights: of an agent that has learned and is not to learn; None: the policy is the config's.
 
         Returns:
-            how many slots were completed and how many frames lost.
+            `completed`, how many slots, and what `run_node` returns.
         """
         policy = self._policy or self._make_policy(weights)
         node = AccessPoint(self._ap, self.config, policy, incarnation)
@@ -203,8 +207,8 @@ class ApActor(NodeActor):
             restore(node, checkpoints, self._network.first_slot)
         transport = self.transport()
         host = self.host(node, incarnation, checkpoints)
-        run_node(host, transport, node.start(transport.endpoint), deadline_s=LAST_FRAMES_S)
-        return {"slots": node.completed, "lost": transport.lost}
+        books = run_node(host, transport, node.start(transport.endpoint), deadline_s=LAST_FRAMES_S)
+        return {"completed": node.completed, **books}
 
     def _make_policy(self, weights: list[FloatArray] | None) -> Policy:
         return make_policy(self._ap, self.config) if weights is None else Trained(self.config, weights)

@@ -86,6 +86,16 @@ class Host:
         self._silences += 1
         return self._after(self.node.handle(Tick()))
 
+    def books(self) -> dict[str, int]:
+        """Frames that the node has sent and received since its last report; planned losses and doubles of this life."""
+        lost, doubled = (self.injector.lost, self.injector.doubled) if self.injector else (Counter(), Counter())
+        return {
+            "sent": int(self.node.sent[0].sum()),
+            "received": int(self.node.accepted + self.node.dropped.sum()),
+            "planned": lost.total(),
+            "doubled": doubled.total(),
+        }
+
     def _after(self, out: list[Send]) -> list[Send]:
         if self.checkpoints is not None:
             saved = self.node.take_checkpoint()

@@ -151,9 +151,10 @@ class Console:
             pids = ", ".join(first + ["..."] * (summary["ap_processes"] > len(first)))
             out.print(f"{summary['ap_processes']} AP actors in as many processes: {pids}", highlight=False)
         late, lost = summary["traffic"]["Deadline"]["messages"], summary["frames_lost"]
-        if late or lost or summary["restarts"]:
+        if late or any(lost.values()) or summary["restarts"]:
             troubles = (
-                f"{late} reminders after a deadline, {lost} frames lost, {len(summary['restarts'])} APs restarted"
+                f"{late} reminders after a deadline, {len(summary['restarts'])} APs restarted; frames lost as planned: "
+                f"{lost['planned']}, sent to nobody: {lost['to_nobody']}, unaccounted for: {lost['unaccounted']}"
             )
             if summary["ap_processes"]:  # and not virtual time
                 troubles += ": this digest depends on timing"

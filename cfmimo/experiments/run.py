@@ -298,7 +298,7 @@ def run_local(request: RunRequest, progress: Progress) -> Outcome:
             progress.progress(network.coordinator.newest, network.coordinator.latest())
     held_out.finish()
     seconds = time.monotonic() - began
-    return Outcome(network.coordinator.record, seconds, restarts=network.restarts, frames_lost=network.lost)
+    return Outcome(network.coordinator.record, seconds, restarts=network.restarts, frames_lost=network.ledger.frames_lost)
 
 
 def run_on_ray(request: RunRequest, progress: Progress) -> Outcome:
@@ -325,7 +325,7 @@ def run_on_ray(request: RunRequest, progress: Progress) -> Outcome:
             seconds,
             cluster.processes,
             cluster.restarts,
-            frames_lost=cluster.frames_lost(),
+            frames_lost=cluster.frames_lost(record),
             given_up=cluster.given_up,
             watchdog=cluster.watchdog,
         )

@@ -142,7 +142,8 @@ class Cluster:
                 raise ClusterError(f"no slot was completed in {_START_TIMEOUT_S:.0f} s; not every AP can be reached")
             self._kill_machines()
             look(self._newest)
-        result: Record = ray.get(self._ended[COORDINATOR])
+        result: Record
+        result, self._books = ray.get(self._ended[COORDINATOR])
         result.fired += self._fired
         if self._network.folder is not None:
             for fired in noted_faults(Path(self._network.folder)):
@@ -214,11 +215,15 @@ class Cluster:
         deaths.append(time.monotonic())
         return len(deaths) == deaths.maxlen and deaths[-1] - deaths[0] < _BUDGET_S
 
-    def frames_lost(self) -> int:
-        """How many frames the nodes could not send; waits a moment for those still at work."""
+    def frames_lost(self, record: Record) -> dict[str, int]:
+        """As an Outcome has it, from the run's record; waits a moment for nodes still at work."""
         refs = [*self.running, *(ref for address, ref in self._ended.items() if address != COORDINATOR)]
         ended, _ = ray.wait(refs, num_returns=len(refs), timeout=_END_TIMEOUT_S)
-        return sum(ray.get(ref)["lost"] for ref in ended if not _died(ref))
+        books = sum((Counter(ray.get(ref)) for ref in ended if not _died(ref)), Counter(self._books))
+        sent = int(record.traffic[0].sum()) + books["sent"] + books["doubled"]
+        received = record.accepted + int(record.rejected.sum()) + books["received"]
+        lost = {"planned": books["planned"], "to_nobody": books["to_nobody"]}
+        return {**lost, "unaccounted": sent - received - sum(lost.values())}
 
     def _end_hung(self, silent: Iterable[int]) -> None:
         """The watchdog: end the processes of APs that live, and have been silent for long since they last said hello.

@@ -26,11 +26,12 @@ _MAX_IDLE = 1000
 
 @dataclass
 class Ledger:
-    """What became of every frame, by link: sent + doubled = lost + accepted + rejected + unknown."""
+    """What became of every frame, by link: sent + doubled = lost + to_nobody + accepted + rejected + unknown."""
 
     sent: Counter[_Link] = field(default_factory=Counter)
     doubled: Counter[_Link] = field(default_factory=Counter)  # by the network
-    lost: Counter[_Link] = field(default_factory=Counter)  # by the network, or as the sender knew no such endpoint
+    lost: Counter[_Link] = field(default_factory=Counter)  # by the network, as planned
+    to_nobody: Counter[_Link] = field(default_factory=Counter)  # the sender knew no such endpoint
     accepted: Counter[_Link] = field(default_factory=Counter)
     rejected: Counter[_Link] = field(default_factory=Counter)
     unknown: Counter[_Link] = field(default_factory=Counter)  # to who was down, or under way at the end
@@ -38,12 +39,18 @@ class Ledger:
     @property
     def wrong(self) -> list[_Link]:
         """Links whose sums do not agree."""
-        links = self.sent.keys() | self.lost.keys() | self.accepted.keys() | self.rejected.keys() | self.unknown.keys()
-        return [
-            at for at in sorted(links)
-            if self.sent[at] + self.doubled[at]
-            != self.lost[at] + self.accepted[at] + self.rejected[at] + self.unknown[at]
-        ]  # fmt: skip
+        fates = (self.lost, self.to_nobody, self.accepted, self.rejected, self.unknown)
+        links = self.sent.keys() | {link for fate in fates for link in fate}
+        return [at for at in sorted(links) if self.sent[at] + self.doubled[at] != sum(fate[at] for fate in fates)]
+
+    @property
+    def frames_lost(self) -> dict[str, int]:
+        """As an Outcome has it."""
+        return {
+            "planned": self.lost.total(),
+            "to_nobody": self.to_nobody.total(),
+            "unaccounted": self.unknown.total(),
+        }
 
 
 class LocalNetwork:
@@ -68,9 +75,8 @@ class LocalNetwork:
             folder: for checkpoints and the journal; None: nowhere, and who is restarted begins anew.
             first_slot: to go on with, from what is in `folder`.
         """
-        self.lost = 0  # frames to whom the sender did not know
         self.restarts: list[dict[str, int]] = []  # {"ap", "after_slot"}
-        self.ledger = Ledger()  # kept where there are faults
+        self.ledger = Ledger()  # without faults, only of frames to nobody
         self._config, self._policy_of, self._faults, self._folder = config, policy_of, faults, folder
         self._first_slot = first_slot
         self._faulty = faults != Faults()
@@ -148,8 +154,7 @@ class LocalNetwork:
             if send.to in sender.endpoints:
                 self._queue.append((sender.address, send))
             else:
-                self.lost += 1
-                self.ledger.lost[sender.address, send.to] += 1
+                self.ledger.to_nobody[sender.address, send.to] += 1
 
     def _take(self) -> tuple[str, Send]:
         if self._order is not None:

@@ -54,4 +54,6 @@ class Outcome:
     restarts: list[dict[str, int]] = field(default_factory=list)  # {"ap", "after_slot"}
     given_up: list[int] = field(default_factory=list)  # APs that died too often
     watchdog: list[dict[str, int]] = field(default_factory=list)  # {"ap", "after_slot"} of hung processes it ended
-    frames_lost: int = 0  # that a node could not send
+    # planned: by the fault plan's links; to_nobody: no receiver was known, or it took no more; unaccounted: all others
+    # that were sent, but neither accepted nor rejected as far as any node has told: to or from one that died, say
+    frames_lost: dict[str, int] = field(default_factory=dict)

@@ -13,6 +13,8 @@ import pytest
 from apnode.config import Config
 from cfmimo.cli.main import run_cfmimo
 from cfmimo.presets import load, preset_names
+from cfmimo.runtime.fault_plan import load_plan, resolve
+from cfmimo.runtime.local import LocalNetwork
 
 SMALL = ("--set", "radio.num_aps=5", "radio.num_ues=3", "run.episodes=2", "run.slots_per_episode=20")
 
@@ -117,6 +119,27 @@ def test_the_closing_lines_of_a_run_with_faults_say_what_they_cost(
     assert "timing" not in shown  # but on the plan
     costs = json.loads((here / "r/summary.json").read_text())["faults"]
     assert (costs["fired"], costs["deaths"], costs["ap_slots_not_ok"]) == ({"kill": 2}, 2, 6)
+
+
+def test_the_closing_lines_tell_planned_losses_from_frames_to_nobody_and_from_those_unaccounted_for(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = '[[links]]\nloss = 0.2\n[[faults]]\nslot = 9\ntarget = "ap/1"\naction = "kill"\nargs = {slots = 5}\n'
+    (here / "plan.toml").write_text(plan)
+    run = ["run", "demo", "--runtime", "local", "--quiet", *SMALL, "--out", "r"]
+    assert run_cfmimo([*run, "--faults", "plan.toml"]) == 0
+    lost = json.loads((here / "r/summary.json").read_text())["frames_lost"]
+    shown = " ".join(capsys.readouterr().out.split())
+    assert (
+        f"1 APs restarted; frames lost as planned: {lost['planned']}, sent to nobody: {lost['to_nobody']}, "
+        f"unaccounted for: {lost['unaccounted']}" in shown
+    )
+    config = load("demo", SMALL[1:])
+    network = LocalNetwork(config, faults=resolve(load_plan("plan.toml"), config), folder=here / "again")
+    network.run()
+    to_the_dead = sum(count for (_, to), count in network.ledger.unknown.items() if to == "ap/1")
+    assert lost["planned"] == network.ledger.lost.total() > 50
+    assert lost["unaccounted"] >= to_the_dead > 0
 
 
 @pytest.mark.parametrize("preset", preset_names())
