@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from difflib import SequenceMatcher
+
 
 class ConfigError(Exception):
     """The configuration cannot be used; the text is meant for the person who typed it."""
@@ -17,3 +20,17 @@ class Interrupted(KeyboardInterrupt):
 
 class ClusterError(RuntimeError):
     """The run cannot go on; the text says why."""
+
+
+def did_you_mean(typed: str, known: Iterable[str]) -> str:
+    """What to append to a complaint about a name, dotted or not: the known name that is most like it, if one is."""
+
+    def likeness(name: str) -> float:
+        parts = ((typed, name), (typed.rpartition(".")[2], name.rpartition(".")[2]))
+        return max(SequenceMatcher(None, *pair).ratio() for pair in parts)
+
+    best = max(known, key=likeness)
+    return f"; did you mean {best}?" if likeness(best) >= _ALIKE else ""
+
+
+_ALIKE = 0.6  # from 0 to 1

@@ -1,7 +1,7 @@
 """What a person may set: one frozen, closed tree of sections; the defaults are the seed paper's tables.
 
-Every value says what it means beside it, and `cfmimo config` prints that as comments. A value that makes
-no sense is refused with a sentence, here and nowhere else.
+Every setting has a description, which `cfmimo config` prints as a comment. A value that makes no sense is
+refused with a sentence, here and nowhere else.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from apnode.config.section import Section
 class Config(Section):
     """One experiment. Same config, same seed, same digest, on any runtime."""
 
-    seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(0, description="of everything random")
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(0, description="seed of everything random")
     run: Run = Run()
     radio: Radio = Radio()
     propagation: Propagation = Propagation()
@@ -51,7 +51,7 @@ class Config(Section):
 
     @property
     def evaluate_every_slots(self) -> int:
-        """Slots from one evaluation of agents that learn to the next; 0: never."""
+        """Slots between two evaluations of learning agents; 0: never."""
         learns = self.cooperation.policy == "ddqn"
         return self.learning.evaluate_every_episodes * self.run.slots_per_episode if learns else 0
 
@@ -88,9 +88,7 @@ class Config(Section):
     @model_validator(mode="after")
     def _components_of_a_ue_are_for_its_precoder(self) -> Self:
         if self.cooperation.cluster == "serving" and self.precoding.joint != "selective":
-            raise ValueError(
-                'cluster "serving" needs precoding.joint = "selective": it says with whom to precode for which UE'
-            )
+            raise ValueError('cluster "serving" needs precoding.joint = "selective": its clusters are of one UE each')
         return self
 
     @model_validator(mode="after")
@@ -121,7 +119,7 @@ class Config(Section):
 
     @property
     def _largest_link_state_bytes(self) -> int:
-        """Of a message that tells the whole graph of links at once."""
+        """Bound on a message that holds the whole graph of links."""
         match self.cooperation.cluster:
             case "components":
                 per_ap = 2 + 12 * self.cooperation.max_neighbours

@@ -1,4 +1,4 @@
-"""How APs cooperate: who asks whom, who agrees, and what they do together."""
+"""How APs cooperate: which neighbours an AP asks, when it agrees, and how partners precode."""
 
 from __future__ import annotations
 
@@ -10,53 +10,59 @@ from apnode.config.section import Fraction, Positive, Section
 
 
 class Cooperation(Section):
-    """Who may ask whom, who says yes, and what the two then do together."""
+    """Which neighbours an AP may ask, which requests it accepts, and which APs then precode jointly."""
 
     policy: Literal["ddqn", "never", "always", "random", "threshold", "master", "forecast"] = Field(
         "ddqn",
-        description="how an AP chooses whom to ask; master: with whom it serves a UE whose strongest AP is either; "
-        "forecast: whose link it expects to be worth it",
+        description="how an AP chooses the neighbours to ask. master: those with which it serves a UE whose strongest "
+        "AP is one of the two; forecast: those whose link promises more than link_price",
     )
-    request_rate: Fraction = Field(0.565, description="policy random: chance to ask each neighbour")
+    request_rate: Fraction = Field(0.565, description="policy random: probability of asking a neighbour")
     request_share: Fraction = Field(
-        0.25, description="policy threshold: ask who causes at least this share of the interference of one's neighbours"
+        0.25,
+        description="policy threshold: an AP asks neighbours that cause at least this share of the interference",
     )
     link_price: Annotated[float, Field(ge=-1e3, le=1e3)] = Field(
         0.2,
-        description="policy forecast, and ddqn with values of neighbours: ask whose link brings more [bit/s/Hz]",
+        description="policy forecast, ddqn with values = neighbours: an AP asks where a link promises more [bit/s/Hz]",
     )
     residual_db: Annotated[float, Field(ge=0, le=100)] = Field(
         40.0,
-        description="forecasts: interference that a UE is left with where APs cooperate, over noise; with MMSE "
-        "about 20 [dB]",
+        description="forecasts: interference over noise that cooperation leaves at a UE; with MMSE about 20 [dB]",
     )
     max_neighbours: Annotated[int, Field(ge=1, le=32)] = Field(
         4,
-        description="neighbours of an AP, at most; policy ddqn with values of subsets takes up to 8",
+        description="largest number of neighbours of an AP; with policy ddqn and values = subsets at most 8",
     )
-    neighbour_threshold: Fraction = Field(0.05, description="gamma_th of (11), relative to the AP's worst interferer")
+    neighbour_threshold: Fraction = Field(
+        0.05, description="gamma_th of (11), relative to the AP's strongest interferer"
+    )
     neighbour_sets: Literal["row", "symmetric", "common-ue"] = Field(
-        "symmetric", description="(11) as printed; or made reciprocal; or, instead of (11), APs that serve a common UE"
+        "symmetric",
+        description="(11) as printed; (11) made reciprocal; or, in place of (11), APs that serve a common UE",
     )
     interference: Literal["other-streams", "literal", "non-serving"] = Field(
         "other-streams",
-        description="what counts in (7): j != k; all j as printed; only UEs that the interferer does not serve",
+        description="streams that count in (7): j != k; all j, as printed; of UEs that the interferer does not serve",
     )
-    reported_interferers: Annotated[int, Field(ge=1, le=64)] = Field(8, description="strongest APs in a UE's report")
+    reported_interferers: Annotated[int, Field(ge=1, le=64)] = Field(
+        8, description="number of strongest APs in a UE's report"
+    )
     interference_window: Annotated[float, Field(gt=0, le=1)] = Field(
         0.1, description="weight of the newest slot in the average of (7)"
     )
     cluster: Literal["ego", "directed", "components", "serving"] = Field(
         "ego",
-        description="which APs precode jointly: an AP and its agreed partners; an AP and those it asked; connected "
-        "components of the agreed links, as the paper reads literally; for each UE, the component of the agreed links "
-        "between APs that serve it",
+        description="APs that precode jointly: an AP and its agreed partners; an AP and the APs it asked; a connected "
+        "component of the agreed links, as the paper reads literally; for each UE, a component of the agreed links "
+        "between its serving APs",
     )
     max_cluster_aps: Annotated[int, Field(ge=2, le=2**16)] = Field(
-        5, description="components: larger clusters are refused, their APs precode alone"
+        5, description="components: largest cluster; the APs of a larger one precode alone"
     )
     acceptance: Literal["mutual", "all"] = Field(
-        "mutual", description="mutual: accept an AP that you also asked; all: accept every AP (directed clusters)"
+        "mutual",
+        description="requests that an AP accepts: from APs that it asked as well; from all (directed clusters)",
     )
 
     @property
@@ -72,22 +78,22 @@ class Cooperation(Section):
 
 
 class Precoding(Section):
-    """What an AP makes of the channel estimates it has, alone and with its partners, at which power."""
+    """How an AP precodes, alone and with its partners, and how its power is met."""
 
     alone: Literal["mrt", "rzf", "mmse"] = Field(
-        "mrt", description="without partners: (18); RZF over one's own UEs; or local MMSE over all UEs"
+        "mrt", description="without partners: (18); RZF over the AP's own UEs; local MMSE over all UEs"
     )
     joint: Literal["rzf", "selective"] = Field(
         "rzf",
-        description="with partners: (16) over the cluster; or joint MMSE for the UEs one serves in common, "
-        "and as alone for the others",
+        description="with partners: (16) over the cluster; joint MMSE for the UEs that partners serve in common, and "
+        "as alone for the others",
     )
     power: Literal["paper", "peak", "average"] = Field(
         "paper",
-        description="what is scaled to an AP's power: (17), its own rows in each block; or a UE's whole precoder, so "
-        "that its busiest AP just meets its power in each block; or the same on average over the blocks so far",
+        description="how an AP's power is met: (17), its own rows scaled in each block; the whole precoder of a UE "
+        "scaled until its busiest AP meets its power in each block; the same on average over the blocks so far",
     )
     rzf_alpha: Positive = Field(2.1, description="alpha of (16) in units of mean diag(H^H H)")
     told_ues: Annotated[int, Field(ge=0, le=64)] = Field(
-        8, description="selective: beside the UEs they serve, partners tell each other of so many, the strongest heard"
+        8, description="selective: number of strongest other UEs whose channels partners exchange as well"
     )

@@ -1,4 +1,4 @@
-"""How agents learn, and from which reward."""
+"""How agents learn, and the reward they learn from."""
 
 from __future__ import annotations
 
@@ -10,19 +10,26 @@ from apnode.config.section import Count, Fraction, Positive, Section
 
 
 class Reward(Section):
-    """Eq. (12): r = a1 * relative gain - a2 * links charged +- a3 * interference of those asked."""
+    """Eq. (12): r = alpha_1 * relative gain - alpha_2 * links charged +- alpha_3 * interference of the APs asked."""
 
-    gain_weight: float = Field(1.0, description="alpha_1")
+    gain_weight: float = Field(1.0, description="alpha_1, weight of the gain")
     gain: Literal["relative", "absolute"] = Field(
-        "relative", description="of the UEs' sum rate: to what it is alone, as the paper has it; or in bit/s/Hz"
+        "relative",
+        description="gain in the UEs' sum rate: relative to that without cooperation, as in the paper; or in bit/s/Hz",
     )
-    link_cost: Annotated[float, Field(ge=0)] = Field(0.02, description="alpha_2")
-    interference_weight: Annotated[float, Field(ge=0)] = Field(0.05, description="alpha_3")
-    interference_sign: Literal["+", "-"] = Field("+", description="+ as the paper's text says, - as it prints")
+    link_cost: Annotated[float, Field(ge=0)] = Field(0.02, description="alpha_2, cost of a link")
+    interference_weight: Annotated[float, Field(ge=0)] = Field(
+        0.05, description="alpha_3, weight of the interference of the APs asked"
+    )
+    interference_sign: Literal["+", "-"] = Field(
+        "+", description="sign of the last term: + as the paper's text says, - as the paper prints"
+    )
     scope: Literal["own", "neighbourhood"] = Field(
-        "own", description="whose gain: one's own, or the mean with one's partners'"
+        "own", description="gain of the AP's own UEs, or the mean of its own gain and its partners'"
     )
-    charge: Literal["requests", "formed"] = Field("requests", description="which links alpha_2 charges")
+    charge: Literal["requests", "formed"] = Field(
+        "requests", description="links that alpha_2 charges: those asked for, or those formed"
+    )
 
     @model_validator(mode="after")
     def _an_absolute_gain_is_ones_own(self) -> Self:
@@ -36,32 +43,33 @@ class Learning(Section):
 
     values: Literal["subsets", "neighbours"] = Field(
         "subsets",
-        description="what the network values: every subset of the neighbours, from (10); or to ask, and not to ask, "
-        "each of them, from what an AP forecasts of the link: these add up, and cooperation.link_price is what they "
-        "must be apart",
+        description="what the network values: each subset of the neighbours, from (10); or asking and not asking each "
+        "neighbour, from a forecast of the link: an AP asks where the two differ by more than cooperation.link_price",
     )
     share: bool = Field(
         False,
-        description="once an episode an AP's network becomes the mean of its own and its partners', told by these",
+        description="once an episode, an AP's network becomes the mean of its own and its partners' networks",
     )
     hidden: Annotated[tuple[Count, ...], Field(min_length=1, max_length=8, strict=False)] = Field(
-        (128, 64, 32), description="hidden layers, ReLU"
+        (128, 64, 32), description="widths of the hidden layers (ReLU)"
     )
-    dropout: Annotated[float, Field(ge=0, lt=1)] = Field(0.1, description="of every hidden layer, while learning")
-    learning_rate: Positive = Field(1e-3, description="Adam")
-    discount: Annotated[float, Field(ge=0, lt=1)] = Field(0.95, description="gamma")
-    replay_capacity: Count = Field(1000, description="transitions an AP remembers")
+    dropout: Annotated[float, Field(ge=0, lt=1)] = Field(0.1, description="dropout of every hidden layer, in updates")
+    learning_rate: Positive = Field(1e-3, description="learning rate of Adam")
+    discount: Annotated[float, Field(ge=0, lt=1)] = Field(0.95, description="gamma, discount of later rewards")
+    replay_capacity: Count = Field(1000, description="transitions in an AP's replay buffer")
     batch_size: Count = Field(32, description="transitions in an update")
-    update_every_slots: Count = Field(1, description="slots from one update to the next")
-    target_update_episodes: Count = Field(10, description="episodes between two copies into the target network")
-    epsilon_start: Fraction = Field(0.8, description="chance to explore in the first episode")
-    epsilon_end: Fraction = Field(0.01, description="and in the long run")
-    epsilon_decay: Annotated[float, Field(ge=0)] = Field(0.005, description="off epsilon each episode")
-    observed_ues: Annotated[int, Field(ge=1, le=64)] = Field(8, description="strongest own UEs whose beta is observed")
+    update_every_slots: Count = Field(1, description="slots between two updates")
+    target_update_episodes: Count = Field(10, description="episodes between two copies to the target network")
+    epsilon_start: Fraction = Field(0.8, description="probability of exploring in the first episode")
+    epsilon_end: Fraction = Field(0.01, description="lowest probability of exploring")
+    epsilon_decay: Annotated[float, Field(ge=0)] = Field(0.005, description="decrease of that probability per episode")
+    observed_ues: Annotated[int, Field(ge=1, le=64)] = Field(
+        8, description="number of an AP's strongest UEs whose beta its agent observes"
+    )
     evaluate_every_episodes: Annotated[int, Field(ge=0, le=10**6)] = Field(
         0,
-        description="episodes until the agents are evaluated again on layouts that they never learn from, as long as "
-        "20 slots take in one process; the best are kept; 0: never",
+        description="episodes between two evaluations of the agents on layouts outside the training (each takes as "
+        "long as 20 slots in one process); the best agents are kept; 0: never",
     )
 
     @model_validator(mode="after")

@@ -10,68 +10,69 @@ from apnode.config.section import Count, Fraction, Mixture, Positive, Power, Sec
 
 
 class Run(Section):
-    """How long, and over what the frames travel."""
+    """How long the run lasts, and how its frames travel and its processes live."""
 
-    episodes: Count = Field(200, description="an episode is one UE layout")
-    slots_per_episode: Count = Field(20, description="a slot is one decision of every AP")
-    blocks_per_slot: Count = Field(4, description="coherence blocks in a slot; rates are averaged over them")
+    episodes: Count = Field(200, description="number of episodes; every episode has one UE layout")
+    slots_per_episode: Count = Field(20, description="number of slots; in every slot each AP decides once")
+    blocks_per_slot: Count = Field(4, description="coherence blocks in a slot; rates are means over them")
     transport: Literal["zeromq", "ray"] = Field(
-        "zeromq", description="what carries frames between Ray actors: ZeroMQ sockets or Ray calls"
+        "zeromq", description="carrier of frames between processes: ZeroMQ sockets, or Ray actor calls"
     )
     start: Literal["fork", "plain"] = Field(
-        "fork", description="how Ray starts AP processes: forked from one that is warm, or each from nothing"
+        "fork", description="how AP processes start: forked from one warm process, or each from nothing"
     )
     slot_deadline_s: Positive = Field(
-        10.0, description="an AP silent for half of it is told to transmit with what it has, for all of it left out [s]"
+        10.0,
+        description="after half of it a silent AP is told to transmit; after all of it the slot closes without it [s]",
     )
-    slot_s: Annotated[float, Field(ge=0, le=3600)] = Field(
-        0.0, description="a slot lasts at least so long, to watch a run or to see in slots what takes seconds [s]"
-    )
+    slot_s: Annotated[float, Field(ge=0, le=3600)] = Field(0.0, description="minimum duration of a slot [s]")
     watchdog_slots: Count = Field(
-        30, description="an AP whose process lives, but misses so many slots in a row, is ended and started again"
+        30, description="slots missed in a row after which a hung AP process is ended and restarted"
     )
     restart_budget: Count = Field(
-        3, description="restarts of an AP within a minute; one more, and it stays silent for the rest of the run"
+        3,
+        description="restarts of an AP within a minute; after one more death it stays silent for the rest of the run",
     )
-    checkpoint_every_slots: Count = Field(50, description="slots from one checkpoint of an AP to the next")
+    checkpoint_every_slots: Count = Field(50, description="slots between two checkpoints of an AP")
     max_frame_bytes: Annotated[int, Field(ge=1024, le=2**24)] = Field(
-        65536, description="longer frames are refused [B]"
+        65536, description="largest frame; longer frames are refused [B]"
     )
 
 
 class Radio(Section):
     """The network and its air interface (seed paper, tables I and II)."""
 
-    num_aps: Count = Field(100, description="M")
-    num_ues: Count = Field(40, description="K")
-    antennas: Count = Field(4, description="L, per AP")
+    num_aps: Count = Field(100, description="M, number of APs")
+    num_ues: Count = Field(40, description="K, number of UEs")
+    antennas: Count = Field(4, description="L, antennas of an AP")
     area_m: Positive = Field(1000.0, description="side of the square [m]")
-    wrap_around: bool = Field(True, description="the square is a torus: no borders")
+    wrap_around: bool = Field(True, description="the square is a torus, without borders")
     ap_seed: Annotated[int, Field(ge=-1, lt=2**63)] = Field(
-        -1, description="of the AP positions, to keep the APs where they are while all else follows seed; -1: seed too"
+        -1, description="seed of the AP positions; -1: they follow seed, as all else does"
     )
     ue_mobility: Literal["redraw", "walk"] = Field(
-        "redraw", description="between episodes: UEs are somewhere else; or have walked straight in any direction"
+        "redraw", description="UEs between two episodes: placed anew, or each walks straight in a random direction"
     )
-    ue_speed_m_s: Positive = Field(1.0, description="walk: speed [m/s]")
-    episode_s: Positive = Field(10.0, description="walk: time from one episode to the next [s]")
+    ue_speed_m_s: Positive = Field(1.0, description="walk: speed of a UE [m/s]")
+    episode_s: Positive = Field(10.0, description="walk: time between two episodes [s]")
     ue_speeds_kmh: Mixture = Field(
-        ((1.0, 3.0),), description="with propagation.block_ms: [share of UEs, speed], ...; it spreads Doppler [km/h]"
+        ((1.0, 3.0),), description="with propagation.block_ms: [share of UEs, speed], ...; speed spreads Doppler [km/h]"
     )
-    max_serving_aps: Count = Field(5, description="APs that serve a UE, at most")
-    serving_threshold: Fraction = Field(1e-6, description="delta of (2): serve if beta >= delta * max beta")
+    max_serving_aps: Count = Field(5, description="largest number of APs that serve a UE")
+    serving_threshold: Fraction = Field(1e-6, description="delta of (2): an AP serves a UE if beta >= delta * max beta")
     ap_power_w: Power = Field(1.0, description="downlink power of an AP [W]")
     power_split: Literal["equal", "sqrt-beta"] = Field(
-        "equal", description="of an AP's power over its UEs: all the same, or in proportion to sqrt(beta)"
+        "equal", description="shares of its power that an AP gives its UEs: equal, or in proportion to sqrt(beta)"
     )
-    pilot_power_w: Power = Field(0.1, description="rho_p, of a UE [W]")
-    pilot_length: Count = Field(10, description="tau_p: pilot symbols, and number of orthogonal pilots")
+    pilot_power_w: Power = Field(0.1, description="rho_p, pilot power of a UE [W]")
+    pilot_length: Count = Field(10, description="tau_p, number of pilot symbols and of orthogonal pilots")
     pilot_assignment: Literal["greedy", "random", "round-robin"] = Field(
-        "greedy", description="each further UE the pilot least heard at its strongest AP; or any; or the next in turn"
+        "greedy",
+        description="pilot of each further UE: the one least received at its strongest AP, any, or the next in turn",
     )
-    coherence_symbols: Count = Field(200, description="tau_c: symbols of a coherence block")
-    bandwidth_hz: Positive = Field(20e6, description="[Hz]")
-    noise_figure_db: Annotated[float, Field(ge=0)] = Field(7.0, description="[dB]")
+    coherence_symbols: Count = Field(200, description="tau_c, symbols of a coherence block")
+    bandwidth_hz: Positive = Field(20e6, description="bandwidth [Hz]")
+    noise_figure_db: Annotated[float, Field(ge=0)] = Field(7.0, description="noise figure of a UE and of an AP [dB]")
 
     @property
     def noise_power_w(self) -> float:
@@ -85,12 +86,12 @@ class Radio(Section):
 
     @property
     def most_serving_aps(self) -> int:
-        """APs that serve a UE, at most, of those that there are."""
+        """Largest number of APs that serve a UE, in this network."""
         return min(self.max_serving_aps, self.num_aps)
 
     @property
     def max_services(self) -> int:
-        """Pairs of an AP and a UE that it serves, at most."""
+        """Largest number of pairs of an AP and a UE that the AP serves."""
         return self.num_ues * self.most_serving_aps
 
     @model_validator(mode="after")
@@ -123,35 +124,38 @@ class Propagation(Section):
         "three-slope",
         description="path loss: Ngo et al. 2017 (52); cell-free book (5.42); -35.3 - 37.6 log10 d; 3GPP TR 38.901",
     )
-    reference_loss_db: Positive = Field(140.7, description="three-slope: L at 1 km [dB]")
-    d0_m: Positive = Field(10.0, description="three-slope: constant path loss up to here [m]")
-    d1_m: Positive = Field(50.0, description="three-slope: exponent 2 up to here, 3.5 beyond [m]")
+    reference_loss_db: Positive = Field(140.7, description="three-slope: loss at 1 km [dB]")
+    d0_m: Positive = Field(10.0, description="three-slope: distance up to which the loss is constant [m]")
+    d1_m: Positive = Field(
+        50.0, description="three-slope: distance up to which the exponent is 2; beyond it is 3.5 [m]"
+    )
     carrier_hz: Annotated[float, Field(ge=0.5e9, le=100e9)] = Field(
         1.9e9,
-        description="carrier of 3gpp path loss and of Doppler spread; the other models have theirs in constants [Hz]",
+        description="carrier of 3gpp path loss and of Doppler spread; other models have it in their constants [Hz]",
     )
     height_m: Annotated[float, Field(ge=0)] = Field(
-        10.0, description="APs above UEs; 3GPP's tables mean 8.5 for 3gpp-umi and 23.5 for 3gpp-uma [m]"
+        10.0, description="height of APs above UEs; by 3GPP 8.5 for 3gpp-umi and 23.5 for 3gpp-uma [m]"
     )
-    ue_height_m: Annotated[float, Field(ge=1.5, le=13)] = Field(1.5, description="3gpp: UEs above ground [m]")
+    ue_height_m: Annotated[float, Field(ge=1.5, le=13)] = Field(1.5, description="3gpp: height of UEs above ground [m]")
     shadowing_db: Annotated[float, Field(ge=0)] = Field(
-        8.0, description="standard deviation; published: 4 with umi, 10 with scalable; 3gpp brings its own [dB]"
+        8.0, description="standard deviation of shadowing; published: 4 for umi, 10 for scalable; 3gpp has its own [dB]"
     )
     shadowing_correlation_m: Annotated[float, Field(ge=0)] = Field(
-        0.0, description="distance over which UEs' shadowing correlation halves; 0: independent; the book has 9 [m]"
+        0.0, description="distance at which the shadowing of two UEs correlates by half; 0: independent; book: 9 [m]"
     )
     block_ms: Annotated[float, Field(ge=0, le=1e6)] = Field(
         0.0,
-        description="time from one coherence block to the next, over which fading follows Clarke's model at "
-        "radio.ue_speeds_kmh; 0: redrawn every block [ms]",
+        description="time between two coherence blocks, over which fading follows Clarke's model at "
+        "radio.ue_speeds_kmh; 0: every block is drawn anew [ms]",
     )
     angular_spread_deg: Annotated[float, Field(ge=0, le=90)] = Field(
         0.0,
-        description="standard deviation of scatterers' azimuth, which correlates the fading of an AP's antennas; "
-        "0: iid; the APs' estimator takes it for iid all the same, as they are told only beta [degrees]",
+        description="standard deviation of scatterers' azimuth, which correlates fading at an AP's antennas; 0: iid; "
+        "the estimator assumes iid in any case, as an AP knows only beta [degrees]",
     )
     channel_file: str = Field(
-        "", description=".npz of measured or ray-traced gains instead of a model: see channel_server/recorded.py"
+        "",
+        description="file of measured or ray-traced gains, in place of a model (.npz, see channel_server/recorded.py)",
     )
 
     @property
@@ -175,7 +179,7 @@ class Propagation(Section):
         return self
 
     def _idle_settings(self) -> list[str]:
-        """Settings that are not looked at."""
+        """Settings without effect here."""
         if self.channel_file:
             used = {"channel_file", "block_ms", *(("carrier_hz",) if self.block_ms else ())}
             return [key for key in type(self).model_fields if key not in used]
@@ -189,12 +193,12 @@ class Impairments(Section):
 
     oscillator_deg: Mixture = Field(
         ((1.0, 0.0),),
-        description="[share of APs, standard deviation of the phase error of what they radiate], ... [degrees]",
+        description="[share of APs, standard deviation of the phase error of their transmissions], ... [degrees]",
     )
     recalibrate_slots: Annotated[int, Field(ge=0, le=10**6)] = Field(
         0,
-        description="0: phase errors are drawn anew each slot; otherwise slots from one calibration of phases, which "
-        "sets them to 0, to the next, until which they drift that far (Wiener)",
+        description="slots between two calibrations of phases: a calibration sets phase errors to 0, until the next "
+        "they drift by oscillator_deg (Wiener); 0: phase errors are drawn anew each slot",
     )
     calibration_error: Mixture = Field(
         ((1.0, 0.0),),

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import os
 import signal
+import sys
 from collections.abc import Sequence
 from importlib.metadata import version
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
 from cfmimo.cli.arguments import complain
 from cfmimo.cli.compare import add_compare
@@ -14,9 +16,6 @@ from cfmimo.cli.inspect import add_listings, add_report, add_snapshot
 from cfmimo.cli.reproduce import add_reproduce
 from cfmimo.cli.run import add_resume, add_run
 from cfmimo.errors import ConfigError, Interrupted, RunDirError
-
-if TYPE_CHECKING:
-    pass
 
 _EPILOG = """\
 examples:
@@ -40,12 +39,20 @@ def run_cfmimo(arguments: Sequence[str]) -> int:
         signal.signal(number, _interrupt)
     try:
         status: int = options.command(options)
+        sys.stdout.flush()  # if its reader has gone, that shows here
     except (ConfigError, RunDirError) as error:
         return complain(str(error), 2)
     except Interrupted as error:
         return complain(f"interrupted; {error}", 130)
     except KeyboardInterrupt:
         return complain("interrupted", 130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is flushed at the process's end
+        return complain("not all output was read: its reader closed the pipe", 1)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        return complain(f"cannot read or write {error.filename}: {error.strerror}", 1)
     return status
 
 

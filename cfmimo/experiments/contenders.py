@@ -16,7 +16,7 @@ from apnode.config import Config
 from apnode.config.cooperation import Cooperation
 from apnode.protocol.messages import Association, FloatArray
 from apnode.protocol.rng import config_for_aps
-from cfmimo.errors import ConfigError
+from cfmimo.errors import ConfigError, did_you_mean
 from cfmimo.experiments.central import REFERENCES
 from cfmimo.experiments.oracle import Link, candidate_links, check_oracle
 from cfmimo.records.agents_file import Weights
@@ -73,7 +73,8 @@ def check_policies(policies: Iterable[str], config: Config) -> None:
     """
     unknown = [name for name in policies if name not in NAMES]
     if unknown:
-        raise ConfigError(f"cannot compare {', '.join(map(repr, unknown))}; there are {', '.join(NAMES)}")
+        guess = did_you_mean(unknown[0], NAMES)
+        raise ConfigError(f"cannot compare {', '.join(map(repr, unknown))}; there are {', '.join(NAMES)}{guess}")
     if "oracle" in policies:
         check_oracle(config)
 

@@ -298,7 +298,8 @@ def run_local(request: RunRequest, progress: Progress) -> Outcome:
             progress.progress(network.coordinator.newest, network.coordinator.latest())
     held_out.finish()
     seconds = time.monotonic() - began
-    return Outcome(network.coordinator.record, seconds, restarts=network.restarts, frames_lost=network.ledger.frames_lost)
+    lost = network.ledger.frames_lost
+    return Outcome(network.coordinator.record, seconds, restarts=network.restarts, frames_lost=lost)
 
 
 def run_on_ray(request: RunRequest, progress: Progress) -> Outcome:

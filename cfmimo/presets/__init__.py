@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from textwrap import wrap
+from typing import Any, get_args
 
 import tomlkit
 from pydantic import BaseModel, ValidationError
 
 from apnode.config import Config
-from cfmimo.errors import ConfigError
+from cfmimo.errors import ConfigError, did_you_mean
 from channel_server.recorded import recorded
 
 _FOLDER = Path(__file__).parent
+_WIDTH = 120  # of a commented config
 
 
 def preset_names() -> list[str]:
@@ -36,7 +39,7 @@ def load(source: str, overrides: Iterable[str] = (), seed: int | None = None) ->
     try:
         return _with_channels(Config.model_validate(tree))
     except ValidationError as error:
-        raise ConfigError("; ".join(sentence(detail) for detail in error.errors())) from None
+        raise ConfigError("; ".join(sentence(detail, Config) for detail in error.errors())) from None
 
 
 def _with_channels(config: Config) -> Config:
@@ -62,8 +65,8 @@ def _read(source: str) -> dict[str, Any]:
             text = path.read_text("utf-8")
         except (OSError, ValueError) as error:
             if path.suffix != ".toml":
-                known = ", ".join(preset_names())
-                raise ConfigError(f"no preset {source!r:.300}; there are {known}, or name a .toml file") from None
+                known = f"{', '.join(preset_names())}, or name a .toml file{did_you_mean(source, preset_names())}"
+                raise ConfigError(f"no preset {source!r:.300}; there are {known}") from None
             raise ConfigError(f"cannot read {source:.300}: {error}") from None
     try:
         return tomllib.loads(text)
@@ -87,15 +90,29 @@ def _override(tree: dict[str, Any], override: str) -> None:
     tree[key] = value
 
 
-def sentence(detail: Mapping[str, Any]) -> str:
-    """One pydantic complaint, as a person would say it."""
+def sentence(detail: Mapping[str, Any], root: type[BaseModel]) -> str:
+    """One pydantic complaint about a tree of settings, as a person would say it."""
     where = ".".join(str(part) for part in detail["loc"])
     what = str(detail["msg"]).removeprefix("Value error, ")
     if detail["type"] == "extra_forbidden":
-        return f"{where} is not a setting; `cfmimo schema` lists them"
+        named = ".".join(part for part in detail["loc"] if isinstance(part, str))
+        guess = did_you_mean(named, settings(root))
+        return f"{where} is not a setting{guess or '; `cfmimo schema` lists those of a config'}"
     value = detail["input"]
     shown = f" (got {value!r})" if isinstance(value, (int, float, str)) and len(str(value)) <= 60 else ""
+    if detail["type"] == "literal_error" and isinstance(value, str):
+        shown += did_you_mean(value, re.findall("'([^']*)'", detail["ctx"]["expected"]))
     return f"{where}: {what[:1].lower()}{what[1:]}{shown}" if where else what
+
+
+def settings(section: type[BaseModel]) -> list[str]:
+    """Dotted names of the settings of a section, and of the sections inside it."""
+    names = []
+    for name, field in section.model_fields.items():
+        parts = [part for part in (field.annotation, *get_args(field.annotation)) if isinstance(part, type)]
+        inside = [part for part in parts if issubclass(part, BaseModel)]
+        names += [name, *(f"{name}.{inner}" for part in inside for inner in settings(part))]
+    return names
 
 
 def to_toml(config: Config) -> str:
@@ -110,6 +127,12 @@ def to_toml(config: Config) -> str:
         for key, value in section:
             field = type(section).model_fields[key]
             item = tomlkit.item(list(value) if isinstance(value, tuple) else value)
-            table.add(key, item.comment(field.description or ""))
+            values = " | ".join(f'"{name}"' for name in get_args(field.annotation) if isinstance(name, str))
+            comment = ": ".join(filter(None, (values, field.description)))
+            if len(f"{key} = {item.as_string()} # {comment}") > _WIDTH:
+                for line in wrap(comment, _WIDTH - len("# ")):
+                    table.add(tomlkit.comment(line))
+                comment = ""
+            table.add(key, item.comment(comment) if comment else item)
         document.add(name, table)
     return tomlkit.dumps(document)

@@ -16,7 +16,7 @@ from apnode.config.section import Count, Fraction, Section
 from apnode.protocol.node import CHANNEL, COORDINATOR, ap_address
 from apnode.protocol.rng import Purpose, generator
 from apnode.runtime.injector import LASTING, Fault, LinkFault, NodeFaults
-from cfmimo.errors import ConfigError
+from cfmimo.errors import ConfigError, did_you_mean
 from cfmimo.presets import sentence
 
 _Slot = Annotated[int, Field(ge=0, le=10**9)]
@@ -149,8 +149,10 @@ def plan_text(source: str) -> str:
     try:
         return path.read_text("utf-8")
     except (OSError, ValueError) as error:
-        known = ", ".join(plan_names())
-        raise ConfigError(f"no fault plan {source:.300}: {error}; there are {known}, or name a .toml file") from None
+        known, guess = ", ".join(plan_names()), did_you_mean(source, plan_names())
+        raise ConfigError(
+            f"no fault plan {source:.300}: {error}; there are {known}, or name a .toml file{guess}"
+        ) from None
 
 
 def load_plan(source: str) -> FaultPlan:
@@ -166,7 +168,7 @@ def load_plan(source: str) -> FaultPlan:
     try:
         return FaultPlan.model_validate(tree)
     except ValidationError as error:
-        raise ConfigError(f"{source}: " + "; ".join(sentence(detail) for detail in error.errors())) from None
+        raise ConfigError(f"{source}: " + "; ".join(sentence(detail, FaultPlan) for detail in error.errors())) from None
 
 
 def resolve(plan: FaultPlan, config: Config) -> Faults:

@@ -1,10 +1,15 @@
 """The commands as a person types them: results, refusals, and what is left on disk."""
 
 import json
+import os
+import shutil
+import subprocess
+import sys
 import tomllib
 from importlib import metadata
+from itertools import takewhile
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -135,6 +140,7 @@ def test_the_closing_lines_tell_planned_losses_from_frames_to_nobody_and_from_th
         f"unaccounted for: {lost['unaccounted']}" in shown
     )
     config = load("demo", SMALL[1:])
+    (here / "again/checkpoints").mkdir(parents=True)
     network = LocalNetwork(config, faults=resolve(load_plan("plan.toml"), config), folder=here / "again")
     network.run()
     to_the_dead = sum(count for (_, to), count in network.ledger.unknown.items() if to == "ap/1")
@@ -150,6 +156,38 @@ def test_a_printed_config_reads_back_as_the_preset(preset: str, here: Path, caps
     assert set(tomllib.loads((here / "my.toml").read_text())) == set(Config.model_fields)
 
 
+def test_a_printed_config_lists_the_values_that_a_setting_may_have(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_cfmimo(["config", "demo"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 120
+    for name, section in Config():
+        for key, field in type(section).model_fields.items() if name != "seed" else ():
+            at = next(number for number, line in enumerate(lines) if line.startswith(f"{key} = "))
+            above = takewhile(lambda line: line.startswith("# "), reversed(lines[:at]))
+            comment = " ".join([*(line.removeprefix("# ") for line in reversed([*above])), lines[at]])
+            assert " | ".join(f'"{value}"' for value in get_args(field.annotation) if isinstance(value, str)) in comment
+            assert str(field.description) in comment
+
+
+def test_a_reader_of_the_output_that_goes_away_gets_no_traceback() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "cfmimo", "schema"]
+    ended = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writing)
+    assert (ended.returncode, ended.stderr) == (1, "cfmimo: not all output was read: its reader closed the pipe\n")
+
+
+def test_a_report_that_cannot_be_written_gets_a_sentence(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    short = ("--set", "radio.num_aps=2", "radio.num_ues=2", "run.episodes=1", "run.slots_per_episode=2")
+    assert run_cfmimo(["run", "demo", "--runtime", "local", "--quiet", *short, "--out", "r"]) == 0
+    shutil.rmtree("r/figures")
+    Path("r/figures").touch()
+    capsys.readouterr()
+    assert run_cfmimo(["report", "r"]) == 1
+    assert capsys.readouterr().err == "cfmimo: cannot read or write r/figures: File exists\n"
+
+
 def test_presets_and_schema_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert run_cfmimo(["presets"]) == 0
     assert {"demo", "paper", "paper-directed"} <= {line.split()[0] for line in capsys.readouterr().out.splitlines()}
@@ -159,7 +197,20 @@ def test_presets_and_schema_are_listed(capsys: pytest.CaptureFixture[str]) -> No
 
 BAD = {
     "unknown preset": (["run", "nope"], "no preset 'nope'; there are demo"),
-    "unknown key": (["run", "demo", "--set", "radio.num_apps=3"], "radio.num_apps is not a setting"),
+    "preset like another": (["run", "papr"], "; did you mean paper?"),
+    "key like another": (["run", "demo", "--set", "radio.num_apps=3"], "not a setting; did you mean radio.num_aps?"),
+    "key of another section": (["run", "demo", "--set", "radio.discount=0"], "; did you mean learning.discount?"),
+    "key without its section": (["run", "demo", "--set", "dicsount=0"], "; did you mean learning.discount?"),
+    "section like another": (["run", "demo", "--set", "lerning.discount=0"], "; did you mean learning?"),
+    "key like none": (["run", "demo", "--set", "xyzzy=3"], "xyzzy is not a setting; `cfmimo schema` lists"),
+    "value like another": (["run", "demo", "--set", "cooperation.cluster=egos"], "(got 'egos'); did you mean ego?"),
+    "policy like another": (["compare", "demo", "--policies", "never,local-mse"], "; did you mean local-mmse?"),
+    "plan like another": (["run", "demo", "--faults", "chrun"], "; did you mean churn?"),
+    "action like another": (["run", "demo", "--faults", "typo.toml"], "(got 'kil'); did you mean kill?"),
+    "key of a plan": (
+        ["run", "demo", "--faults", "typo.toml"],
+        "faults.0.slt is not a setting; did you mean faults.slot?",
+    ),
     "no AP": (["run", "demo", "--set", "radio.num_aps=0"], "radio.num_aps"),
     "negative power": (["run", "demo", "--set", "radio.ap_power_w=-1"], "radio.ap_power_w"),
     "NaN": (["run", "demo", "--set", "radio.ap_power_w=nan"], "finite"),
@@ -187,6 +238,7 @@ def test_misuse_gets_a_sentence_and_status_2_and_writes_nothing(
     case: str, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (here / "bad.toml").write_text("not [ toml")
+    (here / "typo.toml").write_text('[[faults]]\nslt = 3\ntarget = "ap/3"\naction = "kil"\n')
     (here / "used").mkdir()
     (here / "used/keep").touch()
     before = sorted(here.rglob("*"))
