@@ -192,7 +192,7 @@ def main() -> None:
     parser.add_argument("--slots", type=int, default=120)
     parser.add_argument("--figure", type=Path, help="draw it, too")
     options = parser.parse_args()
-    config = experiment(options.aps, options.slots, "zeromq")
+    config = experiment(options.aps, options.slots, "ray")
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as apart:
         local = apart.submit(in_local, config).result()
     in_processes, of_server = in_ray(config)

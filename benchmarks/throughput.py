@@ -35,7 +35,7 @@ def main() -> None:
     parser.add_argument("--aps", type=int, nargs="+", default=[25, 100, 400])
     parser.add_argument("--slots", type=int, default=100)
     parser.add_argument("--rounds", type=int, default=1)
-    parser.add_argument("--runtimes", default="local,zeromq,ray", help="of local, zeromq and ray (Ray calls)")
+    parser.add_argument("--runtimes", default="local,ray,ray-calls", help="ray-calls: ray, but frames go as Ray calls")
     options = parser.parse_args()
     names = options.runtimes.split(",")
     for aps in options.aps:
@@ -71,7 +71,7 @@ def experiment(aps: int, slots: int, name: str) -> Config:
         f"radio.area_m={DENSITY_AREA_M * aps**0.5}",
     ]
     settings += [f"run.episodes={max(1, slots // 20)}", "run.slots_per_episode=20", "run.blocks_per_slot=1"]
-    settings += ["run.transport=ray"] if name == "ray" else []
+    settings += ["run.transport=ray-calls"] if name == "ray-calls" else []
     return load("demo", settings)
 
 

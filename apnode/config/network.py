@@ -15,8 +15,8 @@ class Run(Section):
     episodes: Count = Field(200, description="number of episodes; every episode has one UE layout")
     slots_per_episode: Count = Field(20, description="number of slots; in every slot each AP decides once")
     blocks_per_slot: Count = Field(4, description="coherence blocks in a slot; rates are means over them")
-    transport: Literal["zeromq", "ray"] = Field(
-        "zeromq", description="carrier of frames between processes: ZeroMQ sockets, or Ray actor calls"
+    transport: Literal["zeromq", "ray-calls"] = Field(
+        "zeromq", description="carrier of frames between AP processes: ZeroMQ sockets, or calls of Ray actors"
     )
     start: Literal["fork", "plain"] = Field(
         "fork", description="how AP processes start: forked from one warm process, or each from nothing"

@@ -148,7 +148,7 @@ class NodeActor:
 
     def transport(self, endpoint: str | None = None) -> Transport:
         """The transport, opened the first time."""
-        if self._transport is None and self._network.transport == "ray":
+        if self._transport is None and self._network.transport == "ray-calls":
             self._transport = RayCallTransport(self._name, self._inbox)
         elif self._transport is None:
             host = self._network.host or own_address()

@@ -39,7 +39,7 @@ from apnode.config import Config
 from benchmarks.throughput import experiment, runner
 
 PEERS = ("local", "ray", "torchrl", "rllib")
-NODES = {"local": "local", "ray": "zeromq"}  # those that benchmarks/throughput.py runs, as it calls them
+NODES = ("local", "ray")  # those that benchmarks/throughput.py runs
 Measured = tuple[float, int]  # slots/s, updates
 
 
@@ -52,7 +52,7 @@ def main() -> None:
     parser.add_argument("--peers", default=",".join(PEERS), help="of these, the first is the measure of the others")
     options = parser.parse_args()
     names = options.peers.split(",")
-    config = experiment(options.aps, options.slots, "zeromq")
+    config = experiment(options.aps, options.slots, "ray")
     print(f"M = {options.aps}, K = {config.radio.num_ues}, {config.num_slots} slots, {options.rounds} rounds: medians")
     measured: dict[str, list[Measured]] = {name: [] for name in names}
     fresh = multiprocessing.get_context("spawn")
@@ -74,7 +74,7 @@ def measure(name: str, config: Config) -> Measured:
         RuntimeError: if a library did not do one update per agent and slot, once there was a batch.
     """
     if name in NODES:
-        outcome = runner(NODES[name])(config)
+        outcome = runner(name)(config)
         losses = outcome.record.floats[:, :, 2]  # 0 where there was no update
         return config.num_slots / outcome.seconds, int(np.count_nonzero(losses))
     seconds, updates = library(name)(config, *schedules(config))

@@ -301,7 +301,7 @@ class Cluster:
             "num_cpus": 0,
             "max_restarts": -1,
             "max_task_retries": 0,
-            "max_concurrency": max(threads, 2 if self._network.transport == "ray" else 1),
+            "max_concurrency": max(threads, 2 if self._network.transport == "ray-calls" else 1),
             **options,
         }
         faults = self._faults.of(name)

@@ -8,7 +8,7 @@ from benchmarks.throughput import experiment
 
 
 def test_libraries_explore_and_sync_as_the_nodes_do() -> None:
-    config = experiment(aps=10, slots=40, name="zeromq")
+    config = experiment(aps=10, slots=40, name="ray")
     annealed, synced = schedules(config)
     learning, per_episode = config.learning, config.run.slots_per_episode
     assert epsilon_at(learning, annealed // per_episode) > learning.epsilon_end

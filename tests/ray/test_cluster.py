@@ -34,7 +34,7 @@ SELECTIVE = (
 )
 VARIANTS = {
     "zeromq": ("run.episodes=3",),
-    "ray calls": ("run.episodes=3", "run.transport=ray"),
+    "ray calls": ("run.episodes=3", "run.transport=ray-calls"),
     "asked by strangers": ("run.episodes=3", *ROWS),
     "components": (
         *("run.episodes=3", "cooperation.policy=always"),
