@@ -109,13 +109,12 @@ def _send_all(node: Node, transport: Transport, sends: Iterable[Send]) -> None:
     """Send frames, those to the same peer together."""
     parcels: dict[str, list[bytes]] = {}
     for send in sends:
-        endpoint = node.endpoints.get(send.to)
-        if endpoint:
-            parcels.setdefault(endpoint, []).append(send.frame)
+        parcels.setdefault(send.to, []).append(send.frame)
+    for peer, frames in parcels.items():
+        if endpoint := node.endpoints.get(peer):
+            transport.send(peer, endpoint, frames)
         else:
-            transport.lost += 1
-    for endpoint, frames in parcels.items():
-        transport.send(endpoint, frames)
+            transport.lost += len(frames)
 
 
 def own_address() -> str:
@@ -152,7 +151,7 @@ class NodeActor:
             self._transport = RayCallTransport(self._name, self._inbox)
         elif self._transport is None:
             host = self._network.host or own_address()
-            self._transport = ZeroMqTransport(host, self._network.keys, endpoint)
+            self._transport = ZeroMqTransport(host, self._network.keys, endpoint, self.config.radio.num_aps + 1)
         return self._transport
 
     def folder(self) -> Path | None:
@@ -223,7 +222,7 @@ class RayCallTransport:
         self._inbox = inbox
         self._peers: dict[str, Any] = {}
 
-    def send(self, endpoint: str, frames: Sequence[bytes]) -> None:
+    def send(self, peer: str, endpoint: str, frames: Sequence[bytes]) -> None:
         try:
             if endpoint not in self._peers:
                 self._peers[endpoint] = ray.get_actor(endpoint)

@@ -1,12 +1,13 @@
 """The data plane: frames straight from node to node. One small interface; ZeroMQ is the first choice.
 
-(The second, Ray actor calls, lives in `actor`, where Ray does.) Sending never blocks: what cannot be queued
-is dropped and counted, as a radio or a network would.
+(The second, Ray actor calls, lives in `actor`, where Ray does.) Sending never blocks and never fails: a frame that
+cannot be queued, or whose endpoint cannot be reached at all, is dropped and counted, as a radio would.
 """
 
 from __future__ import annotations
 
 import math
+import resource
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -24,8 +25,8 @@ class Transport(Protocol):
     endpoint: str  # where peers find this node
     lost: int  # frames that could not be queued
 
-    def send(self, endpoint: str, frames: Sequence[bytes]) -> None:
-        """Queue frames for a peer, to arrive together, or drop them."""
+    def send(self, peer: str, endpoint: str, frames: Sequence[bytes]) -> None:
+        """Queue frames for a peer, to arrive together at the endpoint where it is now, or drop them."""
 
     def receive(self, timeout_s: float | None) -> Sequence[bytes]:
         """The next frames from a peer; none after `timeout_s` without any."""
@@ -50,11 +51,14 @@ class CurveKeys:
 class ZeroMqTransport:
     """PULL to receive on, one PUSH per peer, over TCP, encrypted and authenticated by CURVE."""
 
-    def __init__(self, host: str, keys: CurveKeys, endpoint: str | None = None) -> None:
+    def __init__(self, host: str, keys: CurveKeys, endpoint: str | None = None, most_peers: int = 500) -> None:
         """Bind to any port of a host, or to the endpoint that a process before this one had."""
         self._keys = keys
         self._context = zmq.Context(io_threads=1)
-        self._peers: dict[str, zmq.Socket[bytes]] = {}
+        self._context.set(zmq.MAX_SOCKETS, 64 + 2 * most_peers)  # twice: all may move at once
+        most_files = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most_files, most_files))  # a socket takes up to three
+        self._peers: dict[str, tuple[str, zmq.Socket[bytes]]] = {}  # with the endpoint that it is connected to
         self._inbox = self._context.socket(zmq.PULL)
         self._inbox.curve_secretkey, self._inbox.curve_publickey = keys.secret, keys.public
         self._inbox.curve_server = True
@@ -66,10 +70,10 @@ class ZeroMqTransport:
         self.endpoint = endpoint
         self.lost = 0
 
-    def send(self, endpoint: str, frames: Sequence[bytes]) -> None:
+    def send(self, peer: str, endpoint: str, frames: Sequence[bytes]) -> None:
         try:
-            self._peer(endpoint).send_multipart(frames, zmq.NOBLOCK)
-        except zmq.Again:
+            self._socket(peer, endpoint).send_multipart(frames, zmq.NOBLOCK)
+        except zmq.ZMQError:  # its queue is full, or what it said is no endpoint, or there are no sockets left
             self.lost += len(frames)
 
     def receive(self, timeout_s: float | None) -> Sequence[bytes]:
@@ -81,16 +85,26 @@ class ZeroMqTransport:
 
     def close(self) -> None:
         self._inbox.close(linger=0)
-        for peer in self._peers.values():
-            peer.close(linger=_LINGER_MS)
+        for _, socket in self._peers.values():
+            socket.close(linger=_LINGER_MS)
         self._context.term()
 
-    def _peer(self, endpoint: str) -> zmq.Socket[bytes]:
-        if endpoint not in self._peers:
-            peer = self._context.socket(zmq.PUSH)
-            peer.curve_serverkey = self._keys.public
-            peer.curve_publickey, peer.curve_secretkey = self._keys.public, self._keys.secret
-            peer.setsockopt(zmq.SNDHWM, _QUEUED)
-            peer.connect(endpoint)
-            self._peers[endpoint] = peer
-        return self._peers[endpoint]
+    def _socket(self, peer: str, endpoint: str) -> zmq.Socket[bytes]:
+        """The socket connected to a peer; if the peer has moved, the one to where it was is closed."""
+        known, socket = self._peers.get(peer, ("", None))
+        if socket is not None and known == endpoint:
+            return socket
+        if socket is not None:
+            del self._peers[peer]
+            socket.close(linger=0)
+        socket = self._context.socket(zmq.PUSH)
+        try:
+            socket.curve_serverkey = self._keys.public
+            socket.curve_publickey, socket.curve_secretkey = self._keys.public, self._keys.secret
+            socket.setsockopt(zmq.SNDHWM, _QUEUED)
+            socket.connect(endpoint)
+        except zmq.ZMQError:
+            socket.close(linger=0)
+            raise
+        self._peers[peer] = endpoint, socket
+        return socket
