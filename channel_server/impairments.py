@@ -72,6 +72,11 @@ def calibration_factors(config: Config) -> ComplexArray:
     return factors
 
 
+def defect_levels(config: Config) -> FloatArray:
+    """(M, 2) of every AP the incoherence 1 - e^(-sigma^2), and the calibration error: what `link_gains` takes."""
+    return np.stack([1 - np.exp(-(np.radians(oscillator_levels(config)) ** 2)), calibration_levels(config)], axis=1)
+
+
 def drawn(mixture: tuple[tuple[float, float], ...], count: int, rng: np.random.Generator) -> FloatArray:
     """(count,) values of a mixture of [share, value]: as many of each as its share says, in random places."""
     shares, values = np.array(mixture, float).T

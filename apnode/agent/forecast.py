@@ -21,6 +21,7 @@ from apnode.radio.csi import error_variance
 from apnode.radio.power import power_split
 
 _BLOCKS = 8  # of simulated fading
+_MOST_DEFECT = 1 - 1e-12  # an AP without any coherence would be off by an infinite phase
 _OTHERWISE_SINR = 8.0  # taken for that of a UE of whose other APs nothing is known
 
 BoolArray = NDArray[np.bool_]
@@ -28,7 +29,7 @@ Group = frozenset[int]  # positions of APs in `_Surroundings`
 Worth = Callable[[Sequence[Group]], list[float]]  # what it brings that each group precodes jointly [bit/s/Hz]
 
 
-def link_gains(config: Config, ap: int, association: Association) -> FloatArray:
+def link_gains(config: Config, ap: int, association: Association, defects: FloatArray | None = None) -> FloatArray:
     """(N,) what the link with each neighbour would add to the sum rate [bit/s/Hz].
 
     Where linked APs precode jointly for the UEs that they both serve (`selective`), each UE's APs are joined along the
@@ -40,12 +41,15 @@ def link_gains(config: Config, ap: int, association: Association) -> FloatArray:
         config: gives radio and precoding, and the interference that cooperation leaves.
         ap: whose links.
         association: what this AP has been told, with what is around it.
+        defects: what if: (1 + N, 2) of this AP and its neighbours the incoherence a, which leaves 1 - a of the power of
+            a coherent sum, and the part b of the power whose channel is another than the estimated one; where APs
+            precode jointly for UEs that they both serve only. Without it nobody has any.
     """
     around = _Surroundings(config, ap, association)
     if config.precoding.joint == "selective":
         gains = np.zeros(len(around.aps))
         for ue in around.served(0):
-            for pair, gain in _joined(around, *_worth_to(config, around, ue)).items():
+            for pair, gain in _joined(around, *_worth_to(config, around, ue, defects)).items():
                 if 0 in pair:
                     gains[max(pair)] += gain
         return gains[1:]
@@ -91,7 +95,7 @@ class _Surroundings:
 # --- joint precoding for common UEs -----------------------------------------------------------------------
 
 
-def _worth_to(config: Config, around: _Surroundings, ue: int) -> tuple[list[int], Worth]:
+def _worth_to(config: Config, around: _Surroundings, ue: int, defects: FloatArray | None) -> tuple[list[int], Worth]:
     """A UE's APs, and what joint MMSE precoding of a group of them brings, against each for itself.
 
     Its rate counts, and what its stream costs other UEs, each of them left with the config's residual interference.
@@ -99,8 +103,11 @@ def _worth_to(config: Config, around: _Surroundings, ue: int) -> tuple[list[int]
     members = sorted(np.flatnonzero(around.serves[:, ue]).tolist(), key=lambda row: around.aps[row])
     columns = np.union1d(np.flatnonzero(around.beta[members].any(axis=0)), [ue])
     at = int(np.searchsorted(columns, ue))
-    h, h_hat, unknown = _drawn(config, around, members, columns, int(around.ids[ue]))
-    rho, stacked = around.rho[members, ue], h.reshape(len(h), -1, len(columns)).conj().swapaxes(1, 2)  # (B, U, C L)
+    key, rho = int(around.ids[ue]), around.rho[members, ue]
+    h, h_hat, unknown = _drawn(config, around, members, columns, key)
+    if defects is not None:
+        h = _defective(h, around.beta[members][:, columns], defects[members], key)
+    stacked = h.reshape(len(h), -1, len(columns)).conj().swapaxes(1, 2)  # (B, U, C L)
 
     def received(groups: BoolArray) -> ComplexArray:
         """(G, B, U) from the APs of each group together."""
@@ -245,6 +252,25 @@ def _drawn(
     h_hat = heard * (math.sqrt(energy) * beta / (energy * beta @ same + noise))[:, None]
     errors = [error_variance(row, pilots, radio.pilot_power_w, radio.pilot_length, noise).sum() for row in beta]
     return h, h_hat, np.array(errors) + noise / radio.ap_power_w
+
+
+def _defective(h: ComplexArray, beta: FloatArray, defects: FloatArray, key: int) -> ComplexArray:
+    """What precoders meet in place of h if part b_i of AP i's power goes through another channel, out of phase.
+
+    The phase of AP i is off by N(0, -ln(1 - a_i)), so that 1 - a_i of the power of a coherent sum is left.
+
+    Args:
+        h: (B, C, L, U) [sqrt power gain].
+        beta: (C, U) [power gain].
+        defects: (C, 2) a and b of each AP.
+        key: of the draws, which are the same for whoever makes them.
+    """
+    incoherence, wrong = np.clip(defects, 0, _MOST_DEFECT).T
+    rng = generator(0, Purpose.WHAT_IF, key)
+    other = _gaussian(rng, *h.shape) * np.sqrt(beta)[:, None]
+    phase = np.sqrt(-np.log1p(-incoherence)) * rng.standard_normal(h.shape[:2])  # (B, C)
+    mixed = np.sqrt(1 - wrong)[:, None, None] * h + np.sqrt(wrong)[:, None, None] * other
+    return np.asarray(mixed * np.exp(-1j * phase)[..., None, None])
 
 
 def _gaussian(rng: np.random.Generator, *shape: int) -> ComplexArray:

@@ -39,6 +39,7 @@ class Purpose(IntEnum):
     FAULTS = 31
     LIES = 32
     FORECAST = 40
+    WHAT_IF = 41
 
 
 def config_for_aps(config: Config) -> Config:

@@ -8,24 +8,28 @@ import pytest
 from apnode.agent.forecast import link_gains
 from apnode.config import Config
 from apnode.protocol.messages import Association, FloatArray
-from cfmimo.experiments.central import sample
+from cfmimo.experiments.central import Sample, sample
 from cfmimo.experiments.oracle import Link, _Network, candidate_links
 from cfmimo.presets import load
+from channel_server.impairments import defect_levels
 from channel_server.topology import Layout, associations, make_layout
 
 SMALL = ("radio.num_aps=30", "radio.num_ues=12", "radio.area_m=550", "run.slots_per_episode=6")
 SEEDS = range(4)
 
 
-def world(preset: str, seed: int) -> tuple[Config, Layout, list[Association]]:
-    config = load(preset, SMALL, seed)
+def world(preset: str, seed: int, *overrides: str) -> tuple[Config, Layout, list[Association]]:
+    config = load(preset, (*SMALL, *overrides), seed)
     layout = make_layout(config, 0)
     return config, layout, associations(config, layout, 0)
 
 
-def expected(config: Config, told: list[Association]) -> dict[Link, float]:
-    """By AP and neighbour."""
-    gains = [link_gains(config, ap, of_ap) for ap, of_ap in enumerate(told)]
+def expected(config: Config, told: list[Association], levels: FloatArray | None = None) -> dict[Link, float]:
+    """By AP and neighbour, if the APs had these defects."""
+    gains = [
+        link_gains(config, ap, of_ap, None if levels is None else levels[[ap, *of_ap.neighbours]])
+        for ap, of_ap in enumerate(told)
+    ]
     return {
         (ap, n): gain
         for ap, of_ap in enumerate(told)
@@ -33,10 +37,9 @@ def expected(config: Config, told: list[Association]) -> dict[Link, float]:
     }
 
 
-def rate(config: Config, layout: Layout, links: list[Link]) -> float:
+def rate(config: Config, drawn: Sample, links: list[Link]) -> float:
     """Sum rate (9) with these links, over fading that no forecast knows [bit/s/Hz]."""
-    drawn = sample(config, layout, range(6))
-    network = _Network(config, layout, drawn.h, drawn.h_hat_in_reach)
+    network = _Network(config, drawn.layout, drawn.h, drawn.h_hat_in_reach)
     for link in links:
         network.add(link)
     return network._rate
@@ -58,13 +61,40 @@ def test_links_that_are_expected_to_bring_most_bring_more_than_as_many_at_random
         config, layout, told = world(preset, seed)
         gains, links = expected(config, told), candidate_links(config, layout)
         links.sort(key=lambda link: -gains[link])
+        drawn = sample(config, layout, range(6))
         count = round(part * len(links))
         rng = np.random.default_rng(seed)
-        at_random = [rate(config, layout, [links[i] for i in rng.permutation(len(links))[:count]]) for _ in range(4)]
-        over.append(rate(config, layout, links[:count]) - np.mean(at_random))
-        room.append(rate(config, layout, links) - rate(config, layout, []))
+        at_random = [rate(config, drawn, [links[i] for i in rng.permutation(len(links))[:count]]) for _ in range(4)]
+        over.append(rate(config, drawn, links[:count]) - np.mean(at_random))
+        room.append(rate(config, drawn, links) - rate(config, drawn, []))
     assert np.mean(over) > 0.15 * np.mean(room)
     assert min(over) > 0
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_an_ap_without_defects_is_forecast_as_if_nobody_had_thought_of_them(seed: int) -> None:
+    config, _, told = world("selective", seed)
+    for ap, of_ap in enumerate(told[:10]):
+        nothing = np.zeros((1 + len(of_ap.neighbours), 2))
+        np.testing.assert_array_equal(link_gains(config, ap, of_ap, nothing), link_gains(config, ap, of_ap))
+
+
+@pytest.mark.parametrize(
+    "defects", ["oscillator_deg=[[0.75,5.0],[0.25,90.0]]", "calibration_error=[[0.75,0.0],[0.25,0.5]]"]
+)
+def test_who_knows_what_if_finds_better_links_among_defective_aps(defects: str) -> None:
+    """The what-if is told who is defective; it is not told anything of the fading that counts."""
+    gained = []
+    for seed in SEEDS:
+        config, layout, told = world("selective", seed, f"impairments.{defects}")
+        links, drawn, levels = candidate_links(config, layout), sample(config, layout, range(6)), defect_levels(config)
+        rates = []
+        for gains in (expected(config, told), expected(config, told, levels)):
+            assert [gains[link] for link in links] == [gains[link[::-1]] for link in links]
+            best = sorted(links, key=lambda link: -gains[link])[:15]
+            rates.append(rate(config, drawn, [link for link in best if gains[link] > 0]))
+        gained.append(rates[1] - rates[0])
+    assert np.mean(gained) > 0.5  # bit/s/Hz
 
 
 def test_an_ap_that_serves_nobody_or_knows_nobody_expects_nothing() -> None:
