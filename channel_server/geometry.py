@@ -18,8 +18,7 @@ def period(radio: Radio) -> float | None:
 def ap_positions(config: Config) -> FloatArray:
     """(M, 2) [m], uniform over the square, fixed for the run."""
     radio = config.radio
-    seed = config.seed if radio.ap_seed < 0 else radio.ap_seed
-    return generator(seed, Purpose.AP_POSITIONS).uniform(0, radio.area_m, (radio.num_aps, 2))
+    return generator(config.hardware_seed, Purpose.AP_POSITIONS).uniform(0, radio.area_m, (radio.num_aps, 2))
 
 
 def ue_positions(config: Config, episode: int) -> FloatArray:

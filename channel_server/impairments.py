@@ -36,9 +36,8 @@ def downlink(config: Config, h: ComplexArray, slot: int) -> ComplexArray:
 
 def oscillator_levels(config: Config) -> FloatArray:
     """(M,) standard deviation of every AP's phase error, fixed for the run [degrees]."""
-    return drawn(
-        config.impairments.oscillator_deg, config.radio.num_aps, generator(config.seed, Purpose.OSCILLATOR_CLASS)
-    )
+    rng = generator(config.hardware_seed, Purpose.OSCILLATOR_CLASS)
+    return drawn(config.impairments.oscillator_deg, config.radio.num_aps, rng)
 
 
 def phase_errors(config: Config, slot: int) -> FloatArray:
@@ -57,7 +56,9 @@ def phase_errors(config: Config, slot: int) -> FloatArray:
 def calibration_levels(config: Config) -> FloatArray:
     """(M,) calibration error e of every AP, fixed for the run."""
     return drawn(
-        config.impairments.calibration_error, config.radio.num_aps, generator(config.seed, Purpose.CALIBRATION_CLASS)
+        config.impairments.calibration_error,
+        config.radio.num_aps,
+        generator(config.hardware_seed, Purpose.CALIBRATION_CLASS),
     )
 
 
@@ -67,7 +68,7 @@ def calibration_factors(config: Config) -> ComplexArray:
     So E|f|^2 = 1, and 1 - e of the power is what the AP expects.
     """
     radio, error = config.radio, calibration_levels(config)[:, None]
-    z = generator(config.seed, Purpose.CALIBRATION).standard_normal((radio.num_aps, radio.antennas, 2))
+    z = generator(config.hardware_seed, Purpose.CALIBRATION).standard_normal((radio.num_aps, radio.antennas, 2))
     factors: ComplexArray = np.sqrt(1 - error) + np.sqrt(error / 2) * (z[..., 0] + 1j * z[..., 1])
     return factors
 

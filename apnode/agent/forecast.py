@@ -106,7 +106,7 @@ def _worth_to(config: Config, around: _Surroundings, ue: int, defects: FloatArra
     key, rho = int(around.ids[ue]), around.rho[members, ue]
     h, h_hat, unknown = _drawn(config, around, members, columns, key)
     if defects is not None:
-        h = _defective(h, around.beta[members][:, columns], defects[members], key)
+        h = _defective(config, h, around.beta[members][:, columns], defects[members], key)
     stacked = h.reshape(len(h), -1, len(columns)).conj().swapaxes(1, 2)  # (B, U, C L)
 
     def received(groups: BoolArray) -> ComplexArray:
@@ -254,19 +254,20 @@ def _drawn(
     return h, h_hat, np.array(errors) + noise / radio.ap_power_w
 
 
-def _defective(h: ComplexArray, beta: FloatArray, defects: FloatArray, key: int) -> ComplexArray:
+def _defective(config: Config, h: ComplexArray, beta: FloatArray, defects: FloatArray, key: int) -> ComplexArray:
     """What precoders meet in place of h if part b_i of AP i's power goes through another channel, out of phase.
 
     The phase of AP i is off by N(0, -ln(1 - a_i)), so that 1 - a_i of the power of a coherent sum is left.
 
     Args:
+        config: gives the seed of draws.
         h: (B, C, L, U) [sqrt power gain].
         beta: (C, U) [power gain].
         defects: (C, 2) a and b of each AP.
         key: of the draws, which are the same for whoever makes them.
     """
     incoherence, wrong = np.clip(defects, 0, _MOST_DEFECT).T
-    rng = generator(0, Purpose.WHAT_IF, key)
+    rng = generator(config.seed, Purpose.WHAT_IF, key)
     other = _gaussian(rng, *h.shape) * np.sqrt(beta)[:, None]
     phase = np.sqrt(-np.log1p(-incoherence)) * rng.standard_normal(h.shape[:2])  # (B, C)
     mixed = np.sqrt(1 - wrong)[:, None, None] * h + np.sqrt(wrong)[:, None, None] * other

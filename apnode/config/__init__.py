@@ -34,6 +34,11 @@ class Config(Section):
         return self.run.episodes * self.run.slots_per_episode
 
     @property
+    def hardware_seed(self) -> int:
+        """Of what belongs to the APs: where they are, and what is wrong with them."""
+        return self.seed if self.radio.ap_seed < 0 else self.radio.ap_seed
+
+    @property
     def forecasts(self) -> bool:
         """Whether APs forecast what links would bring."""
         policy = self.cooperation.policy

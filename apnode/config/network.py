@@ -48,7 +48,7 @@ class Radio(Section):
     area_m: Positive = Field(1000.0, description="side of the square [m]")
     wrap_around: bool = Field(True, description="the square is a torus, without borders")
     ap_seed: Annotated[int, Field(ge=-1, lt=2**63)] = Field(
-        -1, description="seed of the AP positions; -1: they follow seed, as all else does"
+        -1, description="seed of the AP positions and defects; -1: they follow seed, as all else does"
     )
     ue_mobility: Literal["redraw", "walk"] = Field(
         "redraw", description="UEs between two episodes: placed anew, or each walks straight in a random direction"

@@ -36,10 +36,10 @@ def add_compare(commands: Any) -> None:
         "--policies",
         metavar="A,B,...",
         help="run by the APs: never, random, threshold, master (the links of each user's strongest AP), forecast (what "
-        "APs expect to pay), oracle (greedy, knows every channel), always, ddqn (--policy's agents, or the config's, "
-        "trained first); without links: mrt, local-rzf, local-mmse; by a central processor: centralised (the paper's "
-        "RZF), p-mmse, full-mmse "
-        "(default: all but ddqn; with --policy, all)",
+        "APs expect to pay), informed (the forecast, told the defects of all APs), oracle (greedy, knows every "
+        "channel), always, ddqn (--policy's agents, or the config's, trained first); without links: mrt, local-rzf, "
+        "local-mmse; by a central processor: centralised (the paper's RZF), p-mmse, full-mmse (default: all but ddqn, "
+        "and informed only where APs have defects; with --policy, ddqn as well)",
     )
     add_policy(comparison, "are ddqn, and none are trained: in their places, if there are as many APs")
     comparison.add_argument(
@@ -54,8 +54,8 @@ def add_compare(commands: Any) -> None:
         type=counts,
         default=[20, 50, 100, 150, 194],
         metavar="N,N,...",
-        help="to tune random, threshold, forecast, oracle and agents that forecast to: links formed, or requests if "
-        "clusters are directed (default: 20,50,100,150,194; numbers out of reach are left out)",
+        help="to tune random, threshold, forecast, informed, oracle and agents that forecast to: links formed, or "
+        "requests if clusters are directed (default: 20,50,100,150,194; numbers out of reach are left out)",
     )
     comparison.add_argument("--out", help="the folder for the results, new or empty")
     comparison.add_argument("--quiet", action="store_true", help="no progress bar")

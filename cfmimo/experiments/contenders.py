@@ -14,22 +14,24 @@ from apnode.agent.forecast import link_gains
 from apnode.agent.observation import describe, shares, traits_of
 from apnode.config import Config
 from apnode.config.cooperation import Cooperation
+from apnode.config.network import Impairments
 from apnode.protocol.messages import Association, FloatArray
 from apnode.protocol.rng import config_for_aps
 from cfmimo.errors import ConfigError, did_you_mean
 from cfmimo.experiments.central import REFERENCES
 from cfmimo.experiments.oracle import Link, candidate_links, check_oracle
 from cfmimo.records.agents_file import Weights
-from channel_server.topology import associations, make_layout
+from channel_server.impairments import defect_levels
+from channel_server.topology import Layout, associations, make_layout
 
-POLICIES = ("never", "random", "threshold", "master", "forecast", "oracle", "ddqn", "always")  # what APs run
+POLICIES = ("never", "random", "threshold", "master", "forecast", "informed", "oracle", "ddqn", "always")
 LOCAL: dict[str, dict[str, Any]] = {
     "mrt": {"alone": "mrt"},
     "local-rzf": {"alone": "rzf", "rzf_alpha": 0.1},  # within 2 % of the best alpha, at either power rule
     "local-mmse": {"alone": "mmse"},
 }
 NAMES = (*POLICIES, *LOCAL, *REFERENCES)
-_TUNABLE = ("random", "threshold", "forecast", "oracle")  # reach any number of links; agents that forecast do so too
+_TUNABLE = ("random", "threshold", "forecast", "informed", "oracle")  # to any number of links
 _COUNTED = ("master", "ddqn")  # form as many as they do; others are tuned to that number
 
 
@@ -44,7 +46,7 @@ class Contender:
     def setting(self, config: Config) -> float | None:
         """What it is tuned by: the rate or the share at which an AP asks."""
         cooperation = self.config(config).cooperation
-        price = {"forecast": cooperation.link_price, **({"ddqn": cooperation.link_price} if self.aimed_at else {})}
+        price = dict.fromkeys(("forecast", "informed", *(("ddqn",) if self.aimed_at else ())), cooperation.link_price)
         by = {"random": cooperation.request_rate, "threshold": cooperation.request_share, **price}
         return by.get(self.policy)
 
@@ -58,10 +60,13 @@ class Contender:
 def default_policies(config: Config) -> list[str]:
     """All that can be compared without training."""
     names = [name for name in NAMES if name != "ddqn"]
-    try:
-        check_oracle(config)
-    except ConfigError:
-        names.remove("oracle")
+    if config.impairments == Impairments():
+        names.remove("informed")  # it is the forecast
+    for name, check in _CHECKS.items():
+        try:
+            check(config)
+        except ConfigError:
+            names = [other for other in names if other != name]
     return names
 
 
@@ -75,8 +80,16 @@ def check_policies(policies: Iterable[str], config: Config) -> None:
     if unknown:
         guess = did_you_mean(unknown[0], NAMES)
         raise ConfigError(f"cannot compare {', '.join(map(repr, unknown))}; there are {', '.join(NAMES)}{guess}")
-    if "oracle" in policies:
-        check_oracle(config)
+    for name in {*policies} & {*_CHECKS}:
+        _CHECKS[name](config)
+
+
+def _check_informed(config: Config) -> None:
+    if config.precoding.joint != "selective":
+        raise ConfigError('the informed forecast knows what defects do to precoding.joint = "selective" only')
+
+
+_CHECKS: dict[str, Callable[[Config], None]] = {"oracle": check_oracle, "informed": _check_informed}
 
 
 def counted(policies: Iterable[str], config: Config) -> list[str]:
@@ -169,6 +182,9 @@ def _tuned(
         case "forecast":
             key = "link_price"
             thoughts = [world.at_ends(link_gains) for world in worlds]
+        case "informed":
+            policy, key = "forecast", "link_price"
+            thoughts = [world.at_ends(partial(_informed_gains, defect_levels(world.config))) for world in worlds]
         case _:
             assert agents is not None
             key = "link_price"
@@ -182,6 +198,19 @@ def _tuned(
 def _request_rate(part: float, cooperation: Cooperation) -> float:
     """How often to ask for a part of the links that can form."""
     return part if cooperation.acceptance == "all" else math.sqrt(part)
+
+
+def informed_requests(config: Config, layout: Layout) -> list[int]:
+    """The action of every AP if all knew the defects of all: a bit mask over its neighbours, as in `requests`."""
+    price, actions, known = config.cooperation.link_price, [], config_for_aps(config)
+    for ap, told in enumerate(associations(config, layout, 0)):
+        gains = _informed_gains(defect_levels(config), known, ap, told)
+        actions.append(int((gains > price) @ 2 ** np.arange(len(gains))))
+    return actions
+
+
+def _informed_gains(levels: FloatArray, config: Config, ap: int, told: Association) -> FloatArray:
+    return link_gains(config, ap, told, levels[[ap, *told.neighbours]])
 
 
 def _advantages(agents: Weights, config: Config, ap: int, told: Association) -> FloatArray:

@@ -31,8 +31,7 @@ class Origin:
     @classmethod
     def of(cls, config: Config, slots: int) -> Origin:
         """Of agents that a run has trained for so many slots."""
-        ap_seed = config.seed if config.radio.ap_seed < 0 else config.radio.ap_seed
-        return cls(config.seed, ap_seed, slots)
+        return cls(config.seed, config.hardware_seed, slots)
 
 
 @dataclass(frozen=True, eq=False)  # eq=False: arrays

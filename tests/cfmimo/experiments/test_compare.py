@@ -10,13 +10,13 @@ import pytest
 from cfmimo.cli.main import run_cfmimo
 from cfmimo.errors import ConfigError
 from cfmimo.experiments.compare import compare, notes_of
-from cfmimo.experiments.contenders import LOCAL, NAMES
+from cfmimo.experiments.contenders import LOCAL, default_policies
 from cfmimo.experiments.training import train
 from cfmimo.presets import load
 
 LAYOUTS = 20
 TUNABLE = ("random", "threshold", "forecast", "oracle")
-WITHOUT_LEARNING = [name for name in NAMES if name != "ddqn"]
+WITHOUT_LEARNING = default_policies(load("paper"))
 
 
 @pytest.fixture(scope="module")
@@ -106,6 +106,22 @@ def test_the_fronthaul_is_counted_as_encoded_and_as_in_the_book(paper: dict[Any,
     told = row["fronthaul_scalars_per_block"] - symbols  # by 40 links both ways: 4 estimates of about 4 UEs each
     assert 80 * 4 * 3 < told < 80 * 4 * 8
     assert 64 * told < row["fronthaul_bits_per_block"] < 3 * 64 * told
+
+
+def test_a_forecast_that_is_told_the_defects_of_all_aps_chooses_better_links_at_the_same_number() -> None:
+    size = ("radio.num_aps=20", "radio.num_ues=10", "radio.area_m=450", "run.blocks_per_slot=2")
+    config = load("selective", (*size, "impairments.oscillator_deg=[[0.7, 0.0], [0.3, 90.0]]"))
+    assert "informed" in default_policies(config)
+    blind, informed = compare(config, ["forecast", "informed"], 4, [15], slots=2)
+    assert (blind["policy"], informed["policy"]) == ("forecast", "informed")
+    for row in (blind, informed):
+        assert row["links"]["formed"] == pytest.approx(15, rel=0.1)
+    assert informed["sum_rate_bps_hz"]["mean"] > blind["sum_rate_bps_hz"]["mean"] + 0.3
+
+
+def test_what_an_informed_forecast_cannot_know_gets_a_sentence() -> None:
+    with pytest.raises(ConfigError, match="informed forecast"):
+        compare(load("paper"), ["informed"], 1, [5], slots=1)
 
 
 def test_the_gain_is_paired_layout_by_layout() -> None:
