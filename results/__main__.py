@@ -108,13 +108,14 @@ def regenerate(manifest: Path, pages: Sequence[Path], only: Sequence[str] = ()) 
         run = commands_in(scratch)
         for number, name in enumerate(wanted, start=1):
             _say(f"{number} of {len(wanted)}: {name}")
+            made_from = commit()
             try:
                 seconds = _regenerate(entries[name], scratch, run, pages)
             except FailedError as error:
                 failed += 1
                 _say(f"{name} failed, its pages stay as they are: {error}")
                 continue
-            entries[name].update(commit=commit(), date=date.today().isoformat(), seconds=round(seconds))
+            entries[name].update(commit=made_from, date=date.today().isoformat(), seconds=round(seconds))
             manifest.write_text(tomlkit.dumps(entries), "utf-8")
             _say(f"{name} took {seconds:.0f} s")
     return failed
