@@ -141,6 +141,13 @@ def test_results_are_put_where_they_are_shown_and_one_that_fails_stops_no_other(
     assert (tmp_path / "old.png").read_text() == "drawn\n"
 
 
+def test_a_picture_that_was_regenerated_has_all_its_colours() -> None:
+    regenerated = {name for entry in RESULTS.values() if "commit" in entry for name in entry.get("figures", ())}
+    for place in shown(PAGES):
+        if place.picture and place.name in regenerated:
+            assert place.picture.read_bytes()[25] in (2, 6), f"{place.picture} is reduced to a palette"
+
+
 def test_an_unknown_result_is_refused() -> None:
     with pytest.raises(SystemExit, match="unknown: nothing"):
         regenerate(MANIFEST, PAGES, ["demo", "nothing"])

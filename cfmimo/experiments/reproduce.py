@@ -124,7 +124,7 @@ def figures_of(by_reading: dict[str, list[Part]]) -> dict[str, Any]:
     def shown(values_of: Callable[[Arrays, str], FloatArray | None], policies: Sequence[str]) -> dict[str, Any]:
         return {
             reading: {
-                _NAMES[policy]: None if (values := values_of(pooled, policy)) is None else interval(values)
+                policy: None if (values := values_of(pooled, policy)) is None else interval(values)
                 for policy in policies
             }
             for reading, pooled in of.items()
@@ -134,51 +134,39 @@ def figures_of(by_reading: dict[str, list[Part]]) -> dict[str, Any]:
         return lambda pooled, policy: _gain(pooled, policy, name) / pooled[f"{policy}/requests"]
 
     asking = ("random", "threshold", "oracle", "ddqn", "always")
-    drl, central = _NAMES["ddqn"], _NAMES["centralised"]
     return {
         "rates": rates,
         "fig4-sinr": (
             "mean SINR [dB]",
             shown(lambda pooled, policy: pooled[f"{policy}/sinr_mean"], POLICIES),
-            {_NAMES["never"]: 8.48, central: 9.43, drl: 9.48},
+            {"never": 8.48, "centralised": 9.43, "ddqn": 9.48},
             False,
         ),
         "fig5-rate": (
             "sum rate [bit/s/Hz]",
             shown(lambda pooled, policy: pooled[f"{policy}/sum_rate"], POLICIES),
-            {_NAMES["never"]: 122.0, central: 133.7, drl: 134.6},
+            {"never": 122.0, "centralised": 133.7, "ddqn": 134.6},
             False,
         ),
         "fig6-links": (
             "directed requests in a slot",
             shown(lambda pooled, policy: pooled[f"{policy}/requests"], asking),
-            {drl: 194.0, _NAMES["always"]: _ASSUMED_CENTRAL_LINKS},
+            {"ddqn": 194.0, "always": _ASSUMED_CENTRAL_LINKS},
             True,
         ),
         "fig7-rate-per-link": (
             "gain per directed request [bit/s/Hz]",
             shown(per_link("sum_rate"), asking),
-            {drl: (134.6 - 122.0) / 194},
+            {"ddqn": (134.6 - 122.0) / 194},
             True,
         ),
         "fig7-db-per-link": (
             "gain per directed request [dB]",
             shown(per_link("sinr_mean"), asking),
-            {drl: (9.48 - 8.48) / 194},
+            {"ddqn": (9.48 - 8.48) / 194},
             True,
         ),
     }
-
-
-_NAMES = {
-    "never": "no coop.",
-    "centralised": "central. RZF",
-    "random": "random",
-    "threshold": "threshold",
-    "oracle": "oracle",
-    "ddqn": "DDQN",
-    "always": "all ask",
-}
 
 
 # --- one training -----------------------------------------------------------------------------------------

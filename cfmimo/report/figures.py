@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Mapping, Sequence
-from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure as Figure
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
@@ -21,10 +21,12 @@ from apnode.protocol.messages import FloatArray
 from cfmimo.report.outages import Marks
 from cfmimo.report.slot_map import SlotMap
 from coordinator.tables import Table
+from coordinator.watch.looks import LOOKS
 
 # Okabe-Ito: told apart by colour-blind readers
 BLUE, ORANGE, GREEN, PINK, YELLOW, SKY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"
 GREY = "#777777"
+ALONE = LOOKS["never"].colour
 STYLE: dict[Any, Any] = {
     "font.size": 10,
     "axes.spines.top": False,
@@ -58,23 +60,24 @@ def save(figure: Figure, path: Path) -> str:
 
 
 @styled
-def rate(slots: Table, faults: Slots) -> Figure:
-    """Sum rate, and what it would have been without cooperation; `faults` marks slots, by kind of fault."""
+def rate(slots: Table, faults: Slots, policy: str) -> Figure:
+    """Sum rate of a policy, and what it would have been without cooperation; `faults` marks slots, by kind of fault."""
     figure, axes = _axes("sum rate [bit/s/Hz]", faults)
-    _over_episodes(axes, slots, "sum_rate_bps_hz", "cooperation", BLUE)
-    _over_episodes(axes, slots, "sum_rate_alone_bps_hz", "no cooperation, same slots", GREY)
+    _over_episodes(axes, slots, "sum_rate_bps_hz", f"cooperation ({policy})", LOOKS[policy].colour)
+    _over_episodes(axes, slots, "sum_rate_alone_bps_hz", "no cooperation, same slots", ALONE)
     figure.legend(loc="outside upper center", ncols=3)
     return figure
 
 
 @styled
-def sinr(slots: Table, faults: Slots) -> Figure:
-    """Mean and 5 %-UE SINR, and what they would have been without cooperation; `faults` as for `rate`."""
+def sinr(slots: Table, faults: Slots, policy: str) -> Figure:
+    """Mean and 5 %-UE SINR of a policy, and what they would have been without cooperation; `faults` as for `rate`."""
     figure, axes = _axes("SINR over UEs and blocks [dB]", faults)
-    _over_episodes(axes, slots, "sinr_mean_db", "mean", BLUE)
-    _over_episodes(axes, slots, "sinr_mean_alone_db", "mean, no cooperation", GREY)
-    _over_episodes(axes, slots, "sinr_p5_db", "5 %-UE", ORANGE)
-    _over_episodes(axes, slots, "sinr_p5_alone_db", "5 %-UE, no cooperation", GREY, dashed=True)
+    colour = LOOKS[policy].colour
+    _over_episodes(axes, slots, "sinr_mean_db", f"mean ({policy})", colour)
+    _over_episodes(axes, slots, "sinr_mean_alone_db", "mean, no cooperation", ALONE)
+    _over_episodes(axes, slots, "sinr_p5_db", f"5 %-UE ({policy})", colour, dashed=True)
+    _over_episodes(axes, slots, "sinr_p5_alone_db", "5 %-UE, no cooperation", ALONE, dashed=True)
     figure.legend(loc="outside upper center", ncols=2)
     return figure
 
@@ -219,7 +222,7 @@ def states(status: NDArray[Any], marks: Marks) -> Figure:
 
 _STATE_COLOURS = {"in time": "#e8f1f7", "late": YELLOW, "down": "#888888"}
 _RETURN_LOOKS = {"restored": (GREEN, ">"), "back": (GREEN, ">"), "ended by the watchdog": (BLUE, "*")}
-_RETURN_LABELS = {"restored": "back, from a checkpoint", "back": "back, begun anew"}
+_RETURN_LABELS = {"restored": "back from a checkpoint", "back": "back without a checkpoint"}
 _COLUMNS = 1500  # that the picture can show
 
 
@@ -264,12 +267,12 @@ def network_map(shown: SlotMap, sinr_range: tuple[float, float]) -> Figure:
     axes.spines[:].set_visible(True)
     axes.set(xlabel="x [m]", ylabel="y [m]", aspect="equal", xlim=shown.bounds[:, 0], ylim=shown.bounds[:, 1])
     _lines(axes, shown.serving, "serves", color=GREY, linewidth=0.6, alpha=0.7)
-    _lines(axes, shown.asked, "asked in vain", color=ORANGE, linewidth=0.7, alpha=0.5, linestyle="--")
+    _lines(axes, shown.asked, "request without agreement", color=ORANGE, linewidth=0.7, alpha=0.5, linestyle="--")
     if shown.by_asker is None:
         _lines(axes, shown.formed, "link formed", color=BLUE, linewidth=2)
     else:
         _lines(axes, shown.formed, None, color=BLUE, linewidth=0.8)
-        _lines(axes, shown.by_asker, "link formed (bold end: who asked)", color=BLUE, linewidth=2.2)
+        _lines(axes, shown.by_asker, "link formed (bold end: it asked)", color=BLUE, linewidth=2.2)
     _aps(axes, shown)
     x, y = shown.ue_xy.T
     ues = axes.scatter(x, y, c=shown.sinr_db, vmin=low_db, vmax=high_db, plotnonfinite=True, **_UE)
@@ -303,7 +306,8 @@ def _aps(axes: Axes, shown: SlotMap) -> None:
         axes.scatter(x[down], y[down], marker="x", s=60, color=ORANGE, zorder=4, clip_on=False, label="AP, down")
     if len(shown.ap_xy) <= _FEW_APS:
         for ap, place in enumerate(shown.ap_xy):
-            axes.annotate(str(ap), place, (4, 3), textcoords="offset points", fontsize=7, zorder=6)
+            name = axes.annotate(str(ap), place, (4, 3), textcoords="offset points", fontsize=7, zorder=6)
+            name.set_path_effects([withStroke(linewidth=2, foreground="white")])  # legible over lines
 
 
 # --- of a comparison --------------------------------------------------------------------------------------
@@ -314,26 +318,34 @@ def pareto(rows: list[dict[str, Any]]) -> Figure:
     """Sum rate with its 95 % interval against what it costs; a policy without links is a level."""
     figure = Figure(figsize=(9, 3.8), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
-    looks = cycle(zip((GREY, ORANGE, BLUE, GREEN, PINK, YELLOW, SKY), "osD^vPX", strict=True))
-    for policy, (colour, marker) in zip(dict.fromkeys(row["policy"] for row in rows), looks, strict=False):
+    for policy in dict.fromkeys(row["policy"] for row in rows):
+        look = {**_look(policy), "label": policy}
         own = sorted((r for r in rows if r["policy"] == policy), key=lambda row: row["links"]["formed"] or 0)
         mean, low, high = (np.array([row["sum_rate_bps_hz"][part] for row in own]) for part in ("mean", "low", "high"))
         for axes, costs in (
             (left, [row["links"]["formed"] for row in own]),
             (right, [bits and bits / 1e3 for bits in (row["fronthaul_bits_per_block"] for row in own)]),
         ):
-            label = policy if axes is left else None
             if None in costs:
-                axes.axhline(mean[0], color=colour, linestyle=":", label=label)
+                level = [mean[0]] * 2
+                axes.plot((0, 1), level, transform=axes.get_yaxis_transform(), **_LEVEL, **look)
             else:
                 error = (mean - low, high - mean)
-                axes.errorbar(costs, mean, error, color=colour, marker=marker, markersize=5, capsize=3, label=label)
+                axes.errorbar(costs, mean, error, markersize=7, capsize=3, **look)
+            look["label"] = None  # once is enough
     left.set_xlabel("undirected links formed")
     right.set_xlabel("fronthaul between APs [kbit per coherence block]")
     right.xaxis.set_major_formatter("{x:,.0f}")
     left.set_ylabel("sum rate [bit/s/Hz]")
-    figure.legend(loc="outside upper center", ncols=6)
+    figure.legend(loc="outside upper center", ncols=7)
     return figure
+
+
+def _look(policy: str) -> dict[str, Any]:
+    return {"color": LOOKS[policy].colour, "marker": LOOKS[policy].marker}
+
+
+_LEVEL: dict[str, Any] = {"linestyle": ":", "markersize": 7, "markevery": [1], "clip_on": False}
 
 
 # --- of the seed paper ------------------------------------------------------------------------------------
@@ -352,7 +364,7 @@ def against_loss(share: FloatArray, sum_rate: FloatArray, alone: float, formed: 
     figure = Figure(figsize=(7, 3.2), layout="constrained")
     rates, links = figure.subplots(1, 2)
     rates.plot(share, sum_rate, "o-", color=BLUE, label="cooperation")
-    rates.axhline(alone, color=GREY, label="no cooperation")
+    rates.axhline(alone, color=ALONE, label="no cooperation")
     rates.set_ylabel("sum rate [bit/s/Hz]")
     rates.legend()
     links.plot(share, formed, "o-", color=BLUE)
@@ -405,14 +417,14 @@ def beside_the_paper(
     figure = Figure(figsize=(7, 3.6), layout="constrained")
     axes = figure.subplots()
     names = list(dict.fromkeys(name for of_one in ours.values() for name in of_one))
-    for number, ((reading, of_one), colour) in enumerate(zip(ours.items(), (BLUE, ORANGE), strict=False)):
-        found = [(names.index(name), value) for name, value in of_one.items() if value is not None]
-        mean, low, high = (np.array([value[part] for _, value in found]) for part in ("mean", "low", "high"))
-        at = np.array([position for position, _ in found]) + 0.16 * (number - 0.5) * 2
-        marker = "os"[number]
-        axes.errorbar(
-            at, mean, (mean - low, high - mean), color=colour, marker=marker, linestyle="", capsize=3, label=reading
-        )
+    for number, (reading, of_one) in enumerate(ours.items()):
+        fill: dict[str, Any] = {"markerfacecolor": "white"} if number else {}
+        axes.plot([], [], "o", color=GREY, label=reading, **fill)  # for the legend
+        for name, value in of_one.items():
+            if value is not None:
+                mean, at = value["mean"], names.index(name) + 0.16 * (2 * number - 1)
+                error = [[mean - value["low"]], [value["high"] - mean]]
+                axes.errorbar(at, mean, error, markersize=8, capsize=3, **_look(name), **fill)
     known = [(names.index(name), value) for name, value in paper.items()]
     axes.plot(*np.array(known).T, "kx", markersize=8, markeredgewidth=2, label="paper")
     axes.set_xticks(range(len(names)), names)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import shlex
+import tomllib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -41,12 +42,13 @@ def write_report(path: Path, slots: Sequence[int] | None = None) -> Path:
     for slot in slots or ():
         if not 0 <= slot <= last:
             raise RunDirError(f"there is no slot {slot}; {path} holds slots 0 to {last}")
+    policy = tomllib.loads((path / "config.toml").read_text("utf-8"))["cooperation"]["policy"]
     struck, status = folder.struck(), status_of(aps)
     deaths = outages(struck, status == "ok")
     marked = marks(struck, deaths)
     drawn = {
-        "rate": figures.rate(by_slot, marked.slots),
-        "sinr": figures.sinr(by_slot, marked.slots),
+        "rate": figures.rate(by_slot, marked.slots, policy),
+        "sinr": figures.sinr(by_slot, marked.slots, policy),
         "links": figures.links(by_slot),
         "learning": figures.learning(by_slot, aps),
     }

@@ -20,6 +20,7 @@ from channel_server.recorded import refuse_without_positions
 from channel_server.topology import make_layout
 from coordinator.collector import Coordinator
 from coordinator.tables import decibels
+from coordinator.watch.looks import GLYPHS, LOOKS
 
 PAGE = (Path(__file__).parent / "live.html").read_text()
 
@@ -74,7 +75,9 @@ class LiveMap:
 def _episode(coordinator: Coordinator, episode: int) -> dict[str, Any]:
     """Positions of APs and UEs [m], and the serving pairs."""
     config = coordinator.config
-    about = {"number": episode, "slots": config.num_slots, "policy": config.cooperation.policy}
+    policy, alone = LOOKS[config.cooperation.policy], LOOKS["never"]
+    about: dict[str, Any] = {"number": episode, "slots": config.num_slots, "policy": config.cooperation.policy}
+    about |= {"colour": policy.colour, "glyph": GLYPHS[policy.marker], "colour_alone": alone.colour}
     try:
         refuse_without_positions(config)
     except ValueError as error:

@@ -5,13 +5,20 @@ import re
 import shutil
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 from xml.etree import ElementTree
 
 import pyarrow.parquet as pq
 import pytest
 
+from apnode.config.cooperation import Cooperation
 from cfmimo.cli.main import run_cfmimo
+from cfmimo.experiments.contenders import NAMES
+from cfmimo.report import figures
+from coordinator.collector import Coordinator
+from coordinator.watch.live import LiveMap, Seen
+from coordinator.watch.looks import GLYPHS, LOOKS
+from tests.coordinator.examples import config, slot_report
 
 SVG = "{http://www.w3.org/2000/svg}"
 SMALL = ("--set", "radio.num_aps=5", "radio.num_ues=3", "run.episodes=2", "run.slots_per_episode=3")
@@ -242,7 +249,7 @@ def test_figures_mark_the_faults_that_fired(afflicted: Path) -> None:
     for name, marked in {
         "rate": {"kill", "lie", "kill channel server"},
         "sinr": {"kill", "lie", "kill channel server"},
-        "states": {"kill", "lie", "kill channel server", "in time", "down", "back, from a checkpoint", "slot", "AP"},
+        "states": {"kill", "lie", "kill channel server", "in time", "down", "back from a checkpoint", "slot", "AP"},
     }.items():
         drawing = ElementTree.parse(afflicted / f"figures/{name}.svg")  # noqa: S314  # ours
         assert marked <= {text.text for text in drawing.iter(f"{SVG}text")}
@@ -306,3 +313,32 @@ def test_the_page_of_a_comparison_has_a_row_for_every_row(comparison: Path) -> N
         assert float(cell["links formed"] or 0) == pytest.approx(formed or 0, abs=0.06)
     assert text_of(page).count("num_aps = 20") == 1
     assert len(page.findall(f".//{SVG}svg")) == 1
+
+
+def test_a_policy_looks_the_same_in_figures_and_on_the_live_page_and_like_no_other(comparison: Path) -> None:
+    assert LOOKS.keys() == {*NAMES}
+    for of_all in zip(*LOOKS.values(), strict=True):
+        assert len({*of_all}) == len(LOOKS)
+    drawn = figures.pareto(json.loads((comparison / "comparison.json").read_text()))
+    handles, labels = drawn.axes[0].get_legend_handles_labels()
+    lines = [handle[0] if isinstance(handle, tuple) else handle for handle in handles]
+    shown = dict(zip(labels, lines, strict=True))
+    assert {"never", "random", "oracle"} <= shown.keys()
+    assert {policy: (line.get_color(), line.get_marker()) for policy, line in shown.items()} == {
+        policy: LOOKS[policy] for policy in shown
+    }
+    policies = get_args(Cooperation.model_fields["policy"].annotation)
+    for policy in policies:
+        coordinator = Coordinator(config(f"cooperation.policy={policy}"))
+        for slot in range(2):
+            coordinator.handle(slot_report(slot))
+        episode, _ = LiveMap(lambda: coordinator).news(Seen())  # noqa: B023  used at once
+        told = json.loads(episode)["episode"]
+        assert (told["colour"], told["colour_alone"]) == (LOOKS[policy].colour, LOOKS["never"].colour)
+    assert len({GLYPHS[LOOKS[policy].marker] for policy in policies}) == len(policies)
+
+
+def test_a_picture_has_all_its_colours(finished: Path, comparison: Path) -> None:
+    pictures = [path for folder in (finished, comparison) for path in (folder / "figures").glob("*.png")]
+    assert len(pictures) > 6
+    assert {path.read_bytes()[25] for path in pictures} <= {2, 6}  # RGB, RGBA; 3 would be a palette

@@ -1,0 +1,32 @@
+"""How figures and pages show a policy: the same colour and marker everywhere."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Look(NamedTuple):
+    """Of one policy."""
+
+    colour: str
+    marker: str  # as matplotlib names it
+
+
+LOOKS = {  # what APs run: the colours of Okabe and Ito, told apart by colour-blind readers
+    "never": Look("#777777", "s"),
+    "random": Look("#E69F00", "o"),
+    "threshold": Look("#56B4E9", "v"),
+    "master": Look("#CC79A7", "P"),
+    "forecast": Look("#009E73", "D"),
+    "oracle": Look("#000000", "*"),
+    "ddqn": Look("#0072B2", "^"),
+    "always": Look("#D55E00", "X"),
+    # references without links
+    "mrt": Look("#882255", "<"),
+    "local-rzf": Look("#999933", ">"),
+    "local-mmse": Look("#44AA99", "h"),
+    "centralised": Look("#332288", "d"),
+    "p-mmse": Look("#8C564B", "p"),
+    "full-mmse": Look("#AA4499", "8"),
+}
+GLYPHS = {"s": "■", "o": "●", "v": "▼", "P": "✚", "D": "◆", "^": "▲", "X": "✖"}  # markers of policies that runs have
