@@ -14,7 +14,7 @@ from cfmimo.cli.arguments import (
     print_json,
     slots,
 )
-from cfmimo.presets import load, preset_names, to_toml
+from cfmimo.presets import load, preset_names, summary, to_toml
 
 if TYPE_CHECKING:
     pass
@@ -81,7 +81,8 @@ def presets_command(options: argparse.Namespace) -> int:
         radio, run = config.radio, config.run
         print(
             f"{name:15} M = {radio.num_aps}, K = {radio.num_ues}, L = {radio.antennas}, {config.num_slots} slots "
-            f"of {run.blocks_per_slot}, {config.cooperation.cluster} clusters, {config.cooperation.policy}"
+            f"of {run.blocks_per_slot}, {config.cooperation.cluster} clusters, {config.cooperation.policy}\n"
+            f"    {summary(name)}"
         )
     return 0
 

@@ -25,8 +25,15 @@ def preset_names() -> list[str]:
     return sorted(path.stem for path in _FOLDER.glob("*.toml"))
 
 
+def summary(preset: str) -> str:
+    """What a preset is, in a sentence: its first line."""
+    return (_FOLDER / f"{preset}.toml").read_text("utf-8").splitlines()[0].removeprefix("# ")
+
+
 def load(source: str, overrides: Iterable[str] = (), seed: int | None = None) -> Config:
     """The config of a preset or a TOML file, with `section.key=value` overrides.
+
+    A file that says `preset = "selective"` changes values of that preset.
 
     Raises:
         ConfigError: says in a sentence what is wrong and where.
@@ -69,9 +76,23 @@ def _read(source: str) -> dict[str, Any]:
                 raise ConfigError(f"no preset {source!r:.300}; there are {known}") from None
             raise ConfigError(f"cannot read {source:.300}: {error}") from None
     try:
-        return tomllib.loads(text)
+        tree = tomllib.loads(text)
     except (ValueError, RecursionError) as error:  # tomllib raises more than its own TOMLDecodeError
         raise ConfigError(f"{source} is not TOML: {error}") from None
+    if (base := tree.pop("preset", None)) is None:
+        return tree
+    if base not in preset_names() or base == source:
+        raise ConfigError(f"{source}: preset = {base!r:.300} is not one of {', '.join(preset_names())}")
+    return _merged(_read(base), tree)
+
+
+def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """A preset with some of its values changed, section by section."""
+    merged = base | changes
+    for name, section in changes.items():
+        if isinstance(section, dict) and isinstance(base.get(name), dict):
+            merged[name] = base[name] | section
+    return merged
 
 
 def _override(tree: dict[str, Any], override: str) -> None:

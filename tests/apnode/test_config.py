@@ -57,6 +57,24 @@ def refusal(*overrides: str, source: str = "demo") -> str:
     return sentence
 
 
+def test_a_file_may_change_values_of_a_preset(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(
+        'seed = 3\npreset = "selective"\n[radio]\nnum_aps = 50\n[impairments]\ncalibration_error = [[1, 0.5]]\n'
+    )
+    changes = ("radio.num_aps=50", "impairments.calibration_error=[[1, 0.5]]")
+    assert load(str(path)) == load("selective", changes, seed=3)
+    assert load("calibration") == load("selective", ["impairments.calibration_error=[[0.75, 0], [0.25, 0.5]]"])
+
+
+@pytest.mark.parametrize("named", ['"selectiv"', '"mine.toml"', "3", "[]"])
+def test_a_file_that_names_no_preset_is_refused(named: str, tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(f"preset = {named}\n")
+    with pytest.raises(ConfigError, match=r"is not one of .*selective"):
+        load(str(path))
+
+
 @pytest.mark.parametrize("name", preset_names())
 def test_every_preset_can_be_used(name: str) -> None:
     assert load(name).radio.num_aps >= 1

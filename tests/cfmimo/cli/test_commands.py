@@ -190,13 +190,15 @@ def test_a_report_that_cannot_be_written_gets_a_sentence(here: Path, capsys: pyt
 
 def test_presets_and_schema_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert run_cfmimo(["presets"]) == 0
-    assert {"demo", "paper", "paper-directed"} <= {line.split()[0] for line in capsys.readouterr().out.splitlines()}
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[::2]] == preset_names()
+    assert lines[2 * preset_names().index("selective") + 1].startswith("    The best layer: ")
     assert run_cfmimo(["schema"]) == 0
     assert "radio" in json.loads(capsys.readouterr().out)["properties"]
 
 
 BAD = {
-    "unknown preset": (["run", "nope"], "no preset 'nope'; there are demo"),
+    "unknown preset": (["run", "nope"], "no preset 'nope'; there are calibration, demo"),
     "preset like another": (["run", "papr"], "; did you mean paper?"),
     "key like another": (["run", "demo", "--set", "radio.num_apps=3"], "not a setting; did you mean radio.num_aps?"),
     "key of another section": (["run", "demo", "--set", "radio.discount=0"], "; did you mean learning.discount?"),
