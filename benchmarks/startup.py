@@ -54,8 +54,7 @@ def main() -> None:
 
 def measured(aps: int, way: str) -> tuple[float, ...]:
     """Start a run one way, let every AP learn, and kill one; returns ROWS."""
-    config = experiment(aps, SLOTS, "ray")
-    config = config.model_copy(update={"run": config.run.model_copy(update={"start": way})})
+    config = experiment(aps, SLOTS, "ray").variant(run={"start": way})
     console = Console(config.num_slots, quiet=True)
     with connected(None, aps) as fork_folder:
         began = time.monotonic()

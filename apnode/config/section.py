@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
@@ -31,3 +31,16 @@ class Section(BaseModel):
     """A part of what a person may set."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, strict=True)
+
+    def variant(self, **changes: Any) -> Self:
+        """The same with other values, checked as a whole; a dict is what changes in a section.
+
+        Raises:
+            pydantic.ValidationError: if these values are refused.
+        """
+        known = self.model_dump()
+        changed = {
+            name: {**known.get(name, {}), **change} if isinstance(change, dict) else change
+            for name, change in changes.items()
+        }
+        return self.model_validate(known | changed)

@@ -49,11 +49,13 @@ def config_for_aps(config: Config) -> Config:
     follows from the run's one way. All APs have the same one, since both ends of a link draw alike from it; what an AP
     draws for itself is keyed by its number.
     """
-    propagation = config.propagation.model_copy(update={"channel_file": type(config.propagation)().channel_file})
-    nothing = type(config.radio)()
-    radio = config.radio.model_copy(update={"ap_seed": nothing.ap_seed, "ue_speeds_kmh": nothing.ue_speeds_kmh})
-    own = {"seed": integer_seed(config.seed, Purpose.APS), "impairments": type(config.impairments)()}
-    return config.model_copy(update={**own, "radio": radio, "propagation": propagation})
+    nothing = Config()
+    return config.variant(
+        seed=integer_seed(config.seed, Purpose.APS),
+        radio={"ap_seed": nothing.radio.ap_seed, "ue_speeds_kmh": nothing.radio.ue_speeds_kmh},
+        propagation={"channel_file": nothing.propagation.channel_file},
+        impairments=nothing.impairments,
+    )
 
 
 def generator(seed: int, purpose: Purpose, *index: int) -> np.random.Generator:

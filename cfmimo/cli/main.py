@@ -10,12 +10,15 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from typing import NoReturn
 
+from pydantic import ValidationError
+
 from cfmimo.cli.arguments import complain
 from cfmimo.cli.compare import add_compare
 from cfmimo.cli.inspect import add_listings, add_report, add_snapshot
 from cfmimo.cli.reproduce import add_reproduce
 from cfmimo.cli.run import add_resume, add_run
 from cfmimo.errors import ConfigError, Interrupted, RunDirError
+from cfmimo.presets import sentences
 
 _EPILOG = """\
 examples:
@@ -42,6 +45,8 @@ def run_cfmimo(arguments: Sequence[str]) -> int:
         sys.stdout.flush()  # if its reader has gone, that shows here
     except (ConfigError, RunDirError) as error:
         return complain(str(error), 2)
+    except ValidationError as error:  # of a variant of the config that a command makes
+        return complain(sentences(error), 2)
     except Interrupted as error:
         return complain(f"interrupted; {error}", 130)
     except KeyboardInterrupt:

@@ -71,7 +71,7 @@ def where_they_learned(config: Config, agents: Agents, layouts: int) -> Config:
         )
     if len(agents.weights) != config.radio.num_aps:
         return config
-    return config.model_copy(update={"radio": config.radio.model_copy(update={"ap_seed": origin.ap_seed})})
+    return config.variant(radio={"ap_seed": origin.ap_seed})
 
 
 def _setting(config: Config, key: str) -> Any:

@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+from pydantic import ValidationError
 
 from apnode.agent.forecast import link_gains
 from apnode.agent.observation import describe, shares, traits_of
@@ -20,6 +21,7 @@ from apnode.protocol.rng import config_for_aps
 from cfmimo.errors import ConfigError, did_you_mean
 from cfmimo.experiments.central import REFERENCES
 from cfmimo.experiments.oracle import Link, candidate_links, check_oracle
+from cfmimo.presets import sentences
 from cfmimo.records.agents_file import Weights
 from channel_server.impairments import defect_levels
 from channel_server.topology import Layout, associations, make_layout
@@ -53,8 +55,16 @@ class Contender:
     def config(self, config: Config) -> Config:
         """The experiment with this policy."""
         settings = {"cooperation": {"policy": "never"}, **self.settings}  # oracle and agents bring their own
-        sections = {name: getattr(config, name).model_copy(update=update) for name, update in settings.items()}
-        return config.model_copy(update=sections)
+        return config.variant(**settings)
+
+
+def contender(policy: str) -> Contender:
+    """A policy as the config has it."""
+    if policy in LOCAL:
+        return Contender(policy, None, {"precoding": LOCAL[policy]})
+    if policy in REFERENCES or policy == "oracle":
+        return Contender(policy)
+    return Contender(policy, None, {"cooperation": {"policy": "forecast" if policy == "informed" else policy}})
 
 
 def default_policies(config: Config) -> list[str]:
@@ -70,7 +80,7 @@ def default_policies(config: Config) -> list[str]:
     return names
 
 
-def check_policies(policies: Iterable[str], config: Config) -> None:
+def check_policies(policies: Sequence[str], config: Config) -> None:
     """Refuse a policy that cannot be compared.
 
     Raises:
@@ -82,6 +92,11 @@ def check_policies(policies: Iterable[str], config: Config) -> None:
         raise ConfigError(f"cannot compare {', '.join(map(repr, unknown))}; there are {', '.join(NAMES)}{guess}")
     for name in {*policies} & {*_CHECKS}:
         _CHECKS[name](config)
+    for name in policies:
+        try:
+            contender(name).config(config)
+        except ValidationError as error:
+            raise ConfigError(f"cannot compare {name!r} here: {sentences(error)}") from None
 
 
 def _check_informed(config: Config) -> None:
@@ -117,15 +132,11 @@ def contenders(
     tunable = tunable_policies(configs[0])
     worlds = [_World.of(config) for config in configs] if {*policies} & {*tunable} else []
     for policy in policies:
-        if policy in LOCAL:
-            yield Contender(policy, None, {"precoding": LOCAL[policy], "cooperation": {"policy": "never"}})
-        elif policy in REFERENCES:
-            yield Contender(policy)
-        elif policy not in tunable:
-            yield Contender(policy, None, {"cooperation": {"policy": policy}})
+        if policy not in tunable:
+            yield contender(policy)
         else:
             if policy == "random":
-                yield Contender(policy, None, {"cooperation": {"policy": policy}})  # as often as the config says
+                yield contender(policy)  # as often as the config says
             for aim, settings in _tuned(policy, links, worlds, configs[0], agents):
                 yield Contender(policy, aim, {"cooperation": settings})
 
@@ -140,9 +151,9 @@ class _World:
 
     @classmethod
     def of(cls, config: Config) -> _World:
-        layout = make_layout(config, 0)
-        forecasting = Contender("forecast", None, {"cooperation": {"policy": "forecast"}}).config(config)
-        return cls(config, candidate_links(config, layout), associations(forecasting, layout, 0))
+        episode = config.run.episodes - 1
+        layout, forecasting = make_layout(config, episode), contender("forecast").config(config)
+        return cls(config, candidate_links(config, layout), associations(forecasting, layout, episode))
 
     def at_ends(self, of_neighbours: Callable[[Config, int, Association], FloatArray]) -> FloatArray:
         """(links, 2) what an AP thinks of a neighbour, at both ends of every link that can form.

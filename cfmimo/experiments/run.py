@@ -75,8 +75,7 @@ def run(
     agents = None
     if policy is not None:
         agents = load_agents(policy, config)
-        learning = config.learning.model_copy(update={"evaluate_every_episodes": 0})  # they do not change
-        config = config.model_copy(update={"learning": learning})
+        config = config.variant(learning={"evaluate_every_episodes": 0})  # they do not change
     if runtime == "ray" and request.address is None:
         from cfmimo.runtime.session import check_memory
 

@@ -46,7 +46,7 @@ def load(source: str, overrides: Iterable[str] = (), seed: int | None = None) ->
     try:
         return _with_channels(Config.model_validate(tree))
     except ValidationError as error:
-        raise ConfigError("; ".join(sentence(detail, Config) for detail in error.errors())) from None
+        raise ConfigError(sentences(error)) from None
 
 
 def _with_channels(config: Config) -> Config:
@@ -55,7 +55,7 @@ def _with_channels(config: Config) -> Config:
     if not propagation.channel_file:
         return config
     path = str(Path(propagation.channel_file).absolute())  # actors may run in another folder
-    config = config.model_copy(update={"propagation": propagation.model_copy(update={"channel_file": path})})
+    config = config.variant(propagation={"channel_file": path})
     try:
         recorded(config)
     except ValueError as error:
@@ -111,8 +111,13 @@ def _override(tree: dict[str, Any], override: str) -> None:
     tree[key] = value
 
 
-def sentence(detail: Mapping[str, Any], root: type[BaseModel]) -> str:
-    """One pydantic complaint about a tree of settings, as a person would say it."""
+def sentences(error: ValidationError, root: type[BaseModel] = Config) -> str:
+    """All that pydantic complains of in a tree of settings, as a person would say it."""
+    return "; ".join(_sentence(detail, root) for detail in error.errors())
+
+
+def _sentence(detail: Mapping[str, Any], root: type[BaseModel]) -> str:
+    """One complaint."""
     where = ".".join(str(part) for part in detail["loc"])
     what = str(detail["msg"]).removeprefix("Value error, ")
     if detail["type"] == "extra_forbidden":

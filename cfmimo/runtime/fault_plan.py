@@ -17,7 +17,7 @@ from apnode.protocol.node import CHANNEL, COORDINATOR, ap_address
 from apnode.protocol.rng import Purpose, generator
 from apnode.runtime.injector import LASTING, Fault, LinkFault, NodeFaults
 from cfmimo.errors import ConfigError, did_you_mean
-from cfmimo.presets import sentence
+from cfmimo.presets import sentences
 
 _Slot = Annotated[int, Field(ge=0, le=10**9)]
 _TARGETS = {"kill_channel_server": CHANNEL, "kill_coordinator": COORDINATOR}
@@ -168,7 +168,7 @@ def load_plan(source: str) -> FaultPlan:
     try:
         return FaultPlan.model_validate(tree)
     except ValidationError as error:
-        raise ConfigError(f"{source}: " + "; ".join(sentence(detail, FaultPlan) for detail in error.errors())) from None
+        raise ConfigError(f"{source}: {sentences(error, FaultPlan)}") from None
 
 
 def resolve(plan: FaultPlan, config: Config) -> Faults:

@@ -78,7 +78,7 @@ class LocalNetwork:
         self.restarts: list[dict[str, int]] = []  # {"ap", "after_slot"}
         self.ledger = Ledger()  # without faults, only of frames to nobody
         self._config, self._policy_of, self._faults, self._folder = config, policy_of, faults, folder
-        self._first_slot = first_slot
+        self._first_slot, self._known = first_slot, config_for_aps(config)
         self._faulty = faults != Faults()
         self._lives: Counter[str] = Counter()
         self._down: dict[str, int] = {}  # by address, the slot in which it is back
@@ -224,8 +224,8 @@ class LocalNetwork:
         }
 
     def _make_ap(self, ap: int) -> AccessPoint:
-        known = config_for_aps(self._config)
-        node = AccessPoint(ap, known, self._policy_of(ap, known), self._lives[ap_address(ap)])
+        known, lives = self._known, self._lives[ap_address(ap)]
+        node = AccessPoint(ap, known, self._policy_of(ap, known), lives)
         node.endpoints |= {CHANNEL: CHANNEL, COORDINATOR: COORDINATOR}
         checkpoints = None
         if self._folder is not None:

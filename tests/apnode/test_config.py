@@ -9,6 +9,7 @@ from pydantic import BaseModel, ValidationError
 
 from apnode.config import Config
 from apnode.config.cooperation import Cooperation, Precoding
+from apnode.config.learning import Reward
 from apnode.config.network import Radio, Run
 from apnode.protocol.fields import MAX_TEXT, Message
 from apnode.protocol.messages import (
@@ -33,6 +34,17 @@ SECTIONS: dict[str, type[BaseModel]] = {
     name: type(getattr(Config(), name)) for name in Config.model_fields if name != "seed"
 }
 KEYS = ["seed", *(f"{name}.{key}" for name, section in SECTIONS.items() for key in section.model_fields)]
+
+
+def test_a_variant_is_checked_as_a_whole() -> None:
+    config = load("demo")
+    variant = config.variant(seed=3, radio={"num_aps": 9}, reward=Reward(gain="absolute"))
+    assert (variant.seed, variant.radio.num_aps, variant.radio.num_ues, variant.reward.gain) == (3, 9, 8, "absolute")
+    for wrong in ({"seed": -1}, {"radio": {"num_aps": "many"}}, {"radio": {"aps": 3}}, {"rodeo": {}}):
+        with pytest.raises(ValidationError):
+            config.variant(**wrong)
+    with pytest.raises(ValidationError, match=r"2\^12 actions"):
+        config.variant(cooperation={"max_neighbours": 12})
 
 
 def default(key: str) -> object:
