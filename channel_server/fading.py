@@ -35,8 +35,8 @@ def channels(config: Config, layout: Layout, slot: int) -> ComplexArray:
         (B, M, K, L) [sqrt power gain]
     """
     file = recorded(config)
-    if file is not None and file.h is not None:
-        found = file.h[slot % len(file.h)]
+    found = None if file is None else file.h_of(slot, config.run.slots_per_episode)
+    if found is not None:
         return np.broadcast_to(found, (config.run.blocks_per_slot, *found.shape[1:])).copy()
     g = small_scale_fading(config, slot)
     if layout.array_root is not None:

@@ -11,7 +11,7 @@ The file is a .npz (`numpy.savez` or `savez_compressed`) of plain arrays, for M 
 
 `beta` or `h` must be there. With `beta` alone the fading is drawn as ever. With `h`, `beta` is what APs are
 told and estimate by; without it that is the mean of |h|^2. Layout e serves the episodes e, e + E, ..., and
-channels s the slots s, s + S, ...; if there are several layouts, S must be E times run.slots_per_episode.
+`h` has S / E slots of each layout, which follow one another in its episodes and then begin again.
 Four-dimensional `h` stays constant within a slot. Other arrays are ignored. Missing positions are drawn.
 """
 
@@ -44,6 +44,15 @@ class Recorded:
     h: ComplexArray | None  # (S, B, M, K, L), or B = 1 if it stays constant within a slot
     ap_xy: FloatArray | None  # (M, 2)
     ue_xy: FloatArray | None  # (E, K, 2), or one for all
+
+    def h_of(self, slot: int, slots_per_episode: int) -> ComplexArray | None:
+        """(B or 1, M, K, L) of a slot, if the file holds channels."""
+        if self.h is None:
+            return None
+        episode, position = divmod(slot, slots_per_episode)
+        before, layout = divmod(episode, len(self.beta))
+        length = len(self.h) // len(self.beta)
+        return np.asarray(self.h[layout * length + (before * slots_per_episode + position) % length])
 
 
 def recorded(config: Config) -> Recorded | None:
@@ -95,7 +104,7 @@ def _reason(error: BaseException) -> str:
 def _checked(arrays: Arrays, config: Config) -> Recorded:
     if "beta" not in arrays and "h" not in arrays:
         raise ValueError("holds neither beta nor h")
-    radio, blocks, length = config.radio, config.run.blocks_per_slot, config.run.slots_per_episode
+    radio, blocks = config.radio, config.run.blocks_per_slot
     num_aps, num_ues, h = radio.num_aps, radio.num_ues, None
     if "h" in arrays:
         link = (num_aps, num_ues, radio.antennas)
@@ -110,11 +119,8 @@ def _checked(arrays: Arrays, config: Config) -> Recorded:
         beta = _gains("beta", beta.reshape(-1, num_aps, num_ues))
     else:
         beta = measured
-    if h is not None and len(beta) > 1 and len(h) != len(beta) * length:
-        raise ValueError(
-            f"holds h of {len(h)} slots, expected {len(beta) * length}: {len(beta)} layouts of "
-            f"slots_per_episode = {length}"
-        )
+    if h is not None and len(h) % len(beta):
+        raise ValueError(f"holds h of {len(h)} slots, expected as many for each of its {len(beta)} layouts")
     ap_xy = _shaped(arrays, "ap_xy", "iuf", (num_aps, 2)) if "ap_xy" in arrays else None
     ue_xy = _shaped(arrays, "ue_xy", "iuf", (num_ues, 2), (len(beta), num_ues, 2)) if "ue_xy" in arrays else None
     return Recorded(beta, h, ap_xy, None if ue_xy is None else ue_xy.reshape(-1, num_ues, 2))

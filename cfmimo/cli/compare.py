@@ -66,7 +66,7 @@ def compare_command(options: argparse.Namespace) -> int:
     """Compare policies; returns the exit status."""
     from cfmimo.cli.console import Console
     from cfmimo.experiments.agents import load_agents, where_they_learned
-    from cfmimo.experiments.compare import compare, notes_of
+    from cfmimo.experiments.compare import compare, layouts_of, notes_of
     from cfmimo.experiments.contenders import check_policies, default_policies
     from cfmimo.experiments.training import train
     from cfmimo.experiments.workers import processors
@@ -81,9 +81,10 @@ def compare_command(options: argparse.Namespace) -> int:
     check_policies(policies, config)
     if options.policy and "ddqn" not in policies:
         raise ConfigError("--policy names agents for policy ddqn, which --policies leaves out; add it there")
+    layouts = layouts_of(config, options.layouts)
     agents = load_agents(options.policy, config) if options.policy else None
     if agents is not None:
-        config = where_they_learned(config, agents, options.layouts)
+        config = where_they_learned(config, agents, layouts)
     path = new_folder(options.out or default_out(f"compare-{options.experiment}", config))
     with console:
         weights = None if agents is None else agents.weights
@@ -92,17 +93,17 @@ def compare_command(options: argparse.Namespace) -> int:
         rows = compare(
             config,
             policies,
-            options.layouts,
+            layouts,
             options.links,
             options.slots,
             weights,
             console.stage("comparing: slots"),
             processors(),
         )
-    notes = notes_of(config, rows)
+    notes = notes_of(config, rows, options.layouts)
     told = None if agents is None else agents.told(options.policy)
     write_comparison(RunDir.create(path, config, ["cfmimo", *sys.argv[1:]], "local", told).path, rows, notes)
-    result = {"run_dir": str(path), "layouts": options.layouts, "rows": rows, "notes": notes}
+    result = {"run_dir": str(path), "layouts": layouts, "rows": rows, "notes": notes}
     if options.json:
         print_json(result)
     else:

@@ -11,10 +11,11 @@ import numpy as np
 from apnode.config import Config
 from apnode.protocol.messages import FloatArray
 from apnode.protocol.rng import Purpose, generator
-from cfmimo.experiments.contenders import Contender, check_policies, contenders, counted
+from cfmimo.experiments.contenders import Contender, check_policies, contender, contenders, counted
 from cfmimo.experiments.measure import Drop, measure
 from cfmimo.experiments.workers import spread
 from cfmimo.records.agents_file import Weights
+from channel_server.recorded import recorded
 
 _RESAMPLES = 2000  # of the bootstrap
 _OTHERS = ("random", "oracle")  # beside whom others are judged
@@ -40,7 +41,7 @@ def compare(
     Args:
         config: the experiment; its seed is the one before the first layout's, and each layout has the next one.
         policies: of NAMES.
-        layouts: number of layouts.
+        layouts: number of layouts; a channel file's are taken in turn, each once, so there may be fewer.
         links: numbers of links to tune the tunable policies to: formed ones, or requests for directed clusters.
         slots: that count on each layout. With power rule `average` as many go before, in which its means settle.
         agents: for policy `ddqn`, what the APs' agents have learned.
@@ -73,19 +74,20 @@ def measured(
     """What `compare` makes rows of, layout by layout; `never` comes first, whether asked for or not."""
     check_policies(policies, config)
     in_place = agents is not None and len(agents) == config.radio.num_aps
-    drops = [drop_of(config, config.seed + 1 + index, slots, in_place) for index in range(layouts)]
-    configs, steps = [d.config for d in drops], layouts * drops[0].config.num_slots
+    of_file = config.propagation.channel_file != ""
+    drops = [
+        drop_of(config, config.seed + 1 + index, slots, in_place, episode=index if of_file else 0)
+        for index in range(layouts_of(config, layouts))
+    ]
+    configs, steps = [d.config for d in drops], len(drops) * drops[0].config.run.slots_per_episode
     numbers = counted(policies, config)
     others = [policy for policy in policies if policy not in {"never", *numbers}]
-    first = [
-        Contender("never"),
-        *(Contender(p, None, {"cooperation": {"policy": p}}) for p in numbers),
-    ]
+    first = [contender(name) for name in ("never", *numbers)]
     expected = steps * (len(first) + len(others) * max(1, len(links)))  # about
     results = _measured(first, drops, agents, lambda done: progress(done, expected), workers)
-    for index, (contender, result) in enumerate(results[1:], start=1):
+    for index, (entrant, result) in enumerate(results[1:], start=1):
         reached = round(result[unit(config)].mean())
-        results[index], links = (replace(contender, aimed_at=reached), result), sorted({*links, reached})
+        results[index], links = (replace(entrant, aimed_at=reached), result), sorted({*links, reached})
     entered, done_before = list(contenders(configs, others, links, agents)), steps * len(first)
     total = done_before + steps * len(entered)
     return results + _measured(entered, drops, agents, lambda done: progress(done_before + done, total), workers)
@@ -104,15 +106,30 @@ def _measured(
     return list(zip(entered, arrays, strict=True))
 
 
-def drop_of(config: Config, seed: int, slots: int, same_aps: bool) -> Drop:
-    """A layout of an experiment, as `compare` measures on it: of a seed, with the experiment's own APs or others."""
+def layouts_of(config: Config, wanted: int) -> int:
+    """How many layouts there are to compare on: as many as wanted, or as the channel file holds."""
+    file = recorded(config)
+    return wanted if file is None else min(wanted, len(file.beta))
+
+
+def drop_of(config: Config, seed: int, slots: int, same_aps: bool, episode: int = 0) -> Drop:
+    """A layout of an experiment, as `compare` measures on it.
+
+    Args:
+        config: the experiment.
+        seed: of the layout, and of fading.
+        slots: that count.
+        same_aps: APs are where the experiment has them, not anew.
+        episode: whose layout in the channel file it is.
+    """
     warm_up = slots if config.precoding.power == "average" else 0
-    run = config.run.model_copy(update={"episodes": 1, "slots_per_episode": warm_up + slots})
-    radio, reward = config.radio, config.reward.model_copy(update={"scope": "own"})  # who learns nothing tells no gain
-    if same_aps and radio.ap_seed < 0:
-        radio = radio.model_copy(update={"ap_seed": config.seed})
-    sections = {"seed": seed, "run": run, "radio": radio, "reward": reward}
-    return Drop(config.model_copy(update=sections), warm_up)
+    known = config.variant(
+        seed=seed,
+        run={"episodes": episode + 1, "slots_per_episode": warm_up + slots},
+        radio={"ap_seed": config.seed} if same_aps and config.radio.ap_seed < 0 else {},
+        reward={"scope": "own"},  # who learns nothing tells no gain
+    )
+    return Drop(known, warm_up)
 
 
 def unit(config: Config) -> str:
@@ -198,10 +215,12 @@ def interval(values: FloatArray, of: FloatArray | None = None) -> dict[str, floa
     return {"mean": float(mean), "low": float(low), "high": float(high)} if np.isfinite(mean) else None
 
 
-def notes_of(config: Config, rows: Sequence[dict[str, Any]]) -> list[str]:
-    """What a person should know of rows whose clusters were too large, in a sentence each."""
-    limit, kind = config.cooperation.max_cluster_aps, config.cooperation.cluster
-    return [
+def notes_of(config: Config, rows: Sequence[dict[str, Any]], layouts: int) -> list[str]:
+    """What a person should know, in a sentence each: of fewer layouts than wanted, and of clusters too large."""
+    limit, kind, held = config.cooperation.max_cluster_aps, config.cooperation.cluster, layouts_of(config, layouts)
+    file = config.propagation.channel_file
+    of_file = f"{file} holds {held} of the {layouts} layouts wanted: every policy is compared on each of them, once."
+    return [of_file] * (held < layouts) + [
         f"{row['policy']} {row['aimed_at'] or ''}: {kind} of up to {row['largest_cluster']:.0f} APs exceed "
         f"cooperation.max_cluster_aps = {limit} ({row['clusters_refused']:.1f} in a slot); their APs precoded alone. "
         "Links percolate: use ego clusters, or fewer links."

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -28,22 +28,30 @@ _COUNTED = ("requests", "formed", "pairs", "messages", "bytes", "largest_cluster
 
 @dataclass(frozen=True)
 class Drop:
-    """One layout, and the slots on it that count."""
+    """One layout, that of the last episode, and the slots on it that count."""
 
     config: Config
     warm_up: int  # slots before those that count
+
+    @property
+    def first_slot(self) -> int:
+        return self.config.num_slots - self.config.run.slots_per_episode
+
+    @property
+    def counted(self) -> range:
+        return range(self.first_slot + self.warm_up, self.config.num_slots)
 
 
 def measure(drop: Drop, contenders: Sequence[Contender], agents: Weights | None) -> list[Measured]:
     """Every contender on one layout."""
     config = drop.config
-    layout, counted = make_layout(config, 0), range(drop.warm_up, config.num_slots)
-    observed = sample(config, layout, counted)
+    layout = make_layout(config, config.run.episodes - 1)
+    observed = sample(config, layout, drop.counted)
     aims = [c.aimed_at or 0 for c in contenders if c.policy == "oracle"]
     links = greedy_links(config, layout, observed.h, observed.h_hat_in_reach, max(aims)) if aims else []
     measured = []
     for contender in contenders:
-        advance(config.num_slots)
+        advance(config.run.slots_per_episode)
         if contender.policy in REFERENCES:
             measured.append(_measured_reference(config, observed, contender.policy))
             continue
@@ -55,7 +63,7 @@ def measure(drop: Drop, contenders: Sequence[Contender], agents: Weights | None)
         elif contender.policy == "ddqn":
             assert agents is not None
             policy_of = trained(agents)
-        measured.append(_measured_run(contender.config(config), layout, counted, policy_of))
+        measured.append(_measured_run(replace(drop, config=contender.config(config)), layout, policy_of))
     return measured
 
 
@@ -63,17 +71,15 @@ def _given(actions: Sequence[int]) -> Callable[[int, Config], Policy]:
     return lambda ap, _: Given(actions[ap])
 
 
-def _measured_run(
-    config: Config, layout: Layout, counted: range, policy_of: Callable[[int, Config], Policy]
-) -> Measured:
-    network = LocalNetwork(config, policy_of=policy_of)
+def _measured_run(drop: Drop, layout: Layout, policy_of: Callable[[int, Config], Policy]) -> Measured:
+    network = LocalNetwork(drop.config, policy_of=policy_of, first_slot=drop.first_slot)
     network.run()
-    record, index = network.coordinator.record, np.array(counted)
+    record, index = network.coordinator.record, np.array(drop.counted)
     table = {name: float(column.mean()) for name, column in tables.slots(record, index).items()}
     return {
         **_figures(record.sinr[index], record.gain[index]),
         **{unit: table[unit] for unit in _COUNTED},
-        "scalars": fronthaul_scalars(config, layout, _links(record, counted)),
+        "scalars": fronthaul_scalars(drop.config, layout, _links(record, drop.counted)),
         "peak_w": float(record.power[index, :, 1].max()),
     }
 

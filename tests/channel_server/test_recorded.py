@@ -76,6 +76,13 @@ def test_channels_of_every_block_serve_the_slots_in_turn(tmp_path: Path) -> None
         np.testing.assert_array_equal(channels(config, make_layout(config, 0), slot), H[slot % 7])
 
 
+def test_channels_of_several_layouts_serve_their_own_episodes_whatever_the_length_of_these(tmp_path: Path) -> None:
+    """Of 6 slots, 3 are of each layout; those of layout 1 serve the episodes 1 and 3, of 2 slots each."""
+    config = using(saved(tmp_path, beta=BETA, h=H[:6]), "run.slots_per_episode=2")
+    served = [channels(config, make_layout(config, slot // 2), slot) for slot in (2, 3, 6, 7)]
+    np.testing.assert_array_equal(served, H[[3, 4, 5, 3]])
+
+
 def test_channels_of_a_slot_stay_constant_over_its_blocks(tmp_path: Path) -> None:
     config = using(saved(tmp_path, h=H[:, 0].astype(np.complex64)))
     h = channels(config, make_layout(config, 0), 9)
@@ -182,7 +189,10 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "pickled": ({"beta": np.full((M, K), Rude())}, "holds pickled objects; it must hold plain arrays"),
     "pickled positions": ({"beta": BETA, "ap_xy": np.full((M, 2), Rude())}, "holds pickled objects"),
     "nothing of use": ({"gains": BETA}, "holds neither beta nor h"),
-    "layouts that do not fit slots": ({"beta": BETA, "h": H}, "holds h of 7 slots, expected 10: 2 layouts of"),
+    "layouts that do not fit slots": (
+        {"beta": BETA, "h": H},
+        "holds h of 7 slots, expected as many for each of its 2 layouts",
+    ),
     "positions of others": ({"beta": BETA, "ap_xy": np.zeros((K, 2))}, "holds ap_xy of shape (3, 2), expected (4, 2)"),
     "positions of other layouts": ({"beta": BETA, "ue_xy": np.zeros((3, K, 2))}, "holds ue_xy of shape (3, 3, 2)"),
     "positions nowhere": ({"beta": BETA, "ue_xy": np.full((K, 2), np.nan)}, "holds NaN or infinity in ue_xy"),

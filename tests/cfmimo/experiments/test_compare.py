@@ -7,12 +7,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from apnode.config import Config
 from cfmimo.cli.main import run_cfmimo
 from cfmimo.errors import ConfigError
-from cfmimo.experiments.compare import compare, notes_of
+from cfmimo.experiments.compare import compare, measured, notes_of
 from cfmimo.experiments.contenders import LOCAL, default_policies
 from cfmimo.experiments.training import train
 from cfmimo.presets import load
+from channel_server.topology import make_layout
 
 LAYOUTS = 20
 TUNABLE = ("random", "threshold", "forecast", "oracle")
@@ -197,8 +199,40 @@ def test_components_that_percolate_are_refused_in_a_sentence_that_names_their_si
     assert few["largest_cluster"] <= 20
     assert many["largest_cluster"] > 50
     assert many["gain_db"]["mean"] < few["gain_db"]["mean"]  # hardly anybody precodes jointly any more
-    (note,) = notes_of(config, [few, many])
+    (note,) = notes_of(config, [few, many], layouts=2)
     assert f"random 120: components of up to {many['largest_cluster']:.0f} APs exceed" in note
+
+
+@pytest.mark.parametrize("power", ["paper", "average"])
+def test_the_layouts_of_a_channel_file_are_compared_each_once(power: str, tmp_path: Path) -> None:
+    """Two scenes, of which the second has but a thousandth of the gain; MRT with equal power in both."""
+    given, beta = (f"precoding.power={power}", "radio.power_split=equal"), make_layout(load("demo"), 0).beta
+
+    def config(name: str, scenes: Any) -> Config:
+        np.savez(tmp_path / name, beta=scenes)
+        return load("demo", (*given, f"propagation.channel_file={tmp_path / name}"))
+
+    def rates(of: Config, layouts: int) -> list[float]:
+        results = measured(of, ["mrt", "forecast"], layouts, [8], slots=4)
+        return [float(rate) for rate in next(r for c, r in results if c.policy == "mrt")["sum_rate"]]
+
+    scenes = beta, beta / 1000
+    (loud,), (faint,) = (rates(config(f"{index}.npz", scene), 4) for index, scene in enumerate(scenes))
+    both = config("both.npz", np.stack(scenes))
+    assert rates(both, 4) == pytest.approx([loud, faint], rel=0.05)
+    assert faint < 0.8 * loud
+    assert rates(both, 1) == pytest.approx([loud], rel=0.05)
+    (note,) = notes_of(both, [], layouts=4)
+    assert "both.npz holds 2 of the 4 layouts wanted" in note
+    assert notes_of(both, [], layouts=2) == []
+
+
+def test_a_policy_whose_config_is_refused_is_not_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The config itself is accepted, as policy random needs no action for each subset of 12 neighbours."""
+    settings = ("cooperation.policy=random", "cooperation.max_neighbours=12")
+    arguments = ["compare", "demo", "--set", *settings, "--policies", "ddqn", "--out", str(tmp_path / "c")]
+    assert run_cfmimo(arguments) == 2
+    assert "cannot compare 'ddqn' here: policy \"ddqn\" would need 2^12 actions" in capsys.readouterr().err
 
 
 def test_a_bad_policy_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
