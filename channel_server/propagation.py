@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +15,26 @@ BoolArray = NDArray[np.bool_]
 
 _SPEED_OF_LIGHT = 3.0e8  # as TR 38.901 rounds it [m/s]
 _GROUND_RANGE_3GPP_M = 10.0  # where table 7.4.1-1 begins; nearer UEs get the path loss of that distance
-_STD_3GPP_DB = {"3gpp-umi": (4.0, 7.82), "3gpp-uma": (4.0, 6.0)}  # with and without line of sight
+
+
+class _Table(NamedTuple):
+    """The constants of one model in TR 38.901, tables 7.4.1-1 and 7.4.2-1."""
+
+    seen_db: float  # with line of sight, up to the breakpoint: at 1 m and 1 GHz
+    seen_slope_db: float  # per decade of distance
+    far: float  # factor of the term that joins the slope of 40 dB beyond the breakpoint
+    hidden_db: float  # without line of sight
+    hidden_slope_db: float
+    hidden_carrier_db: float  # per decade of carrier frequency
+    ue_height_db: float  # per metre that a UE is above 1.5 m
+    decay_m: float  # of the probability of line of sight
+    shadowing_db: tuple[float, float]  # standard deviation with and without line of sight
+
+
+_3GPP = {
+    "3gpp-umi": _Table(32.4, 21, 9.5, 22.4, 35.3, 21.3, 0.3, 36, (4.0, 7.82)),  # street canyon
+    "3gpp-uma": _Table(28.0, 22, 9.0, 13.54, 39.08, 20, 0.6, 63, (4.0, 6.0)),  # urban macrocell
+}
 
 
 # --- path gain --------------------------------------------------------------------------------------------
@@ -71,56 +91,26 @@ def breakpoint_3gpp(propagation: Propagation) -> float:
     return 4 * (ue + propagation.height_m) * ue * propagation.carrier_hz / _SPEED_OF_LIGHT
 
 
-def umi_3gpp_db(ground: FloatArray, propagation: Propagation, sight: BoolArray) -> FloatArray:
-    """UMi street canyon of 3GPP TR 38.901, table 7.4.1-1.
+def gain_3gpp_db(ground: FloatArray, propagation: Propagation, sight: BoolArray) -> FloatArray:
+    """UMi street canyon or UMa of 3GPP TR 38.901, table 7.4.1-1.
 
     Args:
         ground: horizontal distance AP to UE [m], any shape; below 10 m it counts as 10 m.
-        propagation: carrier and heights.
+        propagation: model, carrier and heights.
         sight: of the same shape, whether there is line of sight.
 
     Returns:
         Path gain [dB], negative.
     """
-    slant, carrier_db = _slant_3gpp(ground, propagation), _carrier_db(propagation)
-    far = _far_term(9.5, propagation)
-    near_loss, far_loss = 32.4 + 21 * np.log10(slant), 32.4 + 40 * np.log10(slant) - far
-    seen = np.where(ground <= breakpoint_3gpp(propagation), near_loss, far_loss) + 20 * carrier_db
-    hidden = 22.4 + 35.3 * np.log10(slant) + 21.3 * carrier_db - 0.3 * (propagation.ue_height_m - 1.5)
+    table, corner = _3GPP[propagation.model], breakpoint_3gpp(propagation)
+    slant = np.log10(np.hypot(np.maximum(ground, _GROUND_RANGE_3GPP_M), propagation.height_m))
+    carrier = math.log10(propagation.carrier_hz / 1e9)  # the tables count in GHz
+    near = table.seen_db + table.seen_slope_db * slant
+    far = table.seen_db + 40 * slant - table.far * math.log10(corner**2 + propagation.height_m**2)
+    seen = np.where(ground <= corner, near, far) + 20 * carrier
+    hidden = table.hidden_db + table.hidden_slope_db * slant + table.hidden_carrier_db * carrier
+    hidden -= table.ue_height_db * (propagation.ue_height_m - 1.5)
     return -np.where(sight, seen, np.maximum(seen, hidden))
-
-
-def uma_3gpp_db(ground: FloatArray, propagation: Propagation, sight: BoolArray) -> FloatArray:
-    """UMa, the urban macrocell, of 3GPP TR 38.901, table 7.4.1-1.
-
-    Args:
-        ground: horizontal distance AP to UE [m], any shape; below 10 m it counts as 10 m.
-        propagation: carrier and heights.
-        sight: of the same shape, whether there is line of sight.
-
-    Returns:
-        Path gain [dB], negative.
-    """
-    slant, carrier_db = _slant_3gpp(ground, propagation), _carrier_db(propagation)
-    far = _far_term(9.0, propagation)
-    near_loss, far_loss = 28.0 + 22 * np.log10(slant), 28.0 + 40 * np.log10(slant) - far
-    seen = np.where(ground <= breakpoint_3gpp(propagation), near_loss, far_loss) + 20 * carrier_db
-    hidden = 13.54 + 39.08 * np.log10(slant) + 20 * carrier_db - 0.6 * (propagation.ue_height_m - 1.5)
-    return -np.where(sight, seen, np.maximum(seen, hidden))
-
-
-def _slant_3gpp(ground: FloatArray, propagation: Propagation) -> FloatArray:
-    return np.hypot(np.maximum(ground, _GROUND_RANGE_3GPP_M), propagation.height_m)
-
-
-def _carrier_db(propagation: Propagation) -> float:
-    """log10 of the carrier in GHz, in which the tables count."""
-    return math.log10(propagation.carrier_hz / 1e9)
-
-
-def _far_term(factor: float, propagation: Propagation) -> float:
-    """What makes PL2 meet PL1 at the breakpoint [dB]."""
-    return factor * math.log10(breakpoint_3gpp(propagation) ** 2 + propagation.height_m**2)
 
 
 def path_gain_db(ground: FloatArray, propagation: Propagation, sight: BoolArray) -> FloatArray:
@@ -140,10 +130,8 @@ def path_gain_db(ground: FloatArray, propagation: Propagation, sight: BoolArray)
             return umi_db(slant)
         case "scalable":
             return scalable_db(slant)
-        case "3gpp-umi":
-            return umi_3gpp_db(ground, propagation, sight)
-        case "3gpp-uma":
-            return uma_3gpp_db(ground, propagation, sight)
+        case "3gpp-umi" | "3gpp-uma":
+            return gain_3gpp_db(ground, propagation, sight)
         case _:
             return three_slope_db(slant, propagation)
 
@@ -161,9 +149,8 @@ def sight_probability(ground: FloatArray, model: str) -> FloatArray:
     Returns:
         Probability, 1 up to 18 m.
     """
-    decay = 36 if model == "3gpp-umi" else 63
     near = 18 / np.maximum(ground, 18)
-    return near + np.exp(-ground / decay) * (1 - near)
+    return near + np.exp(-ground / _3GPP[model].decay_m) * (1 - near)
 
 
 def line_of_sight(ground: FloatArray, propagation: Propagation, chance: FloatArray) -> BoolArray:
@@ -201,6 +188,7 @@ def large_scale_fading(
         (M, K) beta [power gain].
     """
     sight = np.ones(ground.shape, bool) if sight is None else sight
-    seen, hidden = _STD_3GPP_DB.get(propagation.model, (propagation.shadowing_db,) * 2)
+    table = _3GPP.get(propagation.model)
+    seen, hidden = table.shadowing_db if table else (propagation.shadowing_db,) * 2
     shadowing_db = np.where(sight, seen, hidden) * shadowing
     return np.asarray(10 ** ((path_gain_db(ground, propagation, sight) + shadowing_db) / 10))
