@@ -221,10 +221,10 @@ class AccessPoint(Agreement):
             earned = slot.reward(self._config, gain)
             if slot.episode.neighbours:
                 self._lesson = slot.transition(self._config, earned), slot.index
-        about = {"incarnation": self.incarnation, "checkpoint": self.checkpointed, **self._take_counts()}
-        learning = {"loss": self._loss, "epsilon": self.policy.epsilon(slot.index)}
-        self._tell_coordinator(slot.index, slot.report(self.ap, gain, earned, **about, **learning))
-        self._loss = 0.0
+        about = {"incarnation": self.incarnation, "checkpoint": self.checkpointed, "unsaved": self.unsaved}
+        counts = {"loss": self._loss, "epsilon": self.policy.epsilon(slot.index), **self._take_counts()}
+        self._tell_coordinator(slot.index, slot.report(self.ap, gain, earned, **about, **counts))
+        self._loss, self.unsaved = 0.0, 0
         self.slot, self._next = None, slot.index + 1
         self.completed += 1
         every = self._config.evaluate_every_slots

@@ -55,6 +55,7 @@ class Record:
         self.rejected = np.zeros(len(DROPS), np.int64)  # frames rejected, by reason, according to the reports
         self.back_since = np.full(aps, -1)  # slot of the AP's last hello after a restart; -1: it had none
         self.checkpoint = np.zeros((slots, aps), np.int64)  # slots completed by the newest checkpoint; 0: none
+        self.unsaved = np.zeros(aps, np.int64)  # checkpoints that could not be written
         self.comebacks: list[dict[str, int]] = []  # {"ap", "incarnation", "slot", "restored"}
         self.fired: list[dict[str, Any]] = []  # faults of the plan: {"slot", "node", "action"}
         self._told: set[tuple[Any, ...]] = set()  # events in `comebacks` and `fired`
@@ -87,6 +88,7 @@ class Record:
         self.fronthaul[at] = report.sent[:, _FRONTHAUL_TAGS].sum(axis=1)
         self.dropped[at] = report.dropped.sum()
         self.checkpoint[at] = report.checkpoint
+        self.unsaved[report.ap] += report.unsaved
         if report.suspects:
             self.suspects[at] = report.suspects
         self._add_counts(report)

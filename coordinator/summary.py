@@ -33,6 +33,7 @@ def summarise(record: Record) -> dict[str, Any]:
             for tag, kind in enumerate(KINDS)
         },
         "rows": {state: int((status == state).sum()) for state in ("ok", "stale", "down")},
+        "checkpoints_unsaved": int(record.unsaved.sum()),
         "updates_skipped": int((record.floats[..., 2] < 0).sum()),
         "largest_cluster": int(record.cluster_size.max()),
         "clusters_refused": int(tables.clusters_refused(record, record.cluster_size).sum()),

@@ -291,6 +291,7 @@ class ApReport(Message):
     checkpoint: Slot = 0  # slots completed by the newest checkpoint that was written; 0: none
     accepted: Counter = 0  # frames accepted since my last report
     suspects: Ids = ()  # neighbours whose channels I do not believe
+    unsaved: Counter = 0  # checkpoints that could not be written since my last report
 
 
 @dataclass(frozen=True, slots=True, eq=False)

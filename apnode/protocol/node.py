@@ -68,6 +68,7 @@ class Node:
         self.done = False  # nothing more will come of this node
         self.opened = -1  # the newest slot that it has been in
         self.checkpointed = 0  # slots completed by its newest checkpoint on disk, as the runtime says; 0: none
+        self.unsaved = 0  # checkpoints that the runtime could not write since the last report
         self.sent = np.zeros((2, len(KINDS)), np.uint32)  # messages, bytes since the last report, by tag
         self.dropped = np.zeros(len(DROPS), np.uint32)  # since the last report, by reason
         self.accepted = 0  # frames since the last report

@@ -101,6 +101,8 @@ class Host:
             saved = self.node.take_checkpoint()
             if saved is not None and self.checkpoints.save(saved):
                 self.node.checkpointed = saved.completed
+            elif saved is not None:
+                self.node.unsaved += 1
         return out if self.injector is None else self._afflicted(out, self.injector)
 
     def _afflicted(self, out: list[Send], injector: Injector) -> list[Send]:

@@ -146,6 +146,9 @@ class Console:
         if summary["updates_skipped"]:
             skipped = f"{summary['updates_skipped']} updates of agents were skipped, as they were not finite"
             out.print(f"{skipped}; lower learning.learning_rate", highlight=False)
+        if summary["checkpoints_unsaved"]:
+            unsaved = f"{summary['checkpoints_unsaved']} checkpoints could not be written: is the disk full?"
+            out.print(unsaved, highlight=False)
         if summary["ap_processes"]:
             first = [str(process["pid"]) for process in summary["processes"][:_PIDS_SHOWN]]
             pids = ", ".join(first + ["..."] * (summary["ap_processes"] > len(first)))

@@ -299,6 +299,8 @@ class LocalNetwork:
     def _close(self) -> None:
         for host in self._hosts.values():
             self._settle(host)
+        for ap in self.aps:
+            self.coordinator.record.unsaved[ap.ap] += ap.unsaved  # after its last report
         if self._folder is not None:
             for fired in noted_faults(self._folder):
                 self.coordinator.record.add_fault(fired)

@@ -152,6 +152,9 @@ def _recovery(coordinator: Coordinator, newest: int) -> Iterator[Metric]:
     age = GaugeMetricFamily(
         "cfmimo_checkpoint_age_slots", "Slots that the AP would forget if it died now", labels=["ap"]
     )
+    unsaved = CounterMetricFamily(
+        "cfmimo_checkpoint_failures", "Checkpoints of the AP that could not be written", labels=["ap"]
+    )
     given_up = GaugeMetricFamily(
         "cfmimo_ap_given_up", "1 if the AP has spent its budget of restarts: it stays silent", labels=["ap"]
     )
@@ -170,8 +173,9 @@ def _recovery(coordinator: Coordinator, newest: int) -> Iterator[Metric]:
     for ap, completed in enumerate(record.newest_checkpoint):
         restarts.add_metric([str(ap)], comebacks[ap])
         age.add_metric([str(ap)], float(max(newest + 1 - completed, 0)))
+        unsaved.add_metric([str(ap)], float(record.unsaved[ap]))
         given_up.add_metric([str(ap)], float(ap in coordinator.given_up))
-    yield from (restarts, age, given_up)
+    yield from (restarts, age, unsaved, given_up)
     faults = CounterMetricFamily("cfmimo_faults", "Faults of the plan that struck", labels=["kind"])
     for kind, count in sorted(Counter(fault["action"] for fault in record.fired).items()):
         faults.add_metric([kind], count)

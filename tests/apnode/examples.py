@@ -79,7 +79,7 @@ EXAMPLES: dict[type[Message], Message] = {
         GainReport(41, 7, -0.125),
         Deadline(41),
         RunOver(0),
-        ApReport(41, 7, (1, 3, 5), (3, 5), (3,), 0.5, 0.25, 1e-3, 0.8, COUNTS, range(8), 2, 1, 40, 17, (3,)),
+        ApReport(41, 7, (1, 3, 5), (3, 5), (3,), 0.5, 0.25, 1e-3, 0.8, COUNTS, range(8), 2, 1, 40, 17, (3,), 1),
         SlotReport(
             slot=41,
             episode=2,

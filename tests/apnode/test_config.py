@@ -314,7 +314,7 @@ def largest_messages(config: Config) -> list[Message]:
         ClusterBlock(far, 0, 0, ues, *estimates),
         Transmission(far, 0, ues, w, w, partners),
         SlotFeedback(far, per_ue, per_ue, interferers, interferers.astype(float), interferers, gains),
-        ApReport(far, 0, others, others, partners, *4 * (0.1,), sent, dropped, 65534, far, far, far, others),
+        ApReport(far, 0, others, others, partners, *4 * (0.1,), sent, dropped, 65534, far, far, far, others, far),
         SlotReport(
             far,
             far,

@@ -15,6 +15,7 @@ from cfmimo.runtime.fault_plan import FaultPlan, resolve
 from cfmimo.runtime.local import LocalNetwork
 from coordinator import tables
 from coordinator.record import Record
+from coordinator.summary import summarise
 
 SMALL = (
     "radio.num_aps=10",
@@ -177,6 +178,8 @@ def test_a_full_disk_costs_checkpoints_and_nothing_else(tmp_path: Path) -> None:
     plan = {"faults": [fault(12, "disk_full", "ap/*", args={"slots": 20}), fault(28, "kill", "ap/1")]}
     record = run(tmp_path, plan).coordinator.record
     assert record.comebacks[0]["restored"] == 10
+    assert record.unsaved.tolist() == [4, 3, 4, 4, 4, 4, 4, 4, 4, 4]  # those of slots 15 to 30; AP 1 was down in one
+    assert summarise(record)["checkpoints_unsaved"] == 39
     assert (record.sinr[:27] == faultless().sinr[:27]).all()
 
 

@@ -90,6 +90,16 @@ def test_a_scrape_tells_who_died_and_what_a_death_would_cost_now(
     assert age == {"0": 4, "1": 14, "2": 4, "3": 4, "4": 4}  # in slot 18; at its boundaries 10 and 15, AP 1 was down
 
 
+def test_a_scrape_counts_the_checkpoints_that_could_not_be_written_the_last_one_included(tmp_path: Path) -> None:
+    full = {"slot": 0, "target": "ap/2", "action": "disk_full", "args": {"slots": 1000}}
+    config = load("demo", (*SMALL, "run.checkpoint_every_slots=5"))
+    faults = resolve(FaultPlan.model_validate({"faults": [full]}), config)
+    network = LocalNetwork(config, faults=faults, folder=tmp_path)
+    network.run()
+    failures = by("ap", scrape(network)["cfmimo_checkpoint_failures"])
+    assert failures == {"0": 0, "1": 0, "2": config.num_slots / 5, "3": 0, "4": 0}
+
+
 def test_what_was_sent_was_accepted_or_rejected_or_is_unknown(
     afflicted: tuple[LocalNetwork, dict[str, Metric]],
 ) -> None:
