@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from difflib import SequenceMatcher
+from typing import Any
 
 
 class ConfigError(Exception):
@@ -12,6 +13,14 @@ class ConfigError(Exception):
 
 class RunDirError(Exception):
     """The folder cannot hold, or does not hold, a run; the text is meant for the person who named it."""
+
+
+class UnwrittenError(Exception):
+    """The run's folder does not take what was collected; the text says why."""
+
+    def __init__(self, text: str, summary: dict[str, Any] | None) -> None:
+        super().__init__(text)
+        self.summary = summary  # of what was collected; None if that was nothing
 
 
 class Interrupted(KeyboardInterrupt):

@@ -54,10 +54,13 @@ class Coordinator(Node):
         self._journal = journal
 
     def receive(self, frame: bytes) -> list[Send]:
-        """Handle one frame off the wire, and keep it if it is a message."""
+        """Handle one frame off the wire, and keep it if it is a message; if that cannot be, collect no more."""
         out = super().receive(frame)
         if self._journal is not None and self.took:
-            self._journal.append(frame)
+            try:
+                self._journal.append(frame)
+            except OSError as error:
+                self.record.cut_short, self._journal, self.done = str(error), None, True
         return out
 
     def ask_again(self) -> list[Send]:
@@ -157,7 +160,7 @@ class Coordinator(Node):
         return ACCEPTED
 
     def _finish_when_complete(self) -> None:
-        self.done = self._over and self.record.complete
+        self.done = self.done or (self._over and self.record.complete)
 
 
 def _refuse_unless_counts(report: ApReport | SlotReport) -> None:

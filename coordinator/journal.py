@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -18,8 +17,8 @@ class Journal:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
-        os.ftruncate(self._file, sum(len(_entry(frame)) for frame in self.frames()))
+        self._file = path.open("ab", buffering=0)
+        self._file.truncate(sum(len(_entry(frame)) for frame in self.frames()))
 
     def append(self, frame: bytes) -> None:
         """Add a frame; it survives the death of the process, but not of the machine.
@@ -29,7 +28,7 @@ class Journal:
         """
         left = _entry(frame)
         while left:
-            left = left[os.write(self._file, left) :]
+            left = left[self._file.write(left) :]
 
     def frames(self) -> Iterator[bytes]:
         """All frames, up to the first that is not complete."""
@@ -44,12 +43,12 @@ class Journal:
     def keep(self, wanted: Callable[[bytes], bool]) -> None:
         """Drop all other frames."""
         write_whole(self._path, (_entry(frame) for frame in self.frames() if wanted(frame)))
-        os.close(self._file)
-        self._file = os.open(self._path, os.O_RDWR | os.O_APPEND)
+        self._file.close()
+        self._file = self._path.open("ab", buffering=0)
 
     def close(self) -> None:
         """Write no more."""
-        os.close(self._file)
+        self._file.close()
 
 
 def _entry(frame: bytes) -> bytes:

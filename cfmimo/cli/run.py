@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +18,7 @@ from cfmimo.cli.arguments import (
     default_out,
     print_json,
 )
-from cfmimo.errors import ClusterError, ConfigError
+from cfmimo.errors import ClusterError, ConfigError, UnwrittenError
 from cfmimo.presets import load
 from cfmimo.runtime.fault_plan import plan_names
 from cfmimo.runtime.request import RunRequest
@@ -60,12 +62,10 @@ def run_command(options: argparse.Namespace) -> int:
     config = load(options.experiment, options.set, options.seed)
     console = Console(config.num_slots, quiet=options.quiet or options.json)
     out = options.out or default_out(options.experiment, config)
-    try:
-        request = RunRequest(config, Path(out), options.runtime, options.address, _watch(options, out))
-        result = run(request, console, ["cfmimo", *sys.argv[1:]], options.faults, options.policy)
-    except ClusterError as error:
-        return complain(str(error), 1)
-    return _conclude(result, console, options)
+    request = RunRequest(config, Path(out), options.runtime, options.address, _watch(options, out))
+    command = ["cfmimo", *sys.argv[1:]]
+    started = partial(run, request, console, command, options.faults, options.policy)
+    return _conclude(started, console, options)
 
 
 def add_resume(commands: Any) -> None:
@@ -88,12 +88,9 @@ def resume_command(options: argparse.Namespace) -> int:
     from cfmimo.experiments.run import resume
 
     console = Console(None, quiet=options.quiet or options.json)
-    try:
-        watch = _watch(options, options.run_dir)
-        result = resume(options.run_dir, options.address, watch, console, options.from_start)
-    except ClusterError as error:
-        return complain(str(error), 1)
-    return _conclude(result, console, options)
+    watch = _watch(options, options.run_dir)
+    resumed = partial(resume, options.run_dir, options.address, watch, console, options.from_start)
+    return _conclude(resumed, console, options)
 
 
 def _watch(options: argparse.Namespace, run_dir: str) -> Watch:
@@ -108,12 +105,20 @@ def _watch(options: argparse.Namespace, run_dir: str) -> Watch:
     return Watch(options.metrics_port, options.metrics_host, scalars)
 
 
-def _conclude(result: dict[str, Any], console: Console, options: argparse.Namespace) -> int:
-    """Print what came of a run; one whose faults were not those planned has failed."""
-    if options.json:
-        print_json(result)
-    else:
-        console.closing_table(result)
-    if result["not_as_planned"]:
-        return complain("the faults that fired are not those planned: " + "; ".join(result["not_as_planned"]), 1)
-    return 0
+def _conclude(run: Callable[[], dict[str, Any]], console: Console, options: argparse.Namespace) -> int:
+    """Run, and print what came of it; a run not written, or whose faults were not those planned, has failed."""
+    trouble, result = "", None
+    try:
+        result = run()
+        if result["not_as_planned"]:
+            trouble = "the faults that fired are not those planned: " + "; ".join(result["not_as_planned"])
+    except UnwrittenError as error:
+        trouble, result = str(error), error.summary
+    except ClusterError as error:
+        trouble = str(error)
+    if result is not None:
+        if options.json:
+            print_json(result)
+        else:
+            console.closing_table(result)
+    return complain(trouble, 1) if trouble else 0

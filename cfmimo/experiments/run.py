@@ -19,12 +19,13 @@ from apnode.protocol.messages import ApReport, FaultFired, Hello, SlotReport
 from apnode.protocol.wire import decode
 from apnode.runtime.checkpoint import Checkpoints
 from apnode.runtime.host import CHECKPOINTS
-from cfmimo.errors import ConfigError, Interrupted, RunDirError
+from apnode.runtime.whole_file import write_whole
+from cfmimo.errors import ConfigError, Interrupted, RunDirError, UnwrittenError
 from cfmimo.experiments.agents import load_agents, trained
 from cfmimo.experiments.evaluation import HeldOut
 from cfmimo.presets import load
 from cfmimo.records.agents_file import AGENTS, read_agents, write_agents
-from cfmimo.records.rundir import RunDir, new_folder
+from cfmimo.records.rundir import SUMMARY, RunDir, new_folder, writing
 from cfmimo.report.outages import fault_costs, is_afflicted, status_of
 from cfmimo.runtime.fault_plan import Faults, load_plan, plan_text, resolve
 from cfmimo.runtime.local import LocalNetwork
@@ -81,10 +82,11 @@ def run(
 
         check_memory(config)
     folder = RunDir.create(path, config, command, runtime, None if agents is None else agents.told(str(policy)))
-    if agents is not None:
-        write_agents(path / AGENTS, agents)
-    if plan is not None:
-        (path / PLAN).write_text(plan_text(plan))
+    with writing(path):
+        if agents is not None:
+            write_agents(path / AGENTS, agents)
+        if plan is not None:
+            write_whole(path / PLAN, [plan_text(plan).encode()])
     with folder.held():
         return _go(folder, replace(request, config=config, folder=path, faults=faults), console, is_new=True)
 
@@ -133,8 +135,12 @@ def _go(folder: RunDir, request: RunRequest, console: Console, is_new: bool = Fa
     """Run what is requested and write what came of it into the folder, which keeps enough to go on from a failure.
 
     A new folder goes if no node had begun.
+
+    Raises:
+        UnwrittenError: if the folder vanishes, fills or becomes read-only.
     """
-    if folder.manifest().get("agents"):
+    agents = folder.manifest().get("agents")
+    if agents:
         request = replace(request, agents=read_agents(folder.path / AGENTS).weights)
     try:
         with console:
@@ -144,42 +150,56 @@ def _go(folder: RunDir, request: RunRequest, console: Console, is_new: bool = Fa
                 from coordinator.watch.tensorboard import write_scalars  # tensorboard: only if wanted
 
                 write_scalars(request.watch.scalars, outcome.record)
-            _finish(folder, request, outcome)
+            return _finish(folder, request, outcome, agents)
     except BaseException as error:
         journal = folder.path / JOURNAL
         if is_new and not (journal.is_file() and journal.stat().st_size):
-            shutil.rmtree(folder.path)
-            raise
-        if any((folder.path / CHECKPOINTS).iterdir()):
-            advice = f"`cfmimo resume {folder.path}` goes on with it"
+            shutil.rmtree(folder.path, ignore_errors=True)  # as far as it is still there
+        elif isinstance(error, KeyboardInterrupt):
+            raise Interrupted(_advice(folder)) from None
         else:
-            advice = f"it had no checkpoint yet; {_begins_again(folder)}"
-        if isinstance(error, KeyboardInterrupt):
-            raise Interrupted(advice) from None
-        console.say(advice)
+            console.say(_advice(folder))
+        if isinstance(error, OSError):
+            raise UnwrittenError(f"the run cannot go on: {error}", None) from None
         raise
-    return folder.summary()
+
+
+def _advice(folder: RunDir) -> str:
+    """What can be done with the folder of a run that has not come to its end."""
+    if (folder.path / SUMMARY).is_file():
+        return f"`cfmimo report {folder.path}` draws its figures"
+    if not (folder.path / "config.toml").is_file():
+        return f"nothing is left of {folder.path} to go on from"
+    if any((folder.path / CHECKPOINTS).glob("*.ckpt")):
+        return f"`cfmimo resume {folder.path}` goes on with it"
+    return f"it had no checkpoint yet; {_begins_again(folder)}"
 
 
 def _begins_again(folder: RunDir) -> str:
     return f"`cfmimo resume {folder.path} --from-start` begins it again with slot 0"
 
 
-def _finish(folder: RunDir, request: RunRequest, outcome: Outcome) -> None:
-    """Write tables, summary, figures and the page; the journal has nothing to add to them."""
+def _finish(folder: RunDir, request: RunRequest, outcome: Outcome, agents: dict[str, Any] | None) -> dict[str, Any]:
+    """Write tables, summary, figures and the page, to which the journal has nothing to add; returns the summary."""
     from cfmimo.report.pages import write_report  # matplotlib: a second, wanted at the end only
 
-    struck = _struck(outcome, request.faults)
-    summary = {**_summary(folder, request, outcome), "faults": _fault_costs(outcome.record, struck)}
-    folder.write_results(outcome.record, summary, struck)
-    write_report(folder.path)
-    folder.forget_journal()
+    record, struck = outcome.record, _struck(outcome, request.faults)
+    told = {"run_dir": str(folder.path), "agents": agents}
+    try:
+        if record.cut_short:
+            raise OSError(record.cut_short)
+        summary = {**told, **_summary(request, outcome), "faults": _fault_costs(record, struck)}
+        folder.write_results(record, summary, struck)
+        write_report(folder.path)
+        folder.forget_journal()
+    except OSError as error:
+        collected = {**told, **_summary(request, outcome), "faults": None} if record.closed.any() else None
+        raise UnwrittenError(f"cannot write to {folder.path}: {error}", collected) from None
+    return summary
 
 
-def _summary(folder: RunDir, request: RunRequest, outcome: Outcome) -> dict[str, Any]:
+def _summary(request: RunRequest, outcome: Outcome) -> dict[str, Any]:
     return {
-        "run_dir": str(folder.path),
-        "agents": folder.manifest().get("agents"),
         **summarise(outcome.record),
         "slots_per_second": (request.config.num_slots - request.first_slot) / outcome.seconds,
         "ap_processes": len({(process["node"], process["pid"]) for process in outcome.processes}),
@@ -289,13 +309,19 @@ def run_local(request: RunRequest, progress: Progress) -> Outcome:
     watcher = _watcher(network, request.watch, progress) if request.watch.wanted else None
     held_out = HeldOut(request, progress.say)
     began = time.monotonic()
-    for _ in network.frames():
-        held_out.look(network.coordinator.newest)
-        if watcher is not None:
-            watcher.look()
-        if progress.due:
-            progress.progress(network.coordinator.newest, network.coordinator.latest())
-    held_out.finish()
+    try:
+        for _ in network.frames():
+            if network.coordinator.record.cut_short:
+                break
+            held_out.look(network.coordinator.newest)
+            if watcher is not None:
+                watcher.look()
+            if progress.due:
+                progress.progress(network.coordinator.newest, network.coordinator.latest())
+        else:
+            held_out.finish()
+    except OSError as error:  # of the run's folder
+        network.coordinator.record.cut_short = str(error)
     seconds = time.monotonic() - began
     lost = network.ledger.frames_lost
     return Outcome(network.coordinator.record, seconds, restarts=network.restarts, frames_lost=lost)
@@ -319,7 +345,8 @@ def run_on_ray(request: RunRequest, progress: Progress) -> Outcome:
         cluster.launch()
         record = cluster.follow(progress, lambda newest: held_out.look_beside(newest, beside))
         seconds = time.monotonic() - began
-        held_out.finish()
+        if not record.cut_short:
+            held_out.finish()
         return Outcome(
             record,
             seconds,

@@ -27,6 +27,7 @@ from coordinator.journal import JOURNAL
 from coordinator.record import Record
 from coordinator.tables import Table
 
+SUMMARY = "summary.json"  # in a run's folder, once it is finished
 _PACKAGES = ("cfmimo", "ray", "torch", "numpy", "msgpack", "pyzmq", "pydantic")
 
 
@@ -54,11 +55,22 @@ def started_folder(out: str, inner: str) -> Path:
     path = Path(out)
     if not (path / inner).is_dir():
         path = new_folder(out)
-    try:
+    with writing(path):
         (path / inner).mkdir(parents=True, exist_ok=True)
+    return path
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """While a folder is written to.
+
+    Raises:
+        RunDirError: if it cannot be.
+    """
+    try:
+        yield
     except OSError as error:
         raise RunDirError(f"cannot write to {path}: {error}") from None
-    return path
 
 
 class RunDir:
@@ -94,13 +106,11 @@ class RunDir:
             "platform": platform.platform(),
             "versions": {name: version(name) for name in _PACKAGES},
         }
-        try:
+        with writing(path):
             path.mkdir(parents=True, exist_ok=True)
             (path / CHECKPOINTS).mkdir(exist_ok=True)
             write_whole(path / "config.toml", [to_toml(config).encode()])
             write_json(path / "manifest.json", manifest)
-        except OSError as error:
-            raise RunDirError(f"cannot write to {path}: {error}") from None
         return cls(path)
 
     @contextmanager
@@ -111,13 +121,12 @@ class RunDir:
             RunDirError: if another does, or the folder cannot be written to.
         """
         with ExitStack() as stack:
-            try:
+            with writing(self.path):
                 file = stack.enter_context((self.path / "config.toml").open("r+b"))  # NFS: a lock is for who may write
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise RunDirError(f"the run in {self.path} is still going on, in another process") from None
-            except OSError as error:
-                raise RunDirError(f"cannot write to {self.path}: {error}") from None
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    raise RunDirError(f"the run in {self.path} is still going on, in another process") from None
             yield
 
     @classmethod
@@ -127,7 +136,7 @@ class RunDir:
         Raises:
             RunDirError: if it does not.
         """
-        if (path / "summary.json").is_file():
+        if (path / SUMMARY).is_file():
             raise RunDirError(f"the run in {path} is finished; `cfmimo report {path}` draws its figures again")
         if not all((path / name).is_file() for name in ("config.toml", "manifest.json", JOURNAL)):
             raise RunDirError(f"{path} holds no run that could go on")
@@ -140,8 +149,8 @@ class RunDir:
         Raises:
             RunDirError: if it does not.
         """
-        if not (path / "summary.json").is_file():
-            raise RunDirError(f"{path} holds no finished run: it has no summary.json")
+        if not (path / SUMMARY).is_file():
+            raise RunDirError(f"{path} holds no finished run: it has no {SUMMARY}")
         return cls(path)
 
     def write_results(self, record: Record, summary: dict[str, Any], faults: dict[str, Any]) -> None:
@@ -155,7 +164,7 @@ class RunDir:
         for name, table in written.items():
             self._write_table(name, table)
         write_json(self.path / "faults.json", faults)
-        write_json(self.path / "summary.json", summary)  # last: with it the run is finished
+        write_json(self.path / SUMMARY, summary)  # last: with it the run is finished
 
     def forget_journal(self) -> None:
         """Remove the journal of a run whose results are written."""

@@ -53,8 +53,9 @@ def connected(address: str | None, num_aps: int, run_folder: Path | None = None)
             if run_folder is not None:
                 (run_folder / _SESSION).write_text(str(folder))
             yield str(folder / "fork")
-        if run_folder is not None:
-            (run_folder / _SESSION).unlink(missing_ok=True)
+        with suppress(OSError):  # a folder that is gone or read-only: what is written next tells
+            if run_folder is not None:
+                (run_folder / _SESSION).unlink(missing_ok=True)
         return
     try:
         ray.init(address=address, log_to_driver=False, runtime_env={"env_vars": _ONE_THREAD})
