@@ -143,7 +143,7 @@ class Slot:
         if config.reward.gain == "absolute" and self.feedback is not None:
             gains = [absolute_gain(self.feedback)]
         asked = [position for position, n in enumerate(self.episode.neighbours) if n in self.chosen]
-        return reward(config.reward, gains, self.episode.interference, asked, len(self.linked_partners))
+        return reward(config.reward, gains, self.episode.interference, asked)
 
     def transition(self, config: Config, earned: float) -> Transition:
         """What the slot has to teach."""

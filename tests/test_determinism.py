@@ -15,9 +15,9 @@ VARIANTS = {
         "cooperation.policy=random",
         "reward.scope=neighbourhood",
     ),
-    "components": ("cooperation.cluster=components", "cooperation.max_cluster_aps=20", "reward.charge=formed"),
+    "components": ("cooperation.cluster=components", "cooperation.max_cluster_aps=20"),
     "components refused": ("cooperation.cluster=components", "cooperation.policy=always"),
-    "neighbourhood": ("reward.scope=neighbourhood", "reward.charge=formed", "reward.interference_sign='-'"),
+    "neighbourhood": ("reward.scope=neighbourhood", "reward.interference_sign='-'"),
     "selective": (
         "cooperation.neighbour_sets=common-ue",
         "precoding.alone=mmse",

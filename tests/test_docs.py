@@ -14,7 +14,9 @@ from typing import Any
 import pytest
 import tomlkit
 
+from apnode.config import Config
 from cfmimo.cli.main import parser
+from cfmimo.presets import settings
 from results.__main__ import MANIFEST, PAGES, ROOT, names_of, regenerate, shown, typed
 
 DRAWN_BY_HAND: set[str] = set()
@@ -23,6 +25,16 @@ RESULTS: dict[str, Any] = tomlkit.parse(MANIFEST.read_text("utf-8")).unwrap()
 
 def test_the_readme_fits_two_screens() -> None:
     assert len((ROOT / "README.md").read_text("utf-8").splitlines()) <= 150
+
+
+@pytest.mark.parametrize("option", [name for name in settings(Config) if name not in Config.model_fields])
+def test_every_option_is_used_by_a_preset_or_named_on_a_page(option: str) -> None:
+    """So that one which nobody needs is found, and goes."""
+    section, key = option.split(".")
+    presets = [tomlkit.parse(path.read_text("utf-8")).unwrap() for path in (ROOT / "cfmimo/presets").glob("*.toml")]
+    text = "\n".join(page.read_text("utf-8") for page in PAGES)
+    named = re.search(rf"\b{section}\.{key}\b|`\.?{key}`|`{key} =", text)
+    assert named or any(key in preset.get(section, ()) for preset in presets)
 
 
 def test_every_result_of_the_pages_is_in_the_manifest() -> None:

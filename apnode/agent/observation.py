@@ -118,21 +118,21 @@ def absolute_gain(feedback: SlotFeedback) -> float:
     return float(feedback.rate.sum()) - float(feedback.rate_alone.sum())
 
 
-def reward(
-    weights: Reward, gains: Sequence[float], interference: FloatArray, asked: Collection[int], formed: int
-) -> float:
-    """Seed paper eq. (12), with its sign and what is charged as settings.
+def reward(weights: Reward, gains: Sequence[float], interference: FloatArray, asked: Collection[int]) -> float:
+    """Seed paper eq. (12), with its sign as a setting.
 
     Args:
         weights: the alphas and the settings.
         gains: relative gains that count: own first, then partners' (scope `neighbourhood`).
         interference: (N,) running mean of (7) per neighbour [W].
         asked: positions of the neighbours asked.
-        formed: number of links formed.
     """
-    cost = len(asked) if weights.charge == "requests" else formed
     sign = 1.0 if weights.interference_sign == "+" else -1.0
     relative = row_normalised(interference)
     mitigated = sum(float(relative[n]) for n in sorted(asked))
     mean_gain = sum(gains) / len(gains)
-    return weights.gain_weight * mean_gain - weights.link_cost * cost + sign * weights.interference_weight * mitigated
+    return (
+        weights.gain_weight * mean_gain
+        - weights.link_cost * len(asked)
+        + sign * weights.interference_weight * mitigated
+    )

@@ -211,8 +211,7 @@ class Ddqn:
     def learn(self, transition: Transition, slot: int) -> float:
         self.replay.store(transition)
         loss = 0.0
-        due = (slot + 1) % self._learning.update_every_slots == 0
-        if due and len(self.replay) >= self._learning.batch_size:
+        if len(self.replay) >= self._learning.batch_size:
             rng = generator(self._seed, Purpose.UPDATE, self._ap, slot)
             batch = self.replay.sample(self._learning.batch_size, rng)
             loss = self.network.update(batch, rng)

@@ -27,9 +27,6 @@ class Reward(Section):
     scope: Literal["own", "neighbourhood"] = Field(
         "own", description="gain of the AP's own UEs, or the mean of its own gain and its partners'"
     )
-    charge: Literal["requests", "formed"] = Field(
-        "requests", description="links that alpha_2 charges: those asked for, or those formed"
-    )
 
     @model_validator(mode="after")
     def _an_absolute_gain_is_ones_own(self) -> Self:
@@ -58,7 +55,6 @@ class Learning(Section):
     discount: Annotated[float, Field(ge=0, lt=1)] = Field(0.95, description="gamma, discount of later rewards")
     replay_capacity: Count = Field(1000, description="transitions in an AP's replay buffer")
     batch_size: Count = Field(32, description="transitions in an update")
-    update_every_slots: Count = Field(1, description="slots between two updates")
     target_update_episodes: Count = Field(10, description="episodes between two copies to the target network")
     epsilon_start: Fraction = Field(0.8, description="probability of exploring in the first episode")
     epsilon_end: Fraction = Field(0.01, description="lowest probability of exploring")

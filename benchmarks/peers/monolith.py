@@ -47,8 +47,8 @@ class Monolith:
             raise ValueError("only ego clusters of mutual agreement")
         if (precoding.alone, precoding.joint, precoding.power) != ("mrt", "rzf", "paper"):
             raise ValueError("only MRT alone, RZF jointly, and power as in the paper")
-        if (config.reward.scope, config.reward.charge) != ("own", "requests"):
-            raise ValueError("only a reward of an AP's own gain, less its requests")
+        if config.reward.scope != "own":
+            raise ValueError("only a reward of an AP's own gain")
         self._config = config
         self.num_agents, self.num_neighbours = config.radio.num_aps, cooperation.max_neighbours
         self.observation_size, self.num_actions = observation_size(config), 2**self.num_neighbours

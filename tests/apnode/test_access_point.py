@@ -575,13 +575,6 @@ def test_a_partner_whose_cluster_is_refused_is_told_no_gain_and_not_waited_for()
     assert kinds(driven.give(feedback())) == [(COORDINATOR, ApReport)]
 
 
-def test_links_formed_are_charged_not_members() -> None:
-    costly = ("reward.charge=formed", "reward.link_cost=0.5", "reward.gain_weight=0", "reward.interference_weight=0")
-    driven = opened(*COMPONENTS, *costly, asks=[1])
-    driven.give(block(1), *CHAIN)
-    assert only(driven.give(feedback()), ApReport).reward == -0.5
-
-
 def test_a_stranger_is_not_heard_about_clusters() -> None:
     driven = opened(*COMPONENTS, asks=[1])
     driven.give(block(1))

@@ -113,31 +113,25 @@ def test_gain_over_no_rate_at_all_is_no_gain(rate: list[float]) -> None:
 
 
 def test_reward_of_a_slot_worked_by_hand() -> None:
-    weights = Reward(gain_weight=2, link_cost=0.1, interference_weight=0.4, interference_sign="+", charge="requests")
+    weights = Reward(gain_weight=2, link_cost=0.1, interference_weight=0.4, interference_sign="+")
     # 2 * 0.3 - 0.1 * 2 requests + 0.4 * (1 + 1/3)
-    assert reward(weights, [0.3], TWO_SHARES, {0, 1}, formed=1) == pytest.approx(0.4 + 0.4 * 4 / 3)
+    assert reward(weights, [0.3], TWO_SHARES, {0, 1}) == pytest.approx(0.4 + 0.4 * 4 / 3)
 
 
 def test_the_sign_decides_whether_asking_a_strong_interferer_pays() -> None:
     plus, minus = (Reward(link_cost=0, interference_weight=0.4, interference_sign=sign) for sign in ("+", "-"))
-    assert reward(plus, [0.0], TWO_SHARES, {0}, formed=0) == pytest.approx(0.4)
-    assert reward(minus, [0.0], TWO_SHARES, {0}, formed=0) == pytest.approx(-0.4)
-
-
-@pytest.mark.parametrize(("charge", "charged"), [("requests", 2), ("formed", 1)])
-def test_links_are_charged_as_requested_or_as_formed(charge: str, charged: int) -> None:
-    weights = Reward.model_validate({"link_cost": 0.1, "interference_weight": 0, "charge": charge})
-    assert reward(weights, [0.0], TWO_SHARES, {0, 1}, formed=1) == pytest.approx(-0.1 * charged)
+    assert reward(plus, [0.0], TWO_SHARES, {0}) == pytest.approx(0.4)
+    assert reward(minus, [0.0], TWO_SHARES, {0}) == pytest.approx(-0.4)
 
 
 def test_neighbourhood_reward_is_the_mean_of_own_and_partners_gains() -> None:
     weights = Reward(link_cost=0, interference_weight=0)
-    assert reward(weights, [0.3, -0.1, 0.1], TWO_SHARES, {0}, formed=2) == pytest.approx(0.1)
+    assert reward(weights, [0.3, -0.1, 0.1], TWO_SHARES, {0}) == pytest.approx(0.1)
 
 
 def test_asking_nobody_earns_the_gain_alone() -> None:
-    assert reward(Reward(), [0.25], TWO_SHARES, set(), formed=0) == pytest.approx(0.25)
+    assert reward(Reward(), [0.25], TWO_SHARES, set()) == pytest.approx(0.25)
 
 
 def test_an_ap_without_neighbours_earns_its_gain() -> None:
-    assert reward(Reward(), [0.0], np.zeros(0), set(), formed=0) == 0
+    assert reward(Reward(), [0.0], np.zeros(0), set()) == 0

@@ -175,13 +175,6 @@ def test_learning_begins_with_the_first_full_batch() -> None:
     assert min(losses[3:]) > 0
 
 
-def test_updates_may_be_some_slots_apart() -> None:
-    of = config(update_every_slots=3)
-    policy = Ddqn(0, of)
-    losses = [policy.learn(transition(slot, of), slot) for slot in range(12)]
-    assert [slot for slot, loss in enumerate(losses) if loss] == [5, 8, 11]
-
-
 def test_target_network_is_synced_when_the_last_of_its_episodes_ends() -> None:
     of = config()  # 3 episodes of 2 slots
     policy = Ddqn(0, of)

@@ -37,7 +37,6 @@ SELECTIVE = (
     "precoding.power=average",
     "reward.scope=neighbourhood",
     "radio.ue_mobility=walk",
-    "learning.update_every_slots=3",
 )
 VARIANTS = {
     "ego": (),
