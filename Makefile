@@ -6,6 +6,9 @@ MARL := .venv-marl/.installed
 
 SECRETS := deploy/secrets
 
+# some containers forbid it, and then every process compiles every module anew
+export PYTHONDONTWRITEBYTECODE :=
+
 .PHONY: help demo secrets test test-deploy results bench bench-agents bench-faults bench-marl clean
 
 help:  ## this list
