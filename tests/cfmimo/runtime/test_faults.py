@@ -209,10 +209,10 @@ def test_the_same_plan_gives_the_same_run(tmp_path: Path) -> None:
     assert len(digests) == 1
 
 
-@pytest.mark.parametrize("first", range(0, 500, 25))
+@pytest.mark.parametrize("first", range(0, 96, 12))
 def test_random_plans_break_nothing(first: int, tmp_path: Path) -> None:
-    """`python -m benchmarks.fuzz` tries many more."""
-    findings = [try_seed(seed, tmp_path) for seed in range(first, first + 25)]
+    """A smoke test: `python -m benchmarks.fuzz` tries thousands."""
+    findings = [try_seed(seed, tmp_path) for seed in range(first, first + 12)]
     assert {finding.seed: finding.broken for finding in findings if finding.broken} == {}
 
 
