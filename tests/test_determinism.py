@@ -6,7 +6,8 @@ from apnode.config import Config
 from cfmimo.presets import load
 from cfmimo.runtime.local import LocalNetwork
 
-SHORT = ("run.episodes=3", "run.slots_per_episode=12")
+SMALL = ("radio.num_aps=10", "radio.num_ues=5", "radio.area_m=320", "learning.batch_size=8")
+SHORT = (*SMALL, "run.episodes=3", "run.slots_per_episode=8")
 VARIANTS = {
     "mutual": (),
     "directed": ("cooperation.cluster=directed", "cooperation.acceptance=all", "cooperation.neighbour_sets=row"),
@@ -82,7 +83,7 @@ def test_when_an_ap_finds_time_to_learn_does_not_change_the_run(demo: Config, de
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_delivery_order_changes_no_kind_of_agreement(variant: str) -> None:
-    config = load("demo", ("run.episodes=2", "run.slots_per_episode=18", *VARIANTS[variant]))
+    config = load("demo", (*SMALL, "run.episodes=2", "run.slots_per_episode=9", *VARIANTS[variant]))
     assert len({digest(config, order_seed) for order_seed in (None, 1, 2)}) == 1
 
 
