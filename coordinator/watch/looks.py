@@ -18,6 +18,7 @@ LOOKS = {  # what APs run: the colours of Okabe and Ito, told apart by colour-bl
     "threshold": Look("#56B4E9", "v"),
     "master": Look("#CC79A7", "P"),
     "forecast": Look("#009E73", "D"),
+    "informed": Look("#117733", "H"),
     "oracle": Look("#000000", "*"),
     "ddqn": Look("#0072B2", "^"),
     "always": Look("#D55E00", "X"),
