@@ -1,4 +1,4 @@
-"""The coordinator: collects reports, commands nothing. Nobody waits for it, and it may die unnoticed."""
+"""The coordinator: it collects reports and commands nothing. No AP waits for it or notices its death."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from coordinator import tables
 from coordinator.journal import Journal
 from coordinator.record import Record
 
-_OVERDUE_SLOTS = 4  # a report that others have overtaken by so many slots was lost; as often it is asked for
-_MOST_EVENTS = 10**5  # comebacks and faults that are kept; more are a flood
+_OVERDUE_SLOTS = 4  # age at which a missing report counts as lost, and interval between two requests for it
+_MOST_EVENTS = 10**5  # limit of recorded comebacks and faults; further ones are a flood
 
 
 class Coordinator(Node):
     """State machine that fills a Record; done when the run is over and every report is in."""
 
     def __init__(self, config: Config, journal: Journal | None = None) -> None:
-        """Know what is in the journal, if there is one: what was reported before this process began."""
+        """Read the journal, if there is one: reports that came before this process began."""
         super().__init__(COORDINATOR, config.run.max_frame_bytes)
         self.record = Record(config)
         self.newest = -1  # slot of the newest SlotReport
@@ -64,7 +64,7 @@ class Coordinator(Node):
         return out
 
     def ask_again(self) -> list[Send]:
-        """After this coordinator was away: ask everybody to report again what may have been lost meanwhile."""
+        """After a restart: ask every node to repeat the reports that may have been lost meanwhile."""
         self._asked = self.newest
         for node in (CHANNEL, *map(ap_address, range(self.config.radio.num_aps))):
             if node in self.endpoints:
@@ -72,14 +72,14 @@ class Coordinator(Node):
         return self._take_out()
 
     def latest(self) -> dict[str, Any] | None:
-        """The row of the newest slot before the one whose reports are still coming in; None before there is one."""
+        """The row of the slot before the newest, whose reports are still coming in; None at the start."""
         at = self.newest - 1
         if at < 0:
             return None
         return {name: column[0].item() for name, column in tables.slots(self.record, np.array([at])).items()}
 
     def hung(self) -> list[int]:
-        """APs that missed all slots for as long as the watchdog waits, and have said nothing since."""
+        """APs that missed the last `watchdog_slots` slots and have sent no hello since."""
         slots = self.config.run.watchdog_slots
         newest = self.newest
         if newest + 1 < slots:
@@ -93,8 +93,8 @@ class Coordinator(Node):
         shape = (run.blocks_per_slot, radio.num_ues)
         refuse_unless(report.sinr.shape == shape == report.sinr_alone.shape, "SINR of a wrong shape")
         refuse_unless(report.gain.shape == shape == report.gain_alone.shape, "effective gains of a wrong shape")
-        refuse_unless(report.power.shape == (radio.num_aps, 2), "powers of another number of APs")
-        refuse_unless(all(ap < radio.num_aps for ap in report.silent), "silence of an AP that there is not")
+        refuse_unless(report.power.shape == (radio.num_aps, 2), "power of a wrong shape")
+        refuse_unless(all(ap < radio.num_aps for ap in report.silent), "unknown AP among the silent")
         _refuse_unless_counts(report)
         if self.record.closed[report.slot]:
             return "duplicate"
@@ -106,11 +106,11 @@ class Coordinator(Node):
         return ACCEPTED
 
     def _ask_for_overdue(self) -> None:
-        """Ask again for reports lost on the way, of slots long past, as long as they are kept by who sent them."""
+        """Ask for lost reports of past slots again, as long as their senders keep them."""
         first, record = max(0, self.newest + 1 - REPORTS_KEPT), self.record
         slots = slice(first, self.newest + 1 - _OVERDUE_SLOTS)
-        lost = record.missing(slots) & ~record.silent[self.newest]  # who is dead now cannot answer
-        lost &= np.arange(first, slots.stop)[:, None] >= record.back_since  # nor who died in between
+        lost = record.missing(slots) & ~record.silent[self.newest]  # a dead AP cannot answer
+        lost &= np.arange(first, slots.stop)[:, None] >= record.back_since  # nor one that died in between
         overdue = {ap_address(int(ap)): lost[:, ap] for ap in np.flatnonzero(lost.any(axis=0))}
         for node, slots_lost in {CHANNEL: ~record.closed[slots], **overdue}.items():
             if slots_lost.any() and node in self.endpoints:
@@ -121,9 +121,9 @@ class Coordinator(Node):
         known = range(self.config.radio.num_aps)
         refuse_unless(report.slot < self.config.num_slots and report.ap in known, "no such AP or slot")
         refuse_unless(len(report.neighbours) <= self.config.cooperation.max_neighbours, "too many neighbours")
-        refuse_unless(all(n in known for n in report.neighbours), "a neighbour that there is not")
-        refuse_unless(all(ap in known for ap in report.suspects), "a suspect that there is not")
-        refuse_unless(report.cluster_size <= len(known), "a cluster of more APs than there are")
+        refuse_unless(all(n in known for n in report.neighbours), "unknown AP among the neighbours")
+        refuse_unless(all(ap in known for ap in report.suspects), "unknown AP among the suspects")
+        refuse_unless(report.cluster_size <= len(known), "cluster larger than the network")
         _refuse_unless_counts(report)
         if self.record.reported[report.slot, report.ap]:
             return "duplicate"
@@ -132,9 +132,9 @@ class Coordinator(Node):
         return ACCEPTED
 
     def _on_hello(self, hello: Hello) -> Fate:
-        """An AP is there, or there again; that is where it is asked for what it has reported already."""
+        """An AP has started or restarted; requests to repeat reports go to the endpoint that it names."""
         refuse_unless(hello.ap < self.config.radio.num_aps, "no such AP")
-        refuse_unless(max(hello.slot, hello.restored) <= self.config.num_slots, "a slot that there is not")
+        refuse_unless(max(hello.slot, hello.restored) <= self.config.num_slots, "slot beyond the run")
         self.endpoints[ap_address(hello.ap)] = hello.endpoint
         if len(self.record.comebacks) >= _MOST_EVENTS:
             return "flood"
@@ -143,7 +143,7 @@ class Coordinator(Node):
         return ACCEPTED
 
     def _on_fault(self, fault: FaultFired) -> Fate:
-        refuse_unless(fault.slot <= self.config.num_slots, "a slot that there is not")
+        refuse_unless(fault.slot <= self.config.num_slots, "slot beyond the run")
         if len(self.record.fired) >= _MOST_EVENTS:
             return "flood"
         self.record.add_fault(fault)
@@ -155,7 +155,7 @@ class Coordinator(Node):
         return ACCEPTED
 
     def _on_tick(self, tick: Tick) -> Fate:
-        """Long silence: reports that have not come by the end of the run are not waited for."""
+        """Long silence: once the run is over, missing reports are not awaited any more."""
         self.done = self.done or self._over
         return ACCEPTED
 
@@ -164,5 +164,5 @@ class Coordinator(Node):
 
 
 def _refuse_unless_counts(report: ApReport | SlotReport) -> None:
-    refuse_unless(report.sent.shape == (2, len(KINDS)), "counts of other kinds of messages")
-    refuse_unless(report.dropped.shape == (len(DROPS),), "counts of other reasons")
+    refuse_unless(report.sent.shape == (2, len(KINDS)), "message counts of a wrong shape")
+    refuse_unless(report.dropped.shape == (len(DROPS),), "drop counts of a wrong shape")

@@ -28,7 +28,7 @@ def add_experiment(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "experiment", metavar="PRESET|FILE.toml", help=f"one of {', '.join(preset_names())}, or a file"
     )
-    command.add_argument("--seed", type=int, help="of everything random (default: what the config says)")
+    command.add_argument("--seed", type=int, help="seed of everything random (default: the config's)")
     command.add_argument(
         "--set",
         nargs="+",
@@ -40,10 +40,8 @@ def add_experiment(command: argparse.ArgumentParser) -> None:
 
 
 def add_policy(command: argparse.ArgumentParser, what: str) -> None:
-    """Add the option that names trained agents; `what` says what they do."""
-    command.add_argument(
-        "--policy", metavar="RUN_DIR", help=f"the agents that this run with policy ddqn has trained {what}"
-    )
+    """Add the option that names trained agents; `what` continues its help."""
+    command.add_argument("--policy", metavar="RUN_DIR", help=f"use the agents trained by this run: {what}")
 
 
 def add_watching(command: argparse.ArgumentParser) -> None:
@@ -55,12 +53,12 @@ def add_watching(command: argparse.ArgumentParser) -> None:
         "--metrics-host",
         default=Watch.host,
         metavar="ADDRESS",
-        help=f"of this machine, to serve them on: 0.0.0.0 lets everybody who reaches it read (default: {Watch.host})",
+        help=f"address of this machine to serve them at; 0.0.0.0: readable by every host (default: {Watch.host})",
     )
     command.add_argument(
         "--tensorboard",
         action="store_true",
-        help=f"write scalars to RUN_DIR/{SCALARS} while it goes on (a run that is resumed goes on with them)",
+        help=f"write scalars to RUN_DIR/{SCALARS} during the run (a resumed run continues them)",
     )
     command.add_argument("--quiet", action="store_true", help="no progress bar")
     add_json(command)

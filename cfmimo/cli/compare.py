@@ -29,35 +29,35 @@ def add_compare(commands: Any) -> None:
         commands,
         "compare",
         compare_command,
-        "policies side by side on the same layouts and fading, at equal numbers of links",
+        "compare policies on the same layouts and fading, at equal numbers of links",
     )
     add_experiment(comparison)
     comparison.add_argument(
         "--policies",
         metavar="A,B,...",
-        help="run by the APs: never, random, threshold, master (the links of each user's strongest AP), forecast (what "
-        "APs expect to pay), informed (the forecast, told the defects of all APs), oracle (greedy, knows every "
-        "channel), always, ddqn (--policy's agents, or the config's, trained first); without links: mrt, local-rzf, "
-        "local-mmse; by a central processor: centralised (the paper's RZF), p-mmse, full-mmse (default: all but ddqn, "
-        "and informed only where APs have defects; with --policy, ddqn as well)",
+        help="policies of APs: never, random, threshold, master (links of each user's strongest AP), forecast (links "
+        "that promise a gain), informed (forecast that knows the defects of all APs), oracle (greedy, knows every "
+        "channel), always, ddqn (agents of --policy, or of the config, trained first); APs without links: mrt, "
+        "local-rzf, local-mmse; a central processor: centralised (the paper's RZF), p-mmse, full-mmse (default: all "
+        "but ddqn, and informed only where APs have defects; with --policy, ddqn as well)",
     )
-    add_policy(comparison, "are ddqn, and none are trained: in their places, if there are as many APs")
+    add_policy(comparison, "they are the contender ddqn; in a network of their size they keep their places")
     comparison.add_argument(
         "--layouts",
         type=count,
         default=20,
-        help="APs and users anew on each; with ddqn, whose agents belong to their places, just the users (default: 20)",
+        help="number of layouts; each has new users and, without ddqn (agents keep places), new APs (default: 20)",
     )
-    comparison.add_argument("--slots", type=count, default=5, help="that count on each layout (default: 5)")
+    comparison.add_argument("--slots", type=count, default=5, help="slots measured on each layout (default: 5)")
     comparison.add_argument(
         "--links",
         type=counts,
         default=[20, 50, 100, 150, 194],
         metavar="N,N,...",
-        help="to tune random, threshold, forecast, informed, oracle and agents that forecast to: links formed, or "
-        "requests if clusters are directed (default: 20,50,100,150,194; numbers out of reach are left out)",
+        help="numbers of links formed (directed clusters: requests) to which random, threshold, forecast, informed, "
+        "oracle and forecasting agents are tuned (default: 20,50,100,150,194; unreachable numbers are left out)",
     )
-    comparison.add_argument("--out", help="the folder for the results, new or empty")
+    comparison.add_argument("--out", help="folder for the results, new or empty")
     comparison.add_argument("--quiet", action="store_true", help="no progress bar")
     add_json(comparison)
 

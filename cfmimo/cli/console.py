@@ -1,4 +1,4 @@
-"""What a person sees in the terminal: progress on standard error, the closing table on standard output."""
+"""Output in the terminal: progress on standard error, the closing table on standard output."""
 
 from __future__ import annotations
 
@@ -53,11 +53,11 @@ class Console:
         return not self._error.quiet and time.monotonic() - self._shown >= interval
 
     def say(self, text: str) -> None:
-        """One line that stays."""
+        """Print a line that stays."""
         self._error.print(text, highlight=False)
 
     def starting(self, started: int, total: int) -> None:
-        """So many AP processes are up."""
+        """Show how many AP processes are up."""
         self._bar.update(self._task, description="starting APs", completed=started, total=total)
         if self.due and not self._live:
             self._shown = time.monotonic()
@@ -77,7 +77,7 @@ class Console:
             self.say(f"slot {newest + 1} of {self.num_slots}  {figures}")
 
     def stage(self, what: str) -> Callable[[int, int], None]:
-        """A stage of long work: what it returns is told how much of it is done, of how much."""
+        """Begin a stage of long work; the function returned shows how much of it is done."""
 
         def show(done: int, total: int) -> None:
             if self._live:
@@ -89,7 +89,7 @@ class Console:
         return show
 
     def comparison_table(self, result: dict[str, Any]) -> None:
-        """What each policy brings at a number of links, and what it costs."""
+        """Print the gain and the cost of each policy at each number of links."""
         out = RichConsole(width=None if self._error.is_terminal else 120)
         title = f"{result['layouts']} layouts, the same for all rows; ± 95 % interval, paired"
         for heading, columns in ((title, _BRINGS), ("what it costs", _COSTS)):
@@ -105,7 +105,7 @@ class Console:
         out.print(f"tables and figure: {result['run_dir']} (open report.html)", highlight=False, soft_wrap=True)
 
     def reproduction_table(self, result: dict[str, Any]) -> None:
-        """What the paper says beside what came out here, and what that means."""
+        """Print the paper's numbers beside ours, with verdicts."""
         out = RichConsole(width=None if self._error.is_terminal else 130)
         table = Table(title="± 95 % interval over layouts", title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
         for name, justify in (("quantity", "left"), ("paper", "right"), ("ours", "right"), ("difference", "right")):
@@ -129,7 +129,7 @@ class Console:
         out.print(f"figures and page: {result['run_dir']} (open report.html)", highlight=False, soft_wrap=True)
 
     def closing_table(self, summary: dict[str, Any]) -> None:
-        """What the run brought and cost, beside the same slots without cooperation."""
+        """Print the results of a run, beside the same slots without cooperation."""
         last = summary["last_tenth"]
         table = Table(title=f"{summary['slots']} slots, digest {summary['digest'][:16]}", title_justify="left")
         table.add_column("mean over slots")
@@ -144,7 +144,7 @@ class Console:
         for note in summary["cluster_notes"]:
             out.print(note, highlight=False)
         if summary["updates_skipped"]:
-            skipped = f"{summary['updates_skipped']} updates of agents were skipped, as they were not finite"
+            skipped = f"{summary['updates_skipped']} updates of agents were skipped because they were not finite"
             out.print(f"{skipped}; lower learning.learning_rate", highlight=False)
         if summary["checkpoints_unsaved"]:
             unsaved = f"{summary['checkpoints_unsaved']} checkpoints could not be written: is the disk full?"
@@ -169,7 +169,7 @@ class Console:
 
 
 def _fault_line(faults: dict[str, Any]) -> str:
-    """What went wrong, in a sentence."""
+    """The faults of a run, in a sentence."""
     fired, planned = (sum(faults[name].values()) for name in ("fired", "planned"))
     line = f"{fired} of {planned} faults fired; {faults['deaths']} deaths of APs, {faults['restored']} restored"
     lost = faults["slots_lost"]
@@ -183,7 +183,7 @@ def _fault_line(faults: dict[str, Any]) -> str:
 
 
 def _name(row: dict[str, Any]) -> str:
-    """A policy and what it is tuned to: a number of links, or a rate of requests."""
+    """A policy with the number of links or the request rate that it is tuned to."""
     if row["aimed_at"]:
         return f"{row['policy']} {row['aimed_at']}"
     return f"{row['policy']} {row['setting']:.1%}" if row["policy"] == "random" else str(row["policy"])

@@ -1,4 +1,4 @@
-"""Commands that show what there is: `report`, `snapshot`, `presets`, `config`, `schema`."""
+"""Commands that show runs and settings: `report`, `snapshot`, `presets`, `config`, `schema`."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
 def add_report(commands: Any) -> None:
     """Add the command `report`."""
-    report = add_command(commands, "report", report_command, "draw figures and report.html again from a run directory")
+    report = add_command(commands, "report", report_command, "draw figures and report.html of a run directory again")
     report.add_argument("run_dir", metavar="RUN_DIR")
     report.add_argument(
-        "--slots", type=slots, metavar="N,N,...", help="to draw maps of (default: the first and the last)"
+        "--slots", type=slots, metavar="N,N,...", help="slots to draw maps of (default: the first and the last)"
     )
 
 
@@ -40,11 +40,11 @@ def report_command(options: argparse.Namespace) -> int:
 def add_snapshot(commands: Any) -> None:
     """Add the command `snapshot`."""
     snapshot = add_command(
-        commands, "snapshot", snapshot_command, "write every array of one slot, for checking elsewhere"
+        commands, "snapshot", snapshot_command, "write all arrays of one slot, to check them elsewhere"
     )
     add_experiment(snapshot)
-    snapshot.add_argument("--slot", type=int, default=0, help="which one (default: 0)")
-    snapshot.add_argument("--out", required=True, help="a .npz file")
+    snapshot.add_argument("--slot", type=int, default=0, help="number of the slot (default: 0)")
+    snapshot.add_argument("--out", required=True, help="file to write (.npz)")
     add_json(snapshot)
 
 
@@ -67,7 +67,7 @@ def snapshot_command(options: argparse.Namespace) -> int:
 def add_listings(commands: Any) -> None:
     """Add the commands `presets`, `config` and `schema`."""
     add_json(add_command(commands, "presets", presets_command, "list the presets"))
-    add_experiment(add_command(commands, "config", config_command, "print a config, complete and commented, as TOML"))
+    add_experiment(add_command(commands, "config", config_command, "print a complete, commented config as TOML"))
     add_command(commands, "schema", schema_command, "print the JSON schema of the config")
 
 

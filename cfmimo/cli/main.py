@@ -25,13 +25,13 @@ examples:
   cfmimo run demo                                20 APs as 20 Ray actors, learning; a few minutes
   cfmimo run paper --runtime local               the seed paper's network in one process
   cfmimo run demo --set radio.num_aps=36 cooperation.policy=random --seed 7
-  cfmimo run demo --faults churn                 the same, while APs are killed as a plan says
-  cfmimo resume runs/demo-seed0-...              go on with a run that was interrupted
-  cfmimo run demo --policy runs/demo-seed0-...   with the agents that it trained, who learn no more
+  cfmimo run demo --faults churn                 the same, with APs killed by a fault plan
+  cfmimo resume runs/demo-seed0-...              continue an interrupted run
+  cfmimo run demo --policy runs/demo-seed0-...   with the agents of that run, without learning
   cfmimo config paper > my.toml                  a commented config to edit, then: cfmimo run my.toml
-  cfmimo compare paper --layouts 20              policies at equal numbers of links, with intervals
-  cfmimo reproduce --quick                       what the seed paper says, beside what comes out
-  cfmimo snapshot paper --seed 1 --out x.npz     one slot, every array, for checking elsewhere
+  cfmimo compare paper --layouts 20              policies at equal numbers of links, with 95 % intervals
+  cfmimo reproduce --quick                       the seed paper's numbers beside ours
+  cfmimo snapshot paper --seed 1 --out x.npz     all arrays of one slot, to check them elsewhere
 """
 
 

@@ -22,15 +22,11 @@ def add_reproduce(commands: Any) -> None:
         commands,
         "reproduce",
         reproduce_command,
-        "the seed paper's figures 3 to 7, and a table of what it says and what comes out",
+        "reproduce the seed paper's figures 3 to 7, with a table of its numbers and ours",
     )
-    reproduction.add_argument(
-        "--quick", action="store_true", help="a small version: one short training of each reading"
-    )
-    reproduction.add_argument("--seed", type=seed, default=0, help="of the first training (default: 0)")
-    reproduction.add_argument(
-        "--out", help="the folder for the results; parts that are finished there are not done again"
-    )
+    reproduction.add_argument("--quick", action="store_true", help="small version: one short training per reading")
+    reproduction.add_argument("--seed", type=seed, default=0, help="seed of the first training (default: 0)")
+    reproduction.add_argument("--out", help="folder for the results; finished parts in it are reused")
     reproduction.add_argument("--quiet", action="store_true", help="no progress bar")
     add_json(reproduction)
 

@@ -30,24 +30,22 @@ if TYPE_CHECKING:
 
 def add_run(commands: Any) -> None:
     """Add the command `run`."""
-    run = add_command(
-        commands, "run", run_command, "run an experiment, leave a run directory, print what it brought and cost"
-    )
+    run = add_command(commands, "run", run_command, "run an experiment, write a run directory, print gain and cost")
     add_experiment(run)
     run.add_argument(
         "--runtime",
         choices=("ray", "local"),
         default="ray",
-        help="ray: every AP an actor, a process of its own (default); local: all in this process, the same result",
+        help="ray: every AP is a Ray actor in its own process (default); local: all APs in this process, same result",
     )
     run.add_argument("--address", help="of a running Ray cluster; default: a private one on this machine")
     run.add_argument("--out", help="the run directory, new or empty; default: runs/<name>-seed<seed>-<time>")
     run.add_argument(
         "--faults",
         metavar="PLAN|FILE.toml",
-        help=f"what goes wrong: {', '.join(plan_names())}, or a file (see docs/faults.md)",
+        help=f"fault plan: {', '.join(plan_names())}, or a file (see docs/faults.md)",
     )
-    add_policy(run, "decide, and learn and explore no more: AP m uses agent m modulo their number")
+    add_policy(run, "they decide without learning or exploring; AP m uses agent m modulo their number")
     add_watching(run)
 
 
@@ -74,7 +72,7 @@ def add_resume(commands: Any) -> None:
         commands,
         "resume",
         resume_command,
-        "go on with a run that was interrupted: the result equals the uninterrupted one",
+        "continue an interrupted run; the result equals that of an uninterrupted one",
     )
     resumed.add_argument("run_dir", metavar="RUN_DIR")
     resumed.add_argument("--address", help="of a running Ray cluster; default: a private one on this machine")
@@ -94,7 +92,7 @@ def resume_command(options: argparse.Namespace) -> int:
 
 
 def _watch(options: argparse.Namespace, run_dir: str) -> Watch:
-    """How a run is to be watched; one that is resumed with its scalars goes on with them, asked or not."""
+    """How to watch the run; a resumed run continues its scalars, asked or not."""
     scalars = Path(run_dir).absolute() / SCALARS
     if not options.tensorboard and not scalars.is_dir():
         return Watch(options.metrics_port, options.metrics_host)
@@ -106,12 +104,12 @@ def _watch(options: argparse.Namespace, run_dir: str) -> Watch:
 
 
 def _conclude(run: Callable[[], dict[str, Any]], console: Console, options: argparse.Namespace) -> int:
-    """Run, and print what came of it; a run not written, or whose faults were not those planned, has failed."""
+    """Run, and print the result; a run that is not written, or whose faults differ from its plan, has failed."""
     trouble, result = "", None
     try:
         result = run()
         if result["not_as_planned"]:
-            trouble = "the faults that fired are not those planned: " + "; ".join(result["not_as_planned"])
+            trouble = "faults differ from the plan: " + "; ".join(result["not_as_planned"])
     except UnwrittenError as error:
         trouble, result = str(error), error.summary
     except ClusterError as error:

@@ -149,7 +149,7 @@ _CAPTIONS = {
     "rate": "Sum rate: every slot faintly, episode means bold. Grey: the same slots had no AP cooperated.",
     "sinr": "SINR (9) of the precoders really transmitted over the true channels.",
     "states": "Which AP was late or down in which slot, what ended it and how it came back.",
-    "links": "Links in the three units: who asked, who precoded jointly, who shares a UE anyway.",
+    "links": "Links in three units: directed requests, AP pairs that precoded jointly, AP pairs with a common UE.",
     "learning": "What the agents earn, and how much they still explore.",
     "held-out": "What they reach without exploring, on layouts that they never learn from. Star: who are kept.",
     "fig3-cooperation": "Fig. 3: how much the agents cooperate while they learn. Black: what the paper shows at the "
@@ -165,8 +165,8 @@ _CAPTIONS = {
 }
 _MARKED = " Above it: the faults that fired."
 _MAP_KEY = (
-    "Who served whom, who asked whom and who precoded together. A line that goes out by one border of the square comes "
-    "in by the opposite one. The colour scale is the same for all slots of the run."
+    "Lines show which AP serves which UE, requests without agreement, and links formed. A line that leaves the square "
+    "at one border continues at the opposite one. The colour scale is the same for all slots of the run."
 )
 
 
@@ -176,7 +176,7 @@ def _drawing(path: Path, name: str, drawn: Figure, caption: str) -> str:
 
 
 def _maps(folder: RunDir, slots: Iterable[int], by_slot: Table, aps: Table) -> str:
-    """Maps of some slots; or why there are none, since all else can be told without."""
+    """Maps of some slots, or the reason why there are none."""
     try:
         config, ues, links = load(str(folder.path / "config.toml")), folder.table("ues"), folder.table("links")
         maps = [slot_map(config, slot, aps, ues, links) for slot in slots]
@@ -227,7 +227,7 @@ def _paragraphs(texts: Iterable[str]) -> str:
 
 
 def _faults(costs: dict[str, Any], deaths: Sequence[Outage], states: str) -> str:
-    """What went wrong, what came of it, and of every death."""
+    """Faults, their consequences, and a table of deaths."""
     kinds = [
         (kind.replace("_", " "), str(costs["planned"].get(kind, 0)), str(costs["fired"].get(kind, 0)))
         for kind in dict.fromkeys((*costs["planned"], *costs["fired"]))
@@ -257,14 +257,14 @@ _NO_TWIN = (
 def _fault_notes(costs: dict[str, Any]) -> list[str]:
     notes = [
         f"{costs['deaths']} deaths of APs; {costs['restored']} came back from a checkpoint.",
-        f"Slots in which an AP was late or did not report, over all APs: {costs['ap_slots_not_ok']}. With an AP dies "
-        "what it had not reported yet.",
+        f"Slots in which an AP was late or did not report, over all APs: {costs['ap_slots_not_ok']}. Reports "
+        "that a dead AP had not sent are missing.",
     ]
     if costs["ended_by_watchdog"]:
-        notes.append(f"The watchdog ended {costs['ended_by_watchdog']} processes that had been silent for long.")
+        notes.append(f"The watchdog ended {costs['ended_by_watchdog']} hung processes.")
     if costs["given_up"]:
         given_up = ", ".join(map(str, costs["given_up"]))
-        notes.append(f"Given up, as they died too often, and silent from then on: AP {given_up}.")
+        notes.append(f"Given up after too many deaths, and silent from then on: AP {given_up}.")
     return notes
 
 
@@ -279,7 +279,7 @@ def _durations(costs: dict[str, Any]) -> str:
     ends = ("median", "p95", "max")
     rows = [(of, *(f"{spread[end]:.3g}" for end in ends)) for of, spread in spreads.items() if spread]
     if recovery.get("never"):
-        rows.append((f"never recovered from: {recovery['never']} slots with faults", "", "", ""))
+        rows.append((f"without recovery: {recovery['never']} slots with faults", "", "", ""))
     return table(("slots", *ends), rows) if rows else ""
 
 
@@ -306,7 +306,7 @@ def _death(outage: Outage) -> tuple[str, ...]:
         str(outage.died),
         "none" if outage.action is None else outage.action.replace("_", " "),
         str(outage.lost),
-        "not told" if outage.restored is None else known,
+        "unknown" if outage.restored is None else known,
         "" if outage.age is None else str(outage.age),
         "never" if outage.back is None else str(outage.back),
     )

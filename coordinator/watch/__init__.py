@@ -1,4 +1,4 @@
-"""What goes along with the coordinator in its process, so that a run can be watched while it goes on."""
+"""Watching a run while it goes on: live map, metrics and TensorBoard, in the coordinator's process."""
 
 from __future__ import annotations
 
@@ -18,44 +18,44 @@ _EVERYWHERE = {"0.0.0.0", "::"}  # noqa: S104
 class Watch:
     """How a run can be watched."""
 
-    port: int | None = None  # of live map and metrics; None: they are not served
-    host: str = "127.0.0.1"  # the address of this machine at which they are
+    port: int | None = None  # of live map and metrics; None: neither is served
+    host: str = "127.0.0.1"  # address of this machine to serve them at
     scalars: Path | None = None  # folder for TensorBoard; None: nothing is written
 
     @property
     def wanted(self) -> bool:
-        """Whether anybody watches."""
+        """Whether anything is served or written."""
         return self.port is not None or self.scalars is not None
 
     @property
     def url(self) -> str:
-        """Of the live map, for a browser."""
+        """Address of the live map, for a browser."""
         host = socket.gethostname() if self.host in _EVERYWHERE else self.host
         return f"http://{f'[{host}]' if ':' in host else host}:{self.port}/"
 
     @property
     def where(self) -> str:
-        """What a person is told."""
+        """Where a person finds it all."""
         served = () if self.port is None else (f"live map: {self.url}", f"metrics: {self.url}metrics")
         written = () if self.scalars is None else (f"to watch: tensorboard --logdir {self.scalars.parent}",)
         return "   ".join((*served, *written))
 
     @property
     def complaint(self) -> str:
-        """What a person is told if it cannot be."""
+        """The complaint if serving or writing fails."""
         served = () if self.port is None else (f"serve metrics on {self.host}, port {self.port}",)
         written = () if self.scalars is None else ("write for TensorBoard",)
         return f"cannot {' or '.join((*served, *written))}"
 
 
 class Watcher:
-    """Serves and writes what is wanted; told of every frame that the coordinator has handled."""
+    """Serves and writes what a Watch says; `look` is called after every frame of the coordinator."""
 
     def __init__(self, watch: Watch, coordinator: Callable[[], Coordinator]) -> None:
         """Begin.
 
         Args:
-            watch: what is wanted.
+            watch: what to serve and write.
             coordinator: returns the present one, as it may be replaced after a death.
 
         Raises:
@@ -72,7 +72,7 @@ class Watcher:
             serve(coordinator, self._stopwatch, watch.host, watch.port)
 
     def look(self) -> None:
-        """See what has come in."""
+        """Take note of the newest slot, and write it if scalars are wanted."""
         self._stopwatch.see(self._coordinator().newest)
         if self._scalars is not None:
             self._scalars.look(self._coordinator())

@@ -25,11 +25,11 @@ from coordinator.watch.stopwatch import BOUNDS_S, Stopwatch
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 
-_PER_AP = (("reward", "Reward (12)"), ("loss", "TD error of the last update"), ("epsilon", "Chance to explore"))
+_PER_AP = (("reward", "Reward (12)"), ("loss", "TD error of the last update"), ("epsilon", "Probability of exploring"))
 
 
 class RunMetrics(Collector):
-    """What a scrape sees: the newest slot whose reports are in, and the counts so far."""
+    """A scrape reads the newest slot whose reports are in, and the counts so far."""
 
     def __init__(self, coordinator: Callable[[], Coordinator], stopwatch: Stopwatch | None = None) -> None:
         """Read from the present coordinator: it may have been replaced after a death.
@@ -43,7 +43,7 @@ class RunMetrics(Collector):
         self._registry.register(self)
 
     def text(self) -> bytes:
-        """All of it as Prometheus reads it, of CONTENT_TYPE."""
+        """All metrics in Prometheus's text format (CONTENT_TYPE)."""
         return generate_latest(self._registry)
 
     def describe(self) -> Iterator[Metric]:
@@ -60,15 +60,21 @@ class RunMetrics(Collector):
         at = row["slot"]
         yield GaugeMetricFamily("cfmimo_slot", "Newest complete slot", at)
         yield GaugeMetricFamily("cfmimo_sum_rate_bps_hz", "Sum rate", row["sum_rate_bps_hz"])
-        yield GaugeMetricFamily("cfmimo_sum_rate_alone_bps_hz", "Had no AP cooperated", row["sum_rate_alone_bps_hz"])
-        yield GaugeMetricFamily("cfmimo_sinr_mean_db", "Mean over UEs and blocks", row["sinr_mean_db"])
-        yield GaugeMetricFamily("cfmimo_sinr_p5_db", "5th percentile over UEs and blocks", row["sinr_p5_db"])
-        links = GaugeMetricFamily("cfmimo_links", "Links in three units", labels=["unit"])
+        yield GaugeMetricFamily(
+            "cfmimo_sum_rate_alone_bps_hz",
+            "Sum rate without cooperation in the same slot",
+            row["sum_rate_alone_bps_hz"],
+        )
+        yield GaugeMetricFamily("cfmimo_sinr_mean_db", "Mean SINR over UEs and blocks", row["sinr_mean_db"])
+        yield GaugeMetricFamily("cfmimo_sinr_p5_db", "5th percentile of SINR over UEs and blocks", row["sinr_p5_db"])
+        links = GaugeMetricFamily(
+            "cfmimo_links", "Links: requests, links formed, pairs with a common UE", labels=["unit"]
+        )
         for unit in ("requests", "formed", "pairs"):
             links.add_metric([unit], row[unit])
         yield links
         yield GaugeMetricFamily(
-            "cfmimo_request_rate", "Requests over those that could be made", row["requests"] / max(row["candidates"], 1)
+            "cfmimo_request_rate", "Requests over possible requests", row["requests"] / max(row["candidates"], 1)
         )
         yield from _traffic(coordinator)
         up = GaugeMetricFamily("cfmimo_ap_up", "1 if the AP reported the slot", labels=["ap"])
@@ -77,10 +83,12 @@ class RunMetrics(Collector):
             up.add_metric([str(ap)], float(record.reported[at, ap]))
             linked.add_metric([str(ap)], float(record.linked[at, ap].sum()))
         yield from (up, linked)
-        suspected = GaugeMetricFamily("cfmimo_ap_suspected", "APs that do not believe this one", labels=["ap"])
-        flagged = GaugeMetricFamily("cfmimo_ap_flagged", "1 if half of its partners do not believe it", labels=["ap"])
+        suspected = GaugeMetricFamily("cfmimo_ap_suspected", "Number of APs that suspect this AP", labels=["ap"])
+        flagged = GaugeMetricFamily(
+            "cfmimo_ap_flagged", "1 if at least half of its partners suspect the AP", labels=["ap"]
+        )
         found, votes = record.flagged(at), record.suspicions(at).sum(axis=0)
-        for ap in np.flatnonzero(votes).tolist():  # no series for whom nobody suspects
+        for ap in np.flatnonzero(votes).tolist():  # no series for APs without suspicion
             suspected.add_metric([str(ap)], float(votes[ap]))
             flagged.add_metric([str(ap)], float(ap in found))
         yield from (suspected, flagged)
@@ -95,39 +103,39 @@ class RunMetrics(Collector):
 
 
 def _planned(config: Config) -> Iterator[Metric]:
-    """What does not change during a run."""
+    """Metrics that stay constant during a run."""
     yield GaugeMetricFamily("cfmimo_aps", "Access points of the run", config.radio.num_aps)
     yield GaugeMetricFamily("cfmimo_ues", "Users of the run", config.radio.num_ues)
-    yield GaugeMetricFamily("cfmimo_slots", "Slots that the run has, planned", config.num_slots)
+    yield GaugeMetricFamily("cfmimo_slots", "Planned slots of the run", config.num_slots)
     names = ("policy", "cluster", "acceptance")
     labels = {name: str(getattr(config.cooperation, name)) for name in names} | {"seed": str(config.seed)}
-    yield InfoMetricFamily("cfmimo_run", "What is run", labels)
+    yield InfoMetricFamily("cfmimo_run", "Policy, cluster, acceptance and seed of the run", labels)
 
 
 def _distributions(coordinator: Coordinator, stopwatch: Stopwatch | None) -> Iterator[Metric]:
-    text = "SINR of UEs and blocks of all slots so far; as some are negative there is no sum, the count is that of +Inf"
+    text = "SINR over UEs and blocks of all slots so far [dB]; values may be negative, so there is no sum"
     yield _histogram("cfmimo_sinr_db", text, SINR_BOUNDS_DB, coordinator.record.sinr_counts, None)
     if stopwatch is not None:
-        text = "Wall-clock time from slot to slot, as their reports reach this process of the coordinator"
+        text = "Wall-clock time between the reports of two slots"
         yield _histogram("cfmimo_slot_seconds", text, BOUNDS_S, stopwatch.counts, stopwatch.seconds)
 
 
 def _histogram(name: str, text: str, bounds: Iterable[float], counts: Iterable[int], total: float | None) -> Metric:
-    """Of `counts` between bounds, one more than there are of these."""
+    """A histogram from `counts` up to each bound and above the last."""
     upto = np.cumsum(np.array(counts)).tolist()
     buckets = list(zip([*(str(float(bound)) for bound in bounds), "+Inf"], upto, strict=True))
     return HistogramMetricFamily(name, text, buckets=buckets, sum_value=total)
 
 
 def _traffic(coordinator: Coordinator) -> Iterator[Metric]:
-    """What all nodes sent, and what became of it: sent = accepted + rejected + unknown."""
+    """Frames of all nodes and their outcome: sent = accepted + rejected + unknown."""
     record = coordinator.record
     traffic = record.traffic + coordinator.sent
     rejected = record.rejected + coordinator.dropped
     accepted = record.accepted + coordinator.accepted
     messages = CounterMetricFamily(
         "cfmimo_messages",
-        "Frames by outcome: sent, of a type; accepted; rejected, for a reason",
+        "Frames by outcome: sent (by type), accepted, rejected (by reason)",
         labels=["type", "outcome", "reason"],
     )
     sizes = CounterMetricFamily("cfmimo_bytes", "Bytes sent", labels=["type"])
@@ -140,33 +148,31 @@ def _traffic(coordinator: Coordinator) -> Iterator[Metric]:
     yield from (messages, sizes)
     yield GaugeMetricFamily(
         "cfmimo_messages_unknown",
-        "Sent, but neither accepted nor rejected as far as reports tell: under way, lost, or to or from who died",
+        "Frames unaccounted for: sent, but neither accepted nor rejected in any report",
         float(traffic[0].sum() - accepted - rejected.sum()),
     )
 
 
 def _recovery(coordinator: Coordinator, newest: int) -> Iterator[Metric]:
-    """What went wrong up to the newest slot, and who is back."""
+    """Deaths, restarts and faults up to the newest slot."""
     record = coordinator.record
-    restarts = CounterMetricFamily("cfmimo_ap_restarts", "Times the AP came back after its death", labels=["ap"])
-    age = GaugeMetricFamily(
-        "cfmimo_checkpoint_age_slots", "Slots that the AP would forget if it died now", labels=["ap"]
-    )
+    restarts = CounterMetricFamily("cfmimo_ap_restarts", "Restarts of the AP", labels=["ap"])
+    age = GaugeMetricFamily("cfmimo_checkpoint_age_slots", "Slots since the newest checkpoint of the AP", labels=["ap"])
     unsaved = CounterMetricFamily(
         "cfmimo_checkpoint_failures", "Checkpoints of the AP that could not be written", labels=["ap"]
     )
     given_up = GaugeMetricFamily(
-        "cfmimo_ap_given_up", "1 if the AP has spent its budget of restarts: it stays silent", labels=["ap"]
+        "cfmimo_ap_given_up", "1 if the AP is given up: its restart budget is spent", labels=["ap"]
     )
     downtime = GaugeMetricFamily(
-        "cfmimo_ap_downtime_slots", "Slots in a row that the AP has let pass, up to the newest", labels=["ap"]
+        "cfmimo_ap_downtime_slots", "Consecutive slots that the AP has missed, up to the newest", labels=["ap"]
     )
     for ap, slots in enumerate(record.downtime):
         downtime.add_metric([str(ap)], float(slots))
     yield downtime
     yield GaugeMetricFamily(
         "cfmimo_reports_pending",
-        "Reports of APs on slots that closed which have not come in, but for slots that the AP let pass",
+        "Missing reports of APs on closed slots in which the AP took part",
         record.pending,
     )
     comebacks = Counter(comeback["ap"] for comeback in record.comebacks)
@@ -176,10 +182,8 @@ def _recovery(coordinator: Coordinator, newest: int) -> Iterator[Metric]:
         unsaved.add_metric([str(ap)], float(record.unsaved[ap]))
         given_up.add_metric([str(ap)], float(ap in coordinator.given_up))
     yield from (restarts, age, unsaved, given_up)
-    faults = CounterMetricFamily("cfmimo_faults", "Faults of the plan that struck", labels=["kind"])
+    faults = CounterMetricFamily("cfmimo_faults", "Planned faults that fired", labels=["kind"])
     for kind, count in sorted(Counter(fault["action"] for fault in record.fired).items()):
         faults.add_metric([kind], count)
     yield faults
-    yield CounterMetricFamily(
-        "cfmimo_slots_missed", "Slots that an AP let pass, summed over APs", float(record.silent.sum())
-    )
+    yield CounterMetricFamily("cfmimo_slots_missed", "Slots missed, summed over APs", float(record.silent.sum()))

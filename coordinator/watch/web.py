@@ -24,7 +24,7 @@ _HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
-_LOOK_S = 0.2  # until somebody who watches is told what is new
+_LOOK_S = 0.2  # interval between two updates of a browser
 _METHODS = ("GET", "HEAD")
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -33,14 +33,14 @@ def serve(coordinator: Callable[[], Coordinator], stopwatch: Stopwatch, host: st
     """Serve a run.
 
     Args:
-        coordinator: returns the present one.
-        stopwatch: knows how long its slots took.
-        host: address to bind to; if it is this machine's loopback, only requests for a loopback name are answered, so
-            that no page from elsewhere can have its own name point here and read along.
+        coordinator: returns the present one, as it may be replaced after a death.
+        stopwatch: knows the durations of slots.
+        host: address to bind to. On loopback, only requests for a loopback name are answered: a page from elsewhere
+            cannot read the run by DNS rebinding.
         port: to bind to.
 
     Raises:
-        OSError: if that cannot be.
+        OSError: if the address cannot be bound.
     """
     listener = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     app = application(coordinator, stopwatch, _is_loopback(host))
@@ -91,7 +91,7 @@ async def _harden(request: web.Request, response: web.StreamResponse) -> None:
 
 
 def _guard(loopback: bool) -> Middleware:
-    """Let pass what only reads, and, on loopback, what asks for it by a loopback name."""
+    """Answer reading requests only, and on loopback only those for a loopback name."""
 
     @web.middleware
     async def guard(request: web.Request, handler: _Handler) -> web.StreamResponse:
