@@ -43,7 +43,7 @@ from apnode.protocol.messages import FloatArray
 from benchmarks.throughput import DENSITY_AREA_M
 from cfmimo.cli.console import Console
 from cfmimo.presets import load
-from cfmimo.report.figures import against_loss, save
+from cfmimo.report.figures import ALONE, BLUE, Figure, save, styled
 from cfmimo.runtime.fault_plan import FaultPlan, Faults, PlannedFault, PlannedLinks, resolve
 from cfmimo.runtime.local import LocalNetwork
 from cfmimo.runtime.request import RunRequest
@@ -280,6 +280,30 @@ def loss(figure: Path | None) -> Rows:
     yield Row("without cooperation: sum rate [bit/s/Hz]", alone)
     if figure is not None:
         save(against_loss(np.array(LOSSES), np.array(rates), alone, np.array(formed)), figure)
+
+
+@styled
+def against_loss(share: FloatArray, sum_rate: FloatArray, alone: float, formed: FloatArray) -> Figure:
+    """What is left of cooperation when frames between APs are lost.
+
+    Args:
+        share: (N,) of frames lost.
+        sum_rate: (N,) [bit/s/Hz].
+        alone: sum rate without cooperation [bit/s/Hz].
+        formed: (N,) undirected links, mean over slots.
+    """
+    figure = Figure(figsize=(7, 3.2), layout="constrained")
+    rates, links = figure.subplots(1, 2)
+    rates.plot(share, sum_rate, "o-", color=BLUE, label="cooperation")
+    rates.axhline(alone, color=ALONE, label="no cooperation")
+    rates.set_ylabel("sum rate [bit/s/Hz]")
+    rates.legend()
+    links.plot(share, formed, "o-", color=BLUE)
+    links.set_ylabel("undirected links formed")
+    links.set_ylim(bottom=0)
+    for axes in (rates, links):
+        axes.set_xlabel("share of frames lost between APs")
+    return figure
 
 
 def nodes(runtime: str, run: Runtime, seeds: int) -> Rows:

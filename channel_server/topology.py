@@ -231,11 +231,9 @@ def long_term_interference(config: Config, layout: Layout) -> FloatArray:
     energy = radio.pilot_power_w * radio.pilot_length
     same_pilot = layout.pilots[:, None] == layout.pilots[None, :]  # (K, K)
     gamma = energy * layout.beta**2 / (energy * layout.beta @ same_pilot + radio.noise_power_w)
-    rho = transmit_power(config, layout)
-    from_others = (
-        rho.sum(axis=1, keepdims=True) - rho if _excludes_own_stream(config) else rho.sum(axis=1, keepdims=True)
-    )
-    aligned = same_pilot & ~np.eye(len(same_pilot), dtype=bool) if _excludes_own_stream(config) else same_pilot
+    rho, without_own = transmit_power(config, layout), config.cooperation.interference != "literal"
+    from_others = rho.sum(axis=1, keepdims=True) - without_own * rho
+    aligned = same_pilot & ~np.diag([without_own] * len(same_pilot))
     power = layout.beta * from_others + (radio.antennas - 1) * gamma * (rho @ aligned)  # (M, K) at UE k from AP n
     if config.cooperation.interference == "non-serving":
         power = np.where(serving, 0, power)
@@ -249,10 +247,6 @@ def _reported(power: FloatArray, serving: BoolArray, count: int) -> FloatArray:
     total, heard = np.zeros((len(power), len(power))), reported > 0
     np.add.at(total, (ap_of[heard], interferers[heard]), reported[heard])
     return total
-
-
-def _excludes_own_stream(config: Config) -> bool:
-    return config.cooperation.interference != "literal"
 
 
 def _rank(values: FloatArray) -> IntArray:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from cfmimo.cli.arguments import (
     add_command,
@@ -18,9 +18,6 @@ from cfmimo.cli.arguments import (
 )
 from cfmimo.errors import ConfigError
 from cfmimo.presets import load
-
-if TYPE_CHECKING:
-    pass
 
 
 def add_compare(commands: Any) -> None:

@@ -4,20 +4,11 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from apnode.config import Config
-from cfmimo.cli.arguments import (
-    add_command,
-    add_experiment,
-    add_json,
-    print_json,
-    slots,
-)
+from cfmimo.cli.arguments import add_command, add_experiment, add_json, print_json, slots
 from cfmimo.presets import load, preset_names, summary, to_toml
-
-if TYPE_CHECKING:
-    pass
 
 
 def add_report(commands: Any) -> None:

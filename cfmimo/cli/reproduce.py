@@ -3,17 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from cfmimo.cli.arguments import (
-    add_command,
-    add_json,
-    print_json,
-    seed,
-)
-
-if TYPE_CHECKING:
-    pass
+from cfmimo.cli.arguments import add_command, add_json, print_json, seed
 
 
 def add_reproduce(commands: Any) -> None:

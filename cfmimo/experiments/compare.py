@@ -97,7 +97,7 @@ def _measured(
     entered: Sequence[Contender],
     drops: Sequence[Drop],
     agents: Weights | None,
-    progress: Callable[[int], None] | None,
+    progress: Callable[[int], None],
     workers: int,
 ) -> Results:
     by_drop = spread(measure, [(drop, entered, agents) for drop in drops], workers, progress)

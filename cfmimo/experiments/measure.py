@@ -104,18 +104,13 @@ def _measured_reference(config: Config, observed: Sample, name: str) -> Measured
 def _figures(ratio: FloatArray, gain: ComplexArray) -> Measured:
     """Of SINRs and effective gains (..., K) of one layout."""
     ratio, gain = ratio.reshape(-1, ratio.shape[-1]), gain.reshape(-1, gain.shape[-1])
-    level, of_ue = _db(ratio), spectral_efficiency(ratio).mean(axis=0)  # (N, K), (K,)
+    level, of_ue = tables.decibels(ratio), spectral_efficiency(ratio).mean(axis=0)  # (N, K), (K,)
     bound = hardening_sinr(gain, ratio)
     return {
         "sum_rate": float(of_ue.sum()),
         "hardening": float(spectral_efficiency(bound).sum()),
         "sinr_mean": float(level.mean()),
         "sinr_p5": float(np.percentile(level, 5)),
-        "sinr_p5_hardening": float(np.percentile(_db(bound), 5)),
+        "sinr_p5_hardening": float(np.percentile(tables.decibels(bound), 5)),
         "jain": float(of_ue.sum() ** 2 / (len(of_ue) * (of_ue**2).sum())),
     }
-
-
-def _db(ratio: FloatArray) -> FloatArray:
-    level: FloatArray = 10 * np.log10(np.maximum(ratio, 1e-12))
-    return level

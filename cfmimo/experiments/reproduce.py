@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apnode.protocol.messages import FloatArray
+from apnode.runtime.whole_file import write_whole
 from cfmimo.experiments.compare import interval, measured
 from cfmimo.experiments.training import train
 from cfmimo.experiments.workers import advance, spread
@@ -196,11 +198,10 @@ def _part(reading: str, seed: int, plan: Plan, folder: Path) -> Part:
         for name, values in values_of.items()
     }
     part = Part(_curves(record), reached)
-    unfinished = path.with_suffix(".tmp")
-    with unfinished.open("wb") as file:
-        arrays = {**{f"<{k}": v for k, v in part.curves.items()}, **{f">{k}": v for k, v in part.reached.items()}}
-        np.savez_compressed(file, of=np.array(wanted), **arrays)  # type: ignore[arg-type]
-    unfinished.rename(path)
+    arrays = {**{f"<{k}": v for k, v in part.curves.items()}, **{f">{k}": v for k, v in part.reached.items()}}
+    content = io.BytesIO()
+    np.savez_compressed(content, of=np.array(wanted), **arrays)  # type: ignore[arg-type]
+    write_whole(path, [content.getvalue()])
     return part
 
 

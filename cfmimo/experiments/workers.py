@@ -5,8 +5,9 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, wait
+from contextlib import contextmanager
 from typing import Any
 
 _POLL_S = 0.2
@@ -28,7 +29,7 @@ def spread(
     function: Callable[..., Any],
     arguments: Sequence[tuple[Any, ...]],
     workers: int,
-    progress: Callable[[int], None] | None = None,
+    progress: Callable[[int], None] = lambda done: None,
 ) -> list[Any]:
     """Apply a function of a module to each tuple of arguments.
 
@@ -43,36 +44,33 @@ def spread(
     """
     if workers > 1 and len(arguments) > 1:
         return _elsewhere(function, arguments, min(workers, len(arguments)), progress)
-    if progress is None:
-        return [function(*these) for these in arguments]
-    with _Reporting(progress):
+    with _reporting(progress):
         return [function(*these) for these in arguments]
 
 
-class _Reporting:
+@contextmanager
+def _reporting(progress: Callable[[int], None]) -> Iterator[None]:
     """While this is entered, steps of this process are counted and told."""
+    global _report
+    done, before = 0, _report
 
-    def __init__(self, progress: Callable[[int], None]) -> None:
-        self._progress, self._done = progress, 0
+    def count(steps: int) -> None:
+        nonlocal done
+        done += steps
+        progress(done)
 
-    def __enter__(self) -> None:
-        global _report
-        self._before, _report = _report, self._count
-
-    def __exit__(self, *failure: object) -> None:
-        global _report
-        _report = self._before
-
-    def _count(self, steps: int) -> None:
-        self._done += steps
-        self._progress(self._done)
+    _report = count
+    try:
+        yield
+    finally:
+        _report = before
 
 
 def _elsewhere(
     function: Callable[..., Any],
     arguments: Sequence[tuple[Any, ...]],
     workers: int,
-    progress: Callable[[int], None] | None,
+    progress: Callable[[int], None],
 ) -> list[Any]:
     context = multiprocessing.get_context("spawn")  # a fork would copy the threads' locks, but not the threads
     counter = context.Value("q", 0)
@@ -82,8 +80,7 @@ def _elsewhere(
             futures = [pool.submit(function, *these) for these in arguments]
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
             while wait(futures, timeout=_POLL_S).not_done:
-                if progress is not None:
-                    progress(counter.value)
+                progress(counter.value)
                 if any(future.done() and future.exception() for future in futures):
                     break
             return [future.result() for future in futures]

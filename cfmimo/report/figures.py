@@ -352,30 +352,6 @@ _LEVEL: dict[str, Any] = {"linestyle": ":", "markersize": 7, "markevery": [1], "
 
 
 @styled
-def against_loss(share: FloatArray, sum_rate: FloatArray, alone: float, formed: FloatArray) -> Figure:
-    """What is left of cooperation when frames between APs are lost.
-
-    Args:
-        share: (N,) of frames lost.
-        sum_rate: (N,) [bit/s/Hz].
-        alone: sum rate without cooperation [bit/s/Hz].
-        formed: (N,) undirected links, mean over slots.
-    """
-    figure = Figure(figsize=(7, 3.2), layout="constrained")
-    rates, links = figure.subplots(1, 2)
-    rates.plot(share, sum_rate, "o-", color=BLUE, label="cooperation")
-    rates.axhline(alone, color=ALONE, label="no cooperation")
-    rates.set_ylabel("sum rate [bit/s/Hz]")
-    rates.legend()
-    links.plot(share, formed, "o-", color=BLUE)
-    links.set_ylabel("undirected links formed")
-    links.set_ylim(bottom=0)
-    for axes in (rates, links):
-        axes.set_xlabel("share of frames lost between APs")
-    return figure
-
-
-@styled
 def cooperation_rate(curves: dict[str, dict[str, FloatArray]], paper_start: FloatArray, paper_end: float) -> Figure:
     """Request and union rate over the training, one panel a reading; mean over trainings, band from least to most.
 
