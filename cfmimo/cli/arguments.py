@@ -6,14 +6,11 @@ import argparse
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from apnode.config import Config
 from cfmimo.presets import preset_names
 from coordinator.watch import SCALARS, Watch
-
-if TYPE_CHECKING:
-    pass
 
 
 def add_command(commands: Any, name: str, function: Any, text: str) -> argparse.ArgumentParser:

@@ -101,8 +101,5 @@ def compare_command(options: argparse.Namespace) -> int:
     told = None if agents is None else agents.told(options.policy)
     write_comparison(RunDir.create(path, config, ["cfmimo", *sys.argv[1:]], "local", told).path, rows, notes)
     result = {"run_dir": str(path), "layouts": layouts, "rows": rows, "notes": notes}
-    if options.json:
-        print_json(result)
-    else:
-        console.comparison_table(result)
+    (print_json if options.json else console.comparison_table)(result)
     return 0

@@ -42,8 +42,5 @@ def reproduce_command(options: argparse.Namespace) -> int:
     how = f"cfmimo reproduce{' --quick' * options.quick} --seed {options.seed}: {plan}"
     write_reproduction(path, rows, figures_of(parts), how)
     result = {"run_dir": str(path), "rows": rows}
-    if options.json:
-        print_json(result)
-    else:
-        console.reproduction_table(result)
+    (print_json if options.json else console.reproduction_table)(result)
     return 0

@@ -115,8 +115,5 @@ def _conclude(run: Callable[[], dict[str, Any]], console: Console, options: argp
     except ClusterError as error:
         trouble = str(error)
     if result is not None:
-        if options.json:
-            print_json(result)
-        else:
-            console.closing_table(result)
+        (print_json if options.json else console.closing_table)(result)
     return complain(trouble, 1) if trouble else 0

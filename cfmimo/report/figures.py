@@ -129,12 +129,12 @@ def held_out(rows: Table) -> Figure:
     return figure
 
 
-def _axes(label: str, faults: Slots) -> tuple[Figure, Axes]:
-    """Axes over slots; above them, where there were faults, a line for each kind."""
-    figure = Figure(figsize=(7, 3.2 + _LINE * len(faults)), layout="constrained")
+def _axes(label: str, faults: Slots, height: float = 2.6, margin: float = 0.6) -> tuple[Figure, Axes]:
+    """Axes over slots, of a height [inch]; above them, where there were faults, a line for each kind."""
+    figure = Figure(figsize=(7, height + margin + _LINE * len(faults)), layout="constrained")
     if faults:
-        strip, axes = figure.subplots(2, 1, sharex=True, height_ratios=(_LINE * len(faults), 2.6))
-        _fault_lines(strip, faults, (axes,))
+        strip, axes = figure.subplots(2, 1, sharex=True, height_ratios=(_LINE * len(faults), height))
+        _fault_lines(strip, faults, axes)
     else:
         axes = figure.subplots()
     axes.set_xlabel("slot")
@@ -159,16 +159,14 @@ _FAULT_LOOKS = {
 _OTHER_FAULT = (GREY, "o")
 
 
-def _fault_lines(strip: Axes, faults: Slots, below: Sequence[Axes]) -> None:
+def _fault_lines(strip: Axes, faults: Slots, axes: Axes) -> None:
     """A line for each kind of fault, with a mark in each slot, that goes faintly on in the axes below."""
     for line, (kind, slots) in enumerate(faults.items()):
         colour, marker = _FAULT_LOOKS.get(kind, _OTHER_FAULT)
         at = np.unique(slots)
         strip.plot(at, np.full(len(at), line), marker, color=colour, markersize=4, linestyle="", clip_on=False)
-        for axes in below:
-            axes.vlines(
-                at, 0, 1, transform=axes.get_xaxis_transform(), color=colour, linewidth=0.7, alpha=0.4, zorder=0.5
-            )
+        across = axes.get_xaxis_transform()
+        axes.vlines(at, 0, 1, transform=across, color=colour, linewidth=0.7, alpha=0.4, zorder=0.5)
     strip.set_yticks(range(len(faults)), [kind.replace("_", " ") for kind in faults], fontsize=8)
     strip.set_ylim(len(faults) - 0.5, -0.5)
     strip.tick_params(length=0, labelbottom=False)
@@ -186,34 +184,21 @@ def states(status: NDArray[Any], marks: Marks) -> Figure:
     """
     slots, aps = status.shape
     above = {kind: at for kind, at in marks.slots.items() if kind not in marks.places}
-    height = min(max(1.2 + 0.11 * aps, 2), 8)
-    figure = Figure(figsize=(7, height + 0.4 + _LINE * len(above)), layout="constrained")
-    if above:
-        strip, axes = figure.subplots(2, 1, sharex=True, height_ratios=(_LINE * len(above), height))
-        _fault_lines(strip, above, (axes,))
-    else:
-        axes = figure.subplots()
+    figure, axes = _axes("AP", above, height=min(max(1.2 + 0.11 * aps, 2), 8), margin=0.4)
     worst = _worst(np.select([status == "down", status == "stale"], [2, 1], 0).T)
     size = 4 if aps <= _FEW_APS else 2.5
     extent = (-0.5, slots - 0.5, aps - 0.5, -0.5)
-    axes.imshow(
-        worst,
-        ListedColormap(list(_STATE_COLOURS.values())),
-        vmin=0,
-        vmax=2,
-        aspect="auto",
-        interpolation="none",
-        extent=extent,
-    )
+    colours = ListedColormap(list(_STATE_COLOURS.values()))
+    axes.imshow(worst, colours, vmin=0, vmax=2, aspect="auto", interpolation="none", extent=extent)
     for state, (label, colour) in enumerate(_STATE_COLOURS.items()):
         if (worst == state).any():
             axes.fill_between([], [], [], color=colour, label=label)
     for what, places in marks.places.items():
         colour, marker = {**_FAULT_LOOKS, **_RETURN_LOOKS}.get(what, _OTHER_FAULT)
-        fill = {"markerfacecolor": "none"} if what == "back" else {}
+        fill: dict[str, Any] = {"markerfacecolor": "none"} if what == "back" else {}
         label = _RETURN_LABELS.get(what, what.replace("_", " "))
         axes.plot(*np.array(places).T, marker, color=colour, markersize=size, linestyle="", label=label, **fill)
-    axes.set(xlabel="slot", ylabel="AP", xlim=extent[:2], ylim=extent[2:])
+    axes.set(xlim=extent[:2], ylim=extent[2:])
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(visible=False)
     figure.legend(loc="outside upper center", ncols=4, markerscale=4 / size)
