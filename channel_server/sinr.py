@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from apnode.protocol.fields import MAX_MAGNITUDE
 from apnode.protocol.messages import ComplexArray, FloatArray, IntArray
 from channel_server.topology import BoolArray
 
@@ -50,11 +51,11 @@ def received(h: ComplexArray, w: ComplexArray, serving: BoolArray | None = None)
 
 
 def sinr_of(effective: ComplexArray, noise_power: float) -> FloatArray:
-    """(..., B, K) SINR (9) from effective channels (..., B, K, K), linear."""
+    """(..., B, K) SINR (9) from effective channels (..., B, K, K), linear, at most what a frame can hold."""
     power = np.abs(effective) ** 2
     wanted = np.diagonal(power, axis1=-2, axis2=-1)
     ratio: FloatArray = wanted / (power.sum(axis=-1) - wanted + noise_power)
-    return ratio
+    return np.minimum(ratio, MAX_MAGNITUDE)
 
 
 def hardening_sinr(gain: ComplexArray, ratio: FloatArray) -> FloatArray:

@@ -71,8 +71,10 @@ class Radio(Section):
         description="pilot of each further UE: the one least received at its strongest AP, any, or the next in turn",
     )
     coherence_symbols: Count = Field(200, description="tau_c, symbols of a coherence block")
-    bandwidth_hz: Positive = Field(20e6, description="bandwidth [Hz]")
-    noise_figure_db: Annotated[float, Field(ge=0)] = Field(7.0, description="noise figure of a UE and of an AP [dB]")
+    bandwidth_hz: Annotated[float, Field(ge=1, le=1e12)] = Field(20e6, description="bandwidth [Hz]")
+    noise_figure_db: Annotated[float, Field(ge=0, le=100)] = Field(
+        7.0, description="noise figure of a UE and of an AP [dB]"
+    )
 
     @property
     def noise_power_w(self) -> float:
@@ -137,7 +139,7 @@ class Propagation(Section):
         10.0, description="height of APs above UEs; by 3GPP 8.5 for 3gpp-umi and 23.5 for 3gpp-uma [m]"
     )
     ue_height_m: Annotated[float, Field(ge=1.5, le=13)] = Field(1.5, description="3gpp: height of UEs above ground [m]")
-    shadowing_db: Annotated[float, Field(ge=0)] = Field(
+    shadowing_db: Annotated[float, Field(ge=0, le=30)] = Field(
         8.0, description="standard deviation of shadowing; published: 4 for umi, 10 for scalable; 3gpp has its own [dB]"
     )
     shadowing_correlation_m: Annotated[float, Field(ge=0)] = Field(
