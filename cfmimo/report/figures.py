@@ -45,7 +45,7 @@ styled = mpl.rc_context(STYLE)  # a decorator for what draws
 def save(figure: Figure, path: Path) -> str:
     """Write a figure as `path` with .png, .pdf and .svg, equal for equal figures; returns the SVG for a page."""
     figure.savefig(path.with_suffix(".png"), dpi=300)
-    figure.set_layout_engine("none")  # once is enough
+    figure.set_layout_engine(None)  # once is enough, and without one nothing is drawn twice
     figure.savefig(path.with_suffix(".pdf"), metadata={"CreationDate": None})
     drawing = io.StringIO()
     nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
