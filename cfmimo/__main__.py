@@ -1,6 +1,7 @@
 """Entry point: fixes the number of threads before numpy is imported, then hands over to `cli`."""
 
 import os
+import signal
 import sys
 
 for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
@@ -9,6 +10,10 @@ for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
 
 def main() -> None:
     """Run the command line and exit with its status."""
+    from cfmimo.errors import INTERRUPTS, leave
+
+    for number in INTERRUPTS:
+        signal.signal(number, leave)
     from cfmimo.cli.main import run_cfmimo
 
     sys.exit(run_cfmimo(sys.argv[1:]))

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import argparse
 import os
-import signal
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
-from typing import NoReturn
 
 from pydantic import ValidationError
 
@@ -17,7 +15,7 @@ from cfmimo.cli.compare import add_compare
 from cfmimo.cli.inspect import add_listings, add_report, add_snapshot
 from cfmimo.cli.reproduce import add_reproduce
 from cfmimo.cli.run import add_resume, add_run
-from cfmimo.errors import ConfigError, Interrupted, RunDirError
+from cfmimo.errors import ConfigError, Interrupted, RunDirError, interrupt, on_interrupt
 from cfmimo.presets import sentences
 
 _EPILOG = """\
@@ -38,10 +36,9 @@ examples:
 def run_cfmimo(arguments: Sequence[str]) -> int:
     """Run one command; returns the exit status."""
     options = parser().parse_args(arguments)
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _interrupt)
     try:
-        status: int = options.command(options)
+        with on_interrupt(interrupt):
+            status: int = options.command(options)
         sys.stdout.flush()  # if its reader has gone, that shows here
     except (ConfigError, RunDirError) as error:
         return complain(str(error), 2)
@@ -59,10 +56,6 @@ def run_cfmimo(arguments: Sequence[str]) -> int:
             raise
         return complain(f"cannot read or write {error.filename}: {error.strerror}", 1)
     return status
-
-
-def _interrupt(signum: int, frame: object) -> NoReturn:
-    raise KeyboardInterrupt
 
 
 def parser() -> argparse.ArgumentParser:

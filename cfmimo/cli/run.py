@@ -18,7 +18,7 @@ from cfmimo.cli.arguments import (
     default_out,
     print_json,
 )
-from cfmimo.errors import ClusterError, ConfigError, UnwrittenError
+from cfmimo.errors import ClusterError, ConfigError, UnwrittenError, leave, on_interrupt
 from cfmimo.presets import load
 from cfmimo.runtime.fault_plan import plan_names
 from cfmimo.runtime.request import RunRequest
@@ -51,9 +51,12 @@ def add_run(commands: Any) -> None:
 
 def run_command(options: argparse.Namespace) -> int:
     """Run an experiment; returns the exit status."""
-    from cfmimo.cli.console import Console
-    from cfmimo.experiments.run import run
+    with on_interrupt(leave):
+        from cfmimo.cli.console import Console
+        from cfmimo.experiments.run import run
 
+        if options.runtime == "ray":
+            import cfmimo.runtime.cluster  # noqa: F401  a second, before there is anything to clean up
     if options.runtime == "local" and options.address:
         raise ConfigError("--address names a Ray cluster; it goes with --runtime ray")
 
@@ -82,8 +85,9 @@ def add_resume(commands: Any) -> None:
 
 def resume_command(options: argparse.Namespace) -> int:
     """Go on with a run; returns the exit status."""
-    from cfmimo.cli.console import Console
-    from cfmimo.experiments.run import resume
+    with on_interrupt(leave):
+        from cfmimo.cli.console import Console
+        from cfmimo.experiments.run import resume
 
     console = Console(None, quiet=options.quiet or options.json)
     watch = _watch(options, options.run_dir)

@@ -20,7 +20,7 @@ from apnode.protocol.wire import decode
 from apnode.runtime.checkpoint import Checkpoints
 from apnode.runtime.host import CHECKPOINTS
 from apnode.runtime.whole_file import write_whole
-from cfmimo.errors import ConfigError, Interrupted, RunDirError, UnwrittenError
+from cfmimo.errors import ConfigError, Interrupted, RunDirError, UnwrittenError, uninterrupted
 from cfmimo.experiments.agents import load_agents, trained
 from cfmimo.experiments.evaluation import HeldOut
 from cfmimo.presets import load
@@ -339,7 +339,8 @@ def run_on_ray(request: RunRequest, progress: Progress) -> Outcome:
     held_out = HeldOut(request, progress.say)
     aps = request.config.radio.num_aps
     with connected(request.address, aps, request.folder) as fork_folder, ThreadPoolExecutor(1) as beside:
-        cluster = Cluster(request, "127.0.0.1" if request.address is None else None, fork_folder)
+        with uninterrupted():
+            cluster = Cluster(request, "127.0.0.1" if request.address is None else None, fork_folder)
         cluster.start(progress, request.watch)
         began = time.monotonic()
         cluster.launch()

@@ -8,7 +8,6 @@ import secrets
 import shutil
 import signal
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -17,7 +16,7 @@ from pathlib import Path
 import ray
 
 from apnode.config import Config
-from cfmimo.errors import ClusterError, ConfigError
+from cfmimo.errors import ClusterError, ConfigError, uninterrupted
 
 _TOKEN = secrets.token_hex(32)  # of private sessions; Ray reads it once per process
 _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
@@ -58,21 +57,21 @@ def connected(address: str | None, num_aps: int, run_folder: Path | None = None)
                 (run_folder / _SESSION).unlink(missing_ok=True)
         return
     try:
-        ray.init(address=address, log_to_driver=False, runtime_env={"env_vars": _ONE_THREAD})
+        with uninterrupted():
+            ray.init(address=address, log_to_driver=False, runtime_env={"env_vars": _ONE_THREAD})
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise ClusterError(f"no Ray cluster answers at {address}: {error}") from None
     try:
         yield f"/tmp/cfmimo-{secrets.token_hex(8)}"
     finally:
-        ray.shutdown()
+        with uninterrupted():
+            ray.shutdown()
 
 
 @contextmanager
 def _private_session(num_aps: int) -> Iterator[Path]:
     folder = Path(tempfile.mkdtemp(prefix="cfmimo-", dir="/tmp"))  # short: it holds Unix sockets
     token = folder / "token"
-    token.touch(mode=0o600)
-    token.write_text(_TOKEN)
     settings = {
         "RAY_AUTH_TOKEN_PATH": str(token),
         "RAY_worker_niceness": "0",  # at Ray's default of 15 any other process starves the actors
@@ -84,23 +83,25 @@ def _private_session(num_aps: int) -> Iterator[Path]:
         **_ONE_THREAD,
     }
     before = {name: os.environ.get(name) for name in (*settings, "RAY_AUTH_MODE")}
-    os.environ.pop("RAY_AUTH_MODE", None)  # unset, ray.init turns tokens on, in this process too
-    os.environ.update(settings)
     try:
-        _init(folder)
+        with uninterrupted():  # half started, Ray can neither go on nor end
+            token.touch(mode=0o600)
+            token.write_text(_TOKEN)
+            os.environ.pop("RAY_AUTH_MODE", None)  # unset, ray.init turns tokens on, in this process too
+            os.environ.update(settings)
+            _init(folder)
         yield folder
     finally:
-        ray.shutdown()
-        _sweep(folder)
-        for name, value in before.items():
-            os.environ.pop(name, None)
-            os.environ.update({} if value is None else {name: value})
-        shutil.rmtree(folder, ignore_errors=True)
+        with uninterrupted():
+            ray.shutdown()
+            _sweep(folder)
+            for name, value in before.items():
+                os.environ.pop(name, None)
+                os.environ.update({} if value is None else {name: value})
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _init(folder: Path) -> None:
-    """Start Ray; its own handler of SIGTERM, which ends this process without cleaning up, does not stay."""
-    on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(
             address="local",
@@ -110,10 +111,8 @@ def _init(folder: Path) -> None:
             object_store_memory=100 * 2**20,
             _temp_dir=str(folder / "ray"),
         )
-    except SystemExit:  # that handler, meanwhile
+    except SystemExit:  # its own handler of SIGTERM, meanwhile
         raise KeyboardInterrupt from None
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, on_sigterm)
 
 
 def sweep_earlier(run_folder: Path) -> None:

@@ -6,9 +6,11 @@ import subprocess
 import sys
 import tempfile
 import time
+from pathlib import Path
 
 import pytest
 
+from benchmarks.interrupts import attempt
 from cfmimo.cli.console import Console
 from cfmimo.presets import load
 from cfmimo.runtime.cluster import Cluster
@@ -41,6 +43,11 @@ def test_a_private_session_leaves_neither_process_nor_folder(killed: bool) -> No
         assert time.monotonic() < give_up, f"still running: {left}"
         time.sleep(0.1)
     assert not made.exists()
+
+
+@pytest.mark.parametrize("moment_s", [0.5, 3.0, 6.0])  # while it imports, starts Ray, starts APs
+def test_an_interrupt_at_any_moment_of_a_start_ends_it_with_a_sentence(tmp_path: Path, moment_s: float) -> None:
+    assert attempt(moment_s, tmp_path) == []
 
 
 ON_A_CLUSTER = """
