@@ -37,7 +37,7 @@ from apnode.protocol.messages import (
 from apnode.protocol.node import ACCEPTED, CHANNEL, Fate, Send, ap_address
 from apnode.protocol.state import Checkpoint, State, joined, part, refuse_other
 from apnode.radio.precoding import Precoder
-from apnode.radio.trust import Trust
+from apnode.radio.trust import OPINIONS, Trust
 from apnode.slot import Slot
 
 _InCluster = LinkState | CommonLinks | ClusterBlock
@@ -132,10 +132,9 @@ class AccessPoint(Agreement):
         if self._upcoming is not None and self._upcoming.episode == pilots.episode:
             precoder = Precoder(self.ap, self._config, self._upcoming)
             self._episode, self._upcoming = Episode.begin(self._config, self.ap, self._upcoming, precoder), None
-            if self._remembered is not None:
-                self._episode.recall(self._config, self._remembered)
-                self._remembered = None
-            self.trust.begin_episode()
+            remembered, self._remembered = self._remembered, None
+            if remembered is None or not self._episode.recall(self._config, remembered):
+                self.trust.begin_episode()
             self.policy.begin_episode(self._episode.association)
         if self._episode is None or self._episode.association.episode != pilots.episode:
             return
@@ -301,9 +300,10 @@ class AccessPoint(Agreement):
         episode = self._remembered if self._episode is None else self._episode.state()
         if episode is None:
             raise RuntimeError(f"AP {self.ap} has not completed a slot")
-        own = {"completed": np.array(self.completed), "next": np.array(self._next or 0)}
+        gone = np.array(sorted(self._gone), np.int64)
+        own = {"completed": np.array(self.completed), "next": np.array(self._next or 0), "gone": gone}
         lesson = lesson_arrays(self._lesson, observation_size(self._config))
-        return {**own, **joined(lesson=lesson, episode=episode, policy=self.policy.state())}
+        return {**own, **joined(lesson=lesson, episode=episode, trust=self.trust.state(), policy=self.policy.state())}
 
     def restore(self, state: State) -> None:
         """Take over what `state` gave, before `start`. A restarted AP still begins with the slot that comes.
@@ -311,18 +311,19 @@ class AccessPoint(Agreement):
         Raises:
             StateError: if its arrays are not those of this AP with this config; nothing has changed then.
         """
-        parts = {name: part(state, name) for name in ("lesson", "episode", "policy")}
+        parts = {name: part(state, name) for name in ("lesson", "episode", "trust", "policy")}
         own = {name: array for name, array in state.items() if name.split(".")[0] not in parts}
-        refuse_other(own, {"completed": (np.int64, ()), "next": (np.int64, ())})
+        refuse_other(own, {"completed": (np.int64, ()), "next": (np.int64, ()), "gone": (np.int64, ("G",))})
         refuse_other(parts["lesson"], lesson_layout(observation_size(self._config)))
         Episode.refuse_other(parts["episode"])
+        refuse_other(parts["trust"], OPINIONS)
         self.policy.restore(parts["policy"])
+        self.trust.restore(parts["trust"])
         self.completed = int(own["completed"])
         self._restored = self.checkpointed = int(own["next"])
         if self._next is not None:
-            self._next = int(own["next"])
-        self._lesson = lesson_of(parts["lesson"])
-        self._remembered = parts["episode"]
+            self._next, self._gone = int(own["next"]), set(own["gone"].tolist())
+        self._lesson, self._remembered = lesson_of(parts["lesson"]), parts["episode"]
 
     # --- what this AP knows -------------------------------------------------------------------------------
 

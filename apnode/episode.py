@@ -86,14 +86,15 @@ class Episode:
         }
         return {**own, **joined(power=self.precoder.average.state())}
 
-    def recall(self, config: Config, state: State) -> None:
-        """Take over running means, as `state` gave them, if they are of this layout; an episode that has just begun."""
+    def recall(self, config: Config, state: State) -> bool:
+        """Take over running means, as `state` gave them, if they are of this layout; returns whether they are."""
         if (int(state["number"]), tuple(state["neighbours"].tolist())) != (self.association.episode, self.neighbours):
-            return
+            return False
         self.interference, self.gain = state["interference"].copy(), state["gain"].copy()
         self.linked, self.times_linked = state["linked"].tolist(), state["times_linked"].copy()
         self.precoder.average.restore(part(state, "power"))
         self._observe(config)
+        return True
 
     def _observe(self, config: Config) -> None:
         if not config.forecasts:

@@ -11,10 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
 from apnode.protocol.messages import ChannelBlock, FloatArray, SlotFeedback
+from apnode.protocol.state import Layout, State, refuse_other
 
 SUSPECT_AT = 25.0  # log-likelihood ratio, false : true, above which an AP is not believed [nat]
 LAPSES_AFTER = 200  # slots, since honest APs may have bad luck
@@ -22,6 +24,17 @@ _ON_PROBATION = SUSPECT_AT / 2  # where the ratio of an AP stands that is believ
 _MOST_TRUST = 8.0  # what was true for long counts no more than this against what is false now [nat]
 _FIRST_SLOTS = 2  # give a first idea of beta, and judge nothing: it must not be fitted to what it judges
 _QUALITY = np.array([0.01, 0.03, 0.08, 0.2, 0.4, 0.6, 0.8, 0.93, 0.99])  # q, each as likely as the others
+OPINIONS: Layout = {  # of B APs, of S suspects, and of K pairs of a partner and an own UE
+    "before.ap": (np.int64, ("B",)),
+    "before.ratio": (np.float64, ("B",)),
+    "suspects.ap": (np.int64, ("S",)),
+    "suspects.until": (np.int64, ("S",)),
+    "known.ap": (np.int64, ("K",)),
+    "known.ue": (np.int64, ("K",)),
+    "known.slots": (np.int64, ("K",)),
+    "known.total": (np.float64, ("K",)),
+    "known.likelihoods": (np.float64, ("K", 2, len(_QUALITY))),
+}
 
 
 def log_likelihoods(told: FloatArray, measured: FloatArray) -> FloatArray:
@@ -128,3 +141,38 @@ class Trust:
             self._believed_from[ap] = slot + 1 + LAPSES_AFTER
             self._before[ap] = _ON_PROBATION
             del self._known[ap]
+
+    def state(self) -> State:
+        """All of it, as OPINIONS."""
+        known = [(ap, ue, of) for ap, of_ues in self._known.items() for ue, of in of_ues.items()]
+        columns: dict[str, list[Any]] = {
+            "before.ap": list(self._before),
+            "before.ratio": list(self._before.values()),
+            "suspects.ap": list(self._believed_from),
+            "suspects.until": list(self._believed_from.values()),
+            "known.ap": [ap for ap, _, _ in known],
+            "known.ue": [ue for _, ue, _ in known],
+            "known.slots": [of.slots for _, _, of in known],
+            "known.total": [of.total for _, _, of in known],
+            "known.likelihoods": [of.likelihoods for _, _, of in known],
+        }
+        inner = {"known.likelihoods": (2, len(_QUALITY))}
+        return {
+            name: np.array(columns[name], dtype).reshape(-1, *inner.get(name, ()))
+            for name, (dtype, _) in OPINIONS.items()
+        }
+
+    def restore(self, state: State) -> None:
+        """Take over what `state` gave.
+
+        Raises:
+            StateError: if it is not as OPINIONS; nothing has changed then.
+        """
+        refuse_other(state, OPINIONS)
+        columns = {name: array.tolist() for name, array in state.items()}
+        self._before = dict(zip(columns["before.ap"], columns["before.ratio"], strict=True))
+        self._believed_from = dict(zip(columns["suspects.ap"], columns["suspects.until"], strict=True))
+        self._known = {}
+        rows = zip(*(columns[f"known.{name}"] for name in ("ap", "ue", "slots", "total")), strict=True)
+        for (ap, ue, slots, total), likelihoods in zip(rows, state["known.likelihoods"], strict=True):
+            self._known.setdefault(ap, {})[ue] = _OfUe(slots, total, likelihoods.copy())

@@ -25,7 +25,7 @@ from apnode.protocol.state import Checkpoint, State
 from apnode.runtime.whole_file import write_whole
 
 _MAGIC = b"cfmimock"
-_VERSION = 1
+_VERSION = 2
 _HEADER = struct.Struct("<8sIQQ")  # magic, version, slots completed, bytes of the payload
 _DIGEST_BYTES = 32
 _LENGTH = struct.Struct("<I")

@@ -92,15 +92,16 @@ class Injector:
             faults: of this node.
             address: of this node.
             incarnation: how many lives it had; each has ended by the plan's next deadly fault.
-            first_slot: of the run, or of what is resumed of it; earlier faults are over.
+            first_slot: of the run, or of what is resumed of it; faults have struck before it, but may last.
         """
-        self._address, self._incarnation = address, incarnation
+        self._address = address
         own = [fault for fault in faults.own if fault.slot >= first_slot]
         self._due, self.failing_starts = _after_lives(own, incarnation)
-        self._lasting = [fault for fault in own if fault.action in LASTING]
+        self._lasting = [fault for fault in faults.own if fault.action in LASTING]
         self._links = faults.links
         self._seed = faults.seed
-        self._rng: dict[str, np.random.Generator] = {}  # by receiver
+        self._slot = -1  # of the newest frame
+        self._alike: Counter[tuple[str, int]] = Counter()  # frames in it, by receiver and checksum
         self._numbers: Counter[str] = Counter()  # frames to it
         self._held: list[tuple[int, Send]] = []  # with the slot from which on they may go
         self.lost: Counter[str] = Counter()  # frames, by receiver
@@ -130,10 +131,15 @@ class Injector:
         number = self._numbers[send.to]
         self._numbers[send.to] += 1
         copies = [self._falsified(send)]
-        for rule in self._links:
-            if not rule.concerns(self._address, send.to, slot) or (rule.frames and number not in rule.frames):
-                continue
-            copies = self._bent(rule, copies, slot)
+        rules = [
+            rule for rule in self._links
+            if rule.concerns(self._address, send.to, slot) and (not rule.frames or number in rule.frames)
+        ]  # fmt: skip
+        if not rules:
+            return copies
+        rng = self._generator(send, slot)
+        for rule in rules:
+            copies = self._bent(rule, copies, slot, rng)
         return copies
 
     def _falsified(self, send: Send) -> Send:
@@ -149,10 +155,9 @@ class Injector:
         false = false_block(block, lie.kind, generator(self._seed, Purpose.LIES, owner, block.slot))
         return replace(send, frame=encode(false, _ANY_LENGTH))
 
-    def _bent(self, rule: LinkFault, copies: Sequence[Send], slot: int) -> list[Send]:
+    def _bent(self, rule: LinkFault, copies: Sequence[Send], slot: int, rng: np.random.Generator) -> list[Send]:
         out = []
         for send in copies:
-            rng = self._generator(send.to)
             lost, doubled, late, out_of_order, damaged = rng.random(5) < (
                 rule.loss, rule.duplication, rule.delay, rule.reordering, rule.corruption
             )  # fmt: skip
@@ -171,11 +176,15 @@ class Injector:
                     out.append(send)
         return out
 
-    def _generator(self, receiver: str) -> np.random.Generator:
-        if receiver not in self._rng:
-            link = zlib.crc32(f"{self._address} {receiver}".encode())
-            self._rng[receiver] = generator(self._seed, Purpose.LINK_FAULTS, link, self._incarnation)
-        return self._rng[receiver]
+    def _generator(self, send: Send, slot: int) -> np.random.Generator:
+        """Of what befalls a frame: the same whatever was sent before it, so that a resumed run has the same faults."""
+        if slot != self._slot:
+            self._slot = slot
+            self._alike.clear()
+        link, checksum = zlib.crc32(f"{self._address} {send.to}".encode()), zlib.adler32(send.frame)
+        self._alike[send.to, checksum] += 1
+        key = link, slot + 1, checksum, self._alike[send.to, checksum]
+        return generator(self._seed, Purpose.LINK_FAULTS, *key)
 
     @property
     def under_way(self) -> Counter[str]:

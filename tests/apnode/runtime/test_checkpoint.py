@@ -37,7 +37,7 @@ def reason(file: bytes) -> str:
 
 def envelope(payload: bytes) -> bytes:
     """A file with a right digest, whatever is in it."""
-    header = struct.pack("<8sIQQ", b"cfmimock", 1, 50, len(payload))
+    header = struct.pack("<8sIQQ", b"cfmimock", 2, 50, len(payload))
     return header + files._digest(header, payload) + payload
 
 
@@ -85,8 +85,9 @@ def test_another_kind_of_file_is_refused(file: bytes) -> None:
     assert reason(file) == "format"
 
 
-def test_a_version_to_come_is_refused() -> None:
-    assert reason(FILE[:8] + struct.pack("<I", 2) + FILE[12:]) == "version"
+def test_another_version_is_refused() -> None:
+    for version in (1, 3):
+        assert reason(FILE[:8] + struct.pack("<I", version) + FILE[12:]) == "version"
 
 
 def test_the_checkpoint_of_another_ap_is_refused() -> None:

@@ -1,17 +1,21 @@
 """Where an interrupted run goes on: after deaths, without checkpoints, and with faults that last."""
 
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
+import numpy as np
 import pytest
 
 from cfmimo.cli.main import run_cfmimo
 from cfmimo.errors import Interrupted
-from cfmimo.experiments.run import newest_boundary, run
+from cfmimo.experiments.run import go_back, newest_boundary, run
 from cfmimo.presets import load
 from cfmimo.records.rundir import RunDir
 from cfmimo.runtime.fault_plan import FaultPlan, resolve
 from cfmimo.runtime.local import LocalNetwork
 from cfmimo.runtime.request import RunRequest
+from coordinator.record import Record
 from tests.cfmimo.interrupting import Interrupting
 
 SMALL = (
@@ -91,3 +95,46 @@ def test_a_run_that_ends_before_its_first_checkpoint_keeps_its_folder_and_says_s
     assert {"config.toml", "manifest.json", "journal"} <= {path.name for path in before}
     assert run_cfmimo(["resume", str(out)]) == 2
     assert content(out) == before
+
+
+ALWAYS = (*SMALL, "run.checkpoint_every_slots=5", "cooperation.policy=always")
+FAULTY = {  # no AP is down where an episode begins
+    "faults": [
+        {"slot": 4, "action": "lie", "target": "ap/0", "args": {"slots": 56}},
+        {"slot": 17, "action": "disk_full", "target": "ap/1", "args": {"slots": 12}},
+        {"slot": 22, "action": "partition", "target": "ap/0-2", "args": {"slots": 9, "others": ["ap/3-5"]}},
+        {"slot": 13, "action": "kill", "target": "ap/*", "share": 0.3, "every": 10, "until": 55, "args": {"slots": 2}},
+    ],
+    "links": [{"loss": 0.1}],
+}
+CUTS = tuple(np.random.default_rng(17).choice(np.arange(5, 60), 10, replace=False).tolist())
+
+
+def faulty(folder: Path, first_slot: int = 0, until: int | None = None) -> Record:
+    """A run under all these faults, from a slot on, and until another has closed if it does not end."""
+    (folder / "checkpoints").mkdir(exist_ok=True)
+    config = load("demo", ALWAYS)
+    faults = resolve(FaultPlan.model_validate(FAULTY), config)
+    network = LocalNetwork(config, faults=faults, folder=folder, first_slot=first_slot)
+    for _ in network.frames():
+        if network.coordinator.newest == until:
+            break
+    return network.coordinator.record
+
+
+@cache
+def uninterrupted() -> Record:
+    with TemporaryDirectory() as folder:
+        return faulty(Path(folder))
+
+
+@pytest.mark.parametrize("cut", CUTS)
+def test_a_faulty_run_that_is_resumed_is_the_one_that_was_never_stopped(cut: int, tmp_path: Path) -> None:
+    faulty(tmp_path, until=cut)
+    slot = newest_boundary(tmp_path, load("demo", ALWAYS), replays=True)
+    go_back(tmp_path, load("demo", ALWAYS), slot)
+    assert faulty(tmp_path, slot).digest() == uninterrupted().digest()
+    if cut == max(CUTS):
+        assert slot > cut - 10
+        assert len(uninterrupted().suspects) > 50
+        assert uninterrupted().silent.sum() > 10
