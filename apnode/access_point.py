@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from apnode.agent.observation import observation_size, relative_gain
+from apnode.agent.observation import relative_gain
 from apnode.agent.policies import Policy
 from apnode.agent.replay import Transition, lesson_arrays, lesson_layout, lesson_of
 from apnode.agreement import HANDLERS, Agreement
@@ -302,7 +302,7 @@ class AccessPoint(Agreement):
             raise RuntimeError(f"AP {self.ap} has not completed a slot")
         gone = np.array(sorted(self._gone), np.int64)
         own = {"completed": np.array(self.completed), "next": np.array(self._next or 0), "gone": gone}
-        lesson = lesson_arrays(self._lesson, observation_size(self._config))
+        lesson = lesson_arrays(self._lesson, self._config.observed)
         return {**own, **joined(lesson=lesson, episode=episode, trust=self.trust.state(), policy=self.policy.state())}
 
     def restore(self, state: State) -> None:
@@ -314,7 +314,7 @@ class AccessPoint(Agreement):
         parts = {name: part(state, name) for name in ("lesson", "episode", "trust", "policy")}
         own = {name: array for name, array in state.items() if name.split(".")[0] not in parts}
         refuse_other(own, {"completed": (np.int64, ()), "next": (np.int64, ()), "gone": (np.int64, ("G",))})
-        refuse_other(parts["lesson"], lesson_layout(observation_size(self._config)))
+        refuse_other(parts["lesson"], lesson_layout(self._config.observed))
         Episode.refuse_other(parts["episode"])
         refuse_other(parts["trust"], OPINIONS)
         self.policy.restore(parts["policy"])

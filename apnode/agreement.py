@@ -18,6 +18,7 @@ from apnode.agent.policies import Policy
 from apnode.clusters.rounds import Out
 from apnode.config import Config
 from apnode.protocol.fields import Message
+from apnode.protocol.limits import largest_frame
 from apnode.protocol.messages import (
     Association,
     ChannelBlock,
@@ -40,7 +41,7 @@ class Agreement(Node, ABC):
     """AP `ap` in one slot: agrees with neighbours, forms a cluster, transmits, and takes in what came of it."""
 
     def __init__(self, ap: int, config: Config, policy: Policy) -> None:
-        super().__init__(ap_address(ap), config.run.max_frame_bytes)
+        super().__init__(ap_address(ap), largest_frame(config))
         self.ap = ap
         self.policy = policy
         self.slot: Slot | None = None  # the open one

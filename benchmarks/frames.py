@@ -33,6 +33,7 @@ import numpy as np
 
 from apnode.config import Config
 from apnode.protocol.fields import Array, Message, specs
+from apnode.protocol.limits import largest_frame
 from apnode.protocol.messages import KINDS, ApReport, Deadline, FaultFired, Hello, Resend, SlotReport
 from apnode.protocol.node import DROPS, Node
 from apnode.protocol.wire import MAX_FRAME, WireError, decode, encode
@@ -365,7 +366,7 @@ class Findings:
             self.frames[name] += 1
             self.taken[name] += node.took
             for send in () if out and _is_resend(frame) else out:  # what it repeats is counted already
-                report = decode(send.frame, moment.config.run.max_frame_bytes)
+                report = decode(send.frame, largest_frame(moment.config))
                 if isinstance(report, (ApReport, SlotReport)):
                     reported += fates(report)
         after = fates(node) + reported + Counter(kept=node.kept)

@@ -63,7 +63,7 @@ def experiment(aps: int, blocks: int) -> Config:
     """The preset `paper` at another size."""
     size = [f"radio.num_aps={aps}", f"radio.num_ues={max(1, aps * 2 // 5)}"]
     size += [f"radio.area_m={DENSITY_AREA_M * aps**0.5}", f"run.blocks_per_slot={blocks}"]
-    return load("paper", [*size, "run.max_frame_bytes=1048576"])
+    return load("paper", [*size])
 
 
 def lacking_memory(config: Config) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from apnode.config import Config
+from apnode.protocol.limits import largest_frame
 from apnode.protocol.messages import (
     Association,
     ComplexArray,
@@ -62,7 +63,7 @@ class ChannelServer(Node):
             first_slot: to open, unless APs say that they are further.
             restarted: the APs are in mid-run; not all of them may be alive.
         """
-        super().__init__(CHANNEL, config.run.max_frame_bytes)
+        super().__init__(CHANNEL, largest_frame(config))
         self.layout: Layout
         self.air: Air | None = None
         self._config = config

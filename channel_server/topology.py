@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from apnode.config import Config
 from apnode.config.network import Radio
+from apnode.protocol.limits import MOST_ASKERS
 from apnode.protocol.messages import Association, ComplexArray, FloatArray, IntArray
 from apnode.protocol.rng import Purpose, generator
 from apnode.radio.power import power_split
@@ -23,7 +24,6 @@ from channel_server.shadowing import link_field
 from channel_server.ue_reports import strongest_interferers
 
 BoolArray = NDArray[np.bool_]
-_MAX_ASKERS = 64  # an Association lists no more; about 15 is the most seen among 100 APs
 HEARD = 1.0  # an AP hears a pilot that arrives at least so strong, despread, relative to the noise
 
 
@@ -284,7 +284,7 @@ def associations(config: Config, layout: Layout, episode: int) -> list[Associati
     """What every AP is told of an episode, but for endpoints."""
     interference = long_term_interference(config, layout)
     neighbours = neighbour_lists(config, interference, layout.serving)
-    askers = further_askers(neighbours, _MAX_ASKERS)
+    askers = further_askers(neighbours, MOST_ASKERS)
     return [
         Association(
             episode=episode,

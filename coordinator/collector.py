@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from apnode.config import Config
+from apnode.protocol.limits import largest_frame
 from apnode.protocol.messages import KINDS, ApReport, FaultFired, Hello, Resend, RunOver, SlotReport, Tick
 from apnode.protocol.node import (
     ACCEPTED,
@@ -33,7 +34,7 @@ class Coordinator(Node):
 
     def __init__(self, config: Config, journal: Journal | None = None) -> None:
         """Read the journal, if there is one: reports that came before this process began."""
-        super().__init__(COORDINATOR, config.run.max_frame_bytes)
+        super().__init__(COORDINATOR, largest_frame(config))
         self.record = Record(config)
         self.newest = -1  # slot of the newest SlotReport
         self.config = config

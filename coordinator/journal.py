@@ -9,7 +9,6 @@ from apnode.runtime.whole_file import write_whole
 
 JOURNAL = "journal"  # in a run's folder
 _LENGTH_BYTES = 4
-_MAX_FRAME = 2**24  # [B]
 
 
 class Journal:
@@ -32,10 +31,11 @@ class Journal:
 
     def frames(self) -> Iterator[bytes]:
         """All frames, up to the first that is not complete."""
+        size = self._path.stat().st_size
         with self._path.open("rb") as file:
             while len(head := file.read(_LENGTH_BYTES)) == _LENGTH_BYTES:
                 length = int.from_bytes(head, "big")
-                frame = file.read(length) if length <= _MAX_FRAME else b""
+                frame = file.read(length) if length <= size else b""
                 if len(frame) < length or not frame:
                     return
                 yield frame

@@ -8,6 +8,7 @@ import pytest
 
 from apnode.clusters.graph import adjacency, layers
 from apnode.config import Config
+from apnode.protocol.limits import largest_frame
 from apnode.protocol.messages import ApReport, ComplexArray, Transmission
 from apnode.protocol.node import Send
 from apnode.protocol.wire import decode
@@ -38,7 +39,7 @@ class Run:
         self.record = self.network.coordinator.record
 
     def watch(self, send: Send) -> None:
-        message = decode(send.frame, self.config.run.max_frame_bytes)
+        message = decode(send.frame, largest_frame(self.config))
         if isinstance(message, ApReport):
             self.reports[message.ap] = message
         if isinstance(message, Transmission):

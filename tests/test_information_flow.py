@@ -15,6 +15,7 @@ from apnode.access_point import AccessPoint
 from apnode.clusters.graph import layers
 from apnode.config import Config
 from apnode.protocol.fields import Message
+from apnode.protocol.limits import largest_frame
 from apnode.protocol.messages import (
     FRONTHAUL,
     KINDS,
@@ -81,7 +82,7 @@ class Watched:
     frames: list[tuple[str, Any, int]] = field(default_factory=list)  # to, message, bytes
 
     def watch(self, send: Send) -> None:
-        self.frames.append((send.to, decode(send.frame, self.config.run.max_frame_bytes), len(send.frame)))
+        self.frames.append((send.to, decode(send.frame, largest_frame(self.config)), len(send.frame)))
 
     def of(self, kind: type[Any]) -> list[tuple[str, Any]]:
         return [(to, message) for to, message, _ in self.frames if type(message) is kind]
@@ -152,7 +153,7 @@ def test_of_its_neighbours_an_ap_that_forecasts_is_told_what_these_are_told_and_
 def larger(times: int, *overrides: str) -> Config:
     """So many times 100 APs, at the same density."""
     size = (f"radio.num_aps={100 * times}", f"radio.num_ues={40 * times}", f"radio.area_m={1000 * times**0.5}")
-    return load("selective", (*size, "radio.pilot_power_w=0.01", "run.max_frame_bytes=1000000", *overrides))
+    return load("selective", (*size, "radio.pilot_power_w=0.01", *overrides))
 
 
 def test_an_ap_that_forecasts_is_told_no_more_in_a_larger_network() -> None:

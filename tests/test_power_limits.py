@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from apnode.config import Config
+from apnode.protocol.limits import largest_frame
 from apnode.protocol.messages import Transmission
 from apnode.protocol.node import CHANNEL, Send
 from apnode.protocol.wire import decode
@@ -28,7 +29,7 @@ def radiated(config: Config) -> tuple[np.ndarray, np.ndarray]:
     power = np.zeros((2, config.num_slots, config.radio.num_aps, config.run.blocks_per_slot))
 
     def watch(send: Send) -> None:
-        message = decode(send.frame, config.run.max_frame_bytes) if send.to == CHANNEL else None
+        message = decode(send.frame, largest_frame(config)) if send.to == CHANNEL else None
         if isinstance(message, Transmission):
             for index, w in enumerate((message.w, message.w_alone)):
                 power[index, message.slot, message.ap] = (np.abs(w.astype(complex)) ** 2).sum(axis=(1, 2))

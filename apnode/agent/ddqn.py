@@ -19,10 +19,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim.adam import adam
 
-from apnode.agent.observation import TRAITS, observation_size
 from apnode.agent.replay import Batch, Floats
 from apnode.config import Config
-from apnode.config.learning import Learning
+from apnode.config.learning import TRAITS
 from apnode.protocol.fields import MAX_MAGNITUDE
 from apnode.protocol.messages import FloatArray, IntArray
 from apnode.protocol.state import State, joined, layout_of, refuse_other
@@ -36,9 +35,9 @@ SKIPPED = -1.0  # in place of a loss, none of which is negative
 class DoubleDqn(ABC):
     """Online and target network; bit n of an action says whether to ask neighbour n."""
 
-    def __init__(self, inputs: int, outputs: int, learning: Learning, seed: int) -> None:
-        self._learning = learning
-        self._online = _initialised((inputs, *learning.hidden, outputs), seed)
+    def __init__(self, config: Config, seed: int) -> None:
+        learning = self._learning = config.learning
+        self._online = _initialised(config.layers, seed)
         self._target = [p.detach().clone() for p in self._online]
         self._adam = _Adam(self._online, learning.learning_rate)
 
@@ -172,9 +171,6 @@ class DoubleDqn(ABC):
 class SubsetDqn(DoubleDqn):
     """A value for every subset of the neighbours."""
 
-    def __init__(self, config: Config, seed: int) -> None:
-        super().__init__(observation_size(config), 2**config.cooperation.max_neighbours, config.learning, seed)
-
     def values(self, observation: FloatArray) -> FloatArray:
         """(actions,) of every action, without dropout, of an observation (D,)."""
         with torch.inference_mode():
@@ -197,7 +193,7 @@ class NeighbourDqn(DoubleDqn):
     """
 
     def __init__(self, config: Config, seed: int) -> None:
-        super().__init__(TRAITS, 2, config.learning, seed)
+        super().__init__(config, seed)
         self._price, self._most = config.cooperation.link_price, config.cooperation.max_neighbours
         with torch.no_grad():
             for parameter in self._online[-2:]:

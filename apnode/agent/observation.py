@@ -8,20 +8,11 @@ import numpy as np
 
 from apnode.agent.forecast import link_gains
 from apnode.config import Config
-from apnode.config.learning import Reward
+from apnode.config.learning import TRAITS, Reward
 from apnode.protocol.messages import Association, FloatArray, SlotFeedback
 
 MOST_GAIN = 1000.0  # relative; only UEs practically without any rate alone could reach it
 _SNR_SCALE_DB = 50.0  # beta at full power over noise lies within about 0..100 dB
-
-
-TRAITS = 4  # what is known of a neighbour where APs forecast
-
-
-def observation_size(config: Config) -> int:
-    """Length of the observation, the same for every AP."""
-    neighbours = config.cooperation.max_neighbours
-    return TRAITS * neighbours if config.forecasts else config.learning.observed_ues + 3 * neighbours
 
 
 def interference_position(config: Config) -> int:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from apnode.agent.observation import interference_position, observation_size, shares, traits_of
+from apnode.agent.observation import interference_position, shares, traits_of
 from apnode.agent.replay import Replay, Transition
 from apnode.config import Config
 from apnode.config.learning import Learning
@@ -183,7 +183,7 @@ class Ddqn:
         self._slots_per_episode = config.run.slots_per_episode
         whose = () if config.learning.share else (ap,)  # networks whose mean is to mean something begin alike
         self.network: DoubleDqn = make_network(config, integer_seed(config.seed, Purpose.WEIGHTS, *whose))
-        self.replay = Replay(config.learning.replay_capacity, observation_size(config))
+        self.replay = Replay(config.learning.replay_capacity, config.observed)
         self._synced = 0  # period of the target network
         self._neighbours: tuple[int, ...] = ()
 

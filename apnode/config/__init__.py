@@ -11,7 +11,7 @@ from typing import Annotated, Self
 from pydantic import Field, model_validator
 
 from apnode.config.cooperation import Cooperation, Precoding
-from apnode.config.learning import Learning, Reward
+from apnode.config.learning import TRAITS, Learning, Reward
 from apnode.config.network import Impairments, Propagation, Radio, Run
 from apnode.config.section import Section
 
@@ -55,6 +55,19 @@ class Config(Section):
         return self
 
     @property
+    def observed(self) -> int:
+        """Length of an observation, the same for every AP."""
+        neighbours = self.cooperation.max_neighbours
+        return TRAITS * neighbours if self.forecasts else self.learning.observed_ues + 3 * neighbours
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """Widths of an agent's network, from what it observes, of one neighbour or of all, to what it values."""
+        if self.learning.values == "neighbours":
+            return TRAITS, *self.learning.hidden, 2
+        return self.observed, *self.learning.hidden, 2**self.cooperation.max_neighbours
+
+    @property
     def evaluate_every_slots(self) -> int:
         """Slots between two evaluations of learning agents; 0: never."""
         learns = self.cooperation.policy == "ddqn"
@@ -95,41 +108,3 @@ class Config(Section):
         if self.cooperation.cluster == "serving" and self.precoding.joint != "selective":
             raise ValueError('cluster "serving" needs precoding.joint = "selective": its clusters are of one UE each')
         return self
-
-    @model_validator(mode="after")
-    def _frames_fit(self) -> Self:
-        if self.largest_frame_bytes > self.run.max_frame_bytes:
-            raise ValueError(
-                f"frames may take {self.largest_frame_bytes} B here, more than run.max_frame_bytes = "
-                f"{self.run.max_frame_bytes}; raise it, or lower run.blocks_per_slot"
-            )
-        return self
-
-    @property
-    def largest_frame_bytes(self) -> int:
-        """A bound on every frame, even that of an AP which serves all UEs."""
-        blocks, radio = self.run.blocks_per_slot, self.radio
-        pilots = 8 * blocks * radio.antennas * radio.pilot_length
-        precoders = 2 * 8 * blocks * radio.antennas * radio.num_ues
-        block = 8 * blocks * radio.antennas * (radio.num_ues + radio.antennas) + 8 * radio.num_ues
-        slot_report = 4 * 8 * blocks * radio.num_ues + 10 * radio.num_aps
-        feedback = (16 + (12 + 4 * radio.antennas) * self.cooperation.reported_interferers) * radio.num_ues
-        association = 14 * radio.num_ues + 72 * min(64 + self.cooperation.max_neighbours, radio.num_aps)
-        if self.forecasts:
-            association += (4 + 5 * self.cooperation.max_neighbours) * radio.num_ues
-        most = max(pilots, precoders, block, slot_report, feedback, association, self._largest_link_state_bytes)
-        cluster = radio.num_aps if self.cooperation.cluster == "serving" else self.cooperation.max_cluster_aps
-        partners = 2 * min(cluster, radio.num_aps)
-        return most + 4 * radio.num_ues + partners + 1024
-
-    @property
-    def _largest_link_state_bytes(self) -> int:
-        """Bound on a message that holds the whole graph of links."""
-        match self.cooperation.cluster:
-            case "components":
-                per_ap = 2 + 12 * self.cooperation.max_neighbours
-                return per_ap * self.radio.num_aps + 4 * self.radio.max_services
-            case "serving":
-                return 6 * self.radio.max_services * (self.radio.most_serving_aps - 1)
-            case _:
-                return 0

@@ -8,6 +8,8 @@ from pydantic import Field, model_validator
 
 from apnode.config.section import Count, Fraction, Positive, Section
 
+TRAITS = 4  # what is known of a neighbour where APs forecast
+
 
 class Reward(Section):
     """Eq. (12): r = alpha_1 * relative gain - alpha_2 * links charged +- alpha_3 * interference of the APs asked."""

@@ -34,9 +34,6 @@ class Run(Section):
         description="restarts of an AP within a minute; after one more death it stays silent for the rest of the run",
     )
     checkpoint_every_slots: Count = Field(50, description="slots between two checkpoints of an AP")
-    max_frame_bytes: Annotated[int, Field(ge=1024, le=2**24)] = Field(
-        65536, description="largest frame; longer frames are refused [B]"
-    )
 
 
 class Radio(Section):

@@ -23,7 +23,7 @@ from apnode.protocol.fields import MAX_TEXT, Array, Message, MessageError, specs
 from apnode.protocol.messages import KINDS, TAGS
 
 VERSION = 6
-MAX_FRAME = 65536  # [B] unless the config says more
+MAX_FRAME = 65536  # [B] where no network is known: see `limits`
 _MAX_TEXTS = 64  # in one field
 _BYTES_PER_ID = 10  # of the longest frame: an id takes 40 in memory; where ids are many, reports have 10 for each
 
@@ -48,7 +48,7 @@ def encode(message: Message, max_bytes: int = MAX_FRAME) -> bytes:
     body: bytes = msgpack.packb([VERSION, TAGS[type(message)], *values])
     if len(body) + 4 > max_bytes:
         name = type(message).__name__
-        raise WireError("oversized", f"{name} takes {len(body) + 4} B; raise run.max_frame_bytes above {max_bytes}")
+        raise WireError("oversized", f"{name} takes {len(body) + 4} B, more than the {max_bytes} B of a frame")
     return zlib.crc32(body).to_bytes(4, "big") + body
 
 

@@ -22,6 +22,7 @@ from ray.exceptions import RayError
 from apnode.access_point import AccessPoint
 from apnode.agent.policies import Policy, Trained, make_policy
 from apnode.config import Config
+from apnode.protocol.limits import largest_frame
 from apnode.protocol.messages import FloatArray
 from apnode.protocol.node import CHANNEL, COORDINATOR, Node, Send
 from apnode.runtime.checkpoint import Checkpoints
@@ -151,7 +152,9 @@ class NodeActor:
             self._transport = RayCallTransport(self._name, self._inbox)
         elif self._transport is None:
             host = self._network.host or own_address()
-            self._transport = ZeroMqTransport(host, self._network.keys, endpoint, self.config.radio.num_aps + 1)
+            self._transport = ZeroMqTransport(
+                host, self._network.keys, endpoint, self.config.radio.num_aps + 1, largest_frame(self.config)
+            )
         return self._transport
 
     def folder(self) -> Path | None:

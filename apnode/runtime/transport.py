@@ -15,8 +15,8 @@ from typing import Protocol
 import zmq
 
 _QUEUED = 1000  # parcels of frames per peer
+_SLACK = 256  # a node counts what is too long for it; only what is longer by this factor is the socket's to refuse
 _LINGER_MS = 10_000  # to flush the last reports at the end of a run, even to a coordinator that is being restarted
-_MAX_RECEIVED = 2**24  # [B] hard bound of the socket; the wire's own limit is lower
 
 
 class Transport(Protocol):
@@ -51,8 +51,18 @@ class CurveKeys:
 class ZeroMqTransport:
     """PULL to receive on, one PUSH per peer, over TCP, encrypted and authenticated by CURVE."""
 
-    def __init__(self, host: str, keys: CurveKeys, endpoint: str | None = None, most_peers: int = 500) -> None:
-        """Bind to any port of a host, or to the endpoint that a process before this one had."""
+    def __init__(
+        self, host: str, keys: CurveKeys, endpoint: str | None = None, most_peers: int = 500, most_bytes: int = 2**16
+    ) -> None:
+        """Bind a socket.
+
+        Args:
+            host: to bind to, at any port.
+            keys: of the run.
+            endpoint: the one that a process before this one had; None: a new one.
+            most_peers: nodes to send to.
+            most_bytes: of a frame; far larger ones are not even received.
+        """
         self._keys = keys
         self._context = zmq.Context(io_threads=1)
         self._context.set(zmq.MAX_SOCKETS, 64 + 2 * most_peers)  # twice: all may move at once
@@ -62,7 +72,7 @@ class ZeroMqTransport:
         self._inbox = self._context.socket(zmq.PULL)
         self._inbox.curve_secretkey, self._inbox.curve_publickey = keys.secret, keys.public
         self._inbox.curve_server = True
-        self._inbox.setsockopt(zmq.MAXMSGSIZE, _MAX_RECEIVED)
+        self._inbox.setsockopt(zmq.MAXMSGSIZE, _SLACK * most_bytes)
         if endpoint is None:
             endpoint = f"tcp://{host}:{self._inbox.bind_to_random_port(f'tcp://{host}')}"
         else:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from apnode.agent.observation import observation_size, observe
+from apnode.agent.observation import observe
 from apnode.config import Config
 from apnode.protocol.messages import ComplexArray, FloatArray, IntArray
 from apnode.radio.csi import despread, estimate
@@ -51,7 +51,7 @@ class Monolith:
             raise ValueError("only a reward of an AP's own gain")
         self._config = config
         self.num_agents, self.num_neighbours = config.radio.num_aps, cooperation.max_neighbours
-        self.observation_size, self.num_actions = observation_size(config), 2**self.num_neighbours
+        self.observation_size, self.num_actions = config.observed, 2**self.num_neighbours
         self.slot = 0  # the next one
         self.sinr: FloatArray  # (2, B, K) of the last slot, with cooperation and without, linear
         self.begin_episode()

@@ -15,6 +15,7 @@ import numpy as np
 
 from apnode.agent.policies import make_policy
 from apnode.config import Config
+from apnode.protocol.limits import MOST_BYTES, largest_frame
 from apnode.protocol.messages import ApReport, FaultFired, Hello, SlotReport
 from apnode.protocol.wire import decode
 from apnode.runtime.checkpoint import Checkpoints
@@ -260,7 +261,7 @@ def go_back(folder: Path, config: Config, slot: int) -> None:
     for of in _checkpoints(folder, config):
         of.forget_after(slot)
     journal = Journal(folder / JOURNAL)
-    journal.keep(_is_before(slot, config.run.max_frame_bytes))
+    journal.keep(_is_before(slot, largest_frame(config)))
     journal.close()
 
 
@@ -288,6 +289,11 @@ def _is_before(slot: int, max_bytes: int) -> Callable[[bytes], bool]:
 
 
 def _refuse_if_too_long(config: Config) -> None:
+    if (needed := largest_frame(config)) > MOST_BYTES:
+        raise ConfigError(
+            f"run.blocks_per_slot = {config.run.blocks_per_slot}, with radio.antennas, radio.max_serving_aps and "
+            f"learning.hidden as they are, makes frames of {needed} B; a frame holds at most {MOST_BYTES} B: lower them"
+        )
     if config.num_slots * max(config.radio.num_aps, config.radio.num_ues * config.run.blocks_per_slot) > _MAX_RECORDS:
         raise ConfigError(
             f"{config.num_slots} slots of {config.radio.num_aps} APs and {config.radio.num_ues} UEs are more than is "

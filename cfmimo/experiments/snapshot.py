@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apnode.config import Config
+from apnode.protocol.limits import largest_frame
 from apnode.protocol.messages import SlotFeedback, Transmission
 from apnode.protocol.node import CHANNEL
 from apnode.protocol.wire import decode
@@ -100,7 +101,7 @@ def _run_to_feedback(network: LocalNetwork, config: Config, slot: int) -> dict[i
     """Run until the slot has closed but no AP has been told; returns what the APs transmitted in it."""
     transmissions: dict[int, Transmission] = {}
     for send in network.frames():
-        message = decode(send.frame, config.run.max_frame_bytes)
+        message = decode(send.frame, largest_frame(config))
         if isinstance(message, Transmission) and send.to == CHANNEL and message.slot == slot:
             transmissions[message.ap] = message
         if isinstance(message, SlotFeedback) and message.slot == slot:

@@ -240,7 +240,6 @@ def warm_up(policy: str) -> None:
 
     import apnode.access_point
     import apnode.runtime.transport  # noqa: F401
-    from apnode.agent.observation import observation_size
     from apnode.agent.policies import make_policy
     from apnode.agent.replay import Transition
     from apnode.config import Config
@@ -249,7 +248,7 @@ def warm_up(policy: str) -> None:
         with suppress(ImportError):  # then Ray needs it no more
             importlib.import_module(module)
     config = Config.model_validate({"cooperation": {"policy": policy}})
-    nothing = np.zeros(observation_size(config))
+    nothing = np.zeros(config.observed)
     agent = make_policy(0, config)
     agent.act(nothing, 1, slot=10**6)
     for slot in range(config.learning.batch_size):  # the last one brings an update

@@ -3,30 +3,12 @@
 import math
 from pathlib import Path
 
-import numpy as np
 import pytest
 from pydantic import BaseModel, ValidationError
 
 from apnode.config import Config
-from apnode.config.cooperation import Cooperation, Precoding
 from apnode.config.learning import Reward
-from apnode.config.network import Radio, Run
-from apnode.protocol.fields import MAX_TEXT, Message
-from apnode.protocol.messages import (
-    KINDS,
-    ApReport,
-    Association,
-    ChannelBlock,
-    ClusterBlock,
-    CommonLinks,
-    CoopRequest,
-    LinkState,
-    PilotBlock,
-    SlotFeedback,
-    SlotReport,
-    Transmission,
-)
-from apnode.protocol.wire import decode, encode
+from apnode.config.network import Radio
 from cfmimo.errors import ConfigError
 from cfmimo.presets import load, preset_names
 
@@ -199,8 +181,6 @@ def test_none_at_all_is_refused_where_there_must_be_some(key: str) -> None:
         ("learning.observed_ues", "65"),
         ("learning.hidden", "[]"),
         ("learning.hidden", "[16, 0]"),
-        ("run.max_frame_bytes", "1023"),
-        ("run.max_frame_bytes", "16777217"),
         ("seed", "9223372036854775808"),
         ("radio.num_aps", "2.5"),
     ],
@@ -290,116 +270,3 @@ def test_noise_grows_with_bandwidth_and_noise_figure() -> None:
     narrow, wide, bad = Radio(), Radio(bandwidth_hz=40e6), Radio(noise_figure_db=17)
     assert wide.noise_power_w == pytest.approx(2 * narrow.noise_power_w)
     assert bad.noise_power_w == pytest.approx(10 * narrow.noise_power_w)
-
-
-def largest_messages(config: Config) -> list[Message]:
-    """The messages whose size grows with the config, as long as they can be: one AP serves all UEs."""
-    blocks, radio, cooperation = config.run.blocks_per_slot, config.radio, config.cooperation
-    partners = tuple(range(min(cooperation.max_cluster_aps, radio.num_aps)))
-    ues, aps = tuple(range(radio.num_ues)), tuple(range(radio.num_aps))
-    others = tuple(range(60_000, 60_000 + cooperation.max_neighbours))
-    per_ue = np.ones(radio.num_ues)
-    w = np.ones((blocks, radio.num_ues, radio.antennas), complex)
-    interferers = np.ones((radio.num_ues, min(cooperation.reported_interferers, radio.num_aps)), int)
-    gains = np.ones((*interferers.shape, radio.antennas))
-    far, sent, dropped = 2**40, np.full((2, len(KINDS)), 2**32 - 1), np.full(16, 2**32 - 1)
-    endpoints = ("x" * MAX_TEXT,) * len(others)
-    shape = (blocks, radio.antennas)
-    estimates = np.ones((*shape, radio.num_ues), complex), per_ue, np.ones((*shape, radio.antennas), complex)
-    return [
-        Association(far, ues, per_ue, np.zeros(len(ues), int), others, endpoints, np.ones(len(others)), reach=ues),
-        PilotBlock(far, far, np.ones((blocks, radio.antennas, radio.pilot_length), complex)),
-        CoopRequest(far, 0, ues),
-        ChannelBlock(far, 0, ues, *estimates),
-        ClusterBlock(far, 0, 0, ues, *estimates),
-        Transmission(far, 0, ues, w, w, partners),
-        SlotFeedback(far, per_ue, per_ue, interferers, interferers.astype(float), interferers, gains),
-        ApReport(far, 0, others, others, partners, *4 * (0.1,), sent, dropped, 65534, far, far, far, others, far),
-        SlotReport(
-            far,
-            far,
-            *4 * (np.ones((blocks, len(ues))),),
-            np.ones((len(aps), 2)),
-            far,
-            aps,
-            sent,
-            dropped,
-            far,
-        ),
-    ]
-
-
-def is_read(message: Message, max_bytes: int) -> bool:
-    """Whether a frame of the message is, where none may be longer than that."""
-    return type(decode(encode(message, 2**24), max_bytes)) is type(message)
-
-
-@pytest.mark.parametrize(
-    "radio",
-    [
-        Radio(),
-        Radio(num_aps=1, num_ues=1, antennas=1, pilot_length=1),
-        Radio(num_aps=5000, num_ues=2, antennas=1),
-        Radio(num_aps=3, num_ues=3000, antennas=1),
-        Radio(num_aps=70, num_ues=60, antennas=16, pilot_length=150),
-    ],
-)
-@pytest.mark.parametrize("reported", [1, 64])
-def test_no_frame_is_longer_than_the_config_foresees(radio: Radio, reported: int) -> None:
-    config = Config(
-        radio=radio,
-        run=Run(max_frame_bytes=2**24),
-        cooperation=Cooperation(max_neighbours=8, reported_interferers=reported, max_cluster_aps=2000),
-    )
-    for message in largest_messages(config):
-        assert is_read(message, config.largest_frame_bytes)
-
-
-@pytest.mark.parametrize(
-    "radio",
-    [
-        Radio(num_aps=1, num_ues=1, antennas=1, pilot_length=1),
-        Radio(num_aps=2000, num_ues=2, antennas=1),
-        Radio(num_aps=3, num_ues=3000, antennas=1, max_serving_aps=3),
-    ],
-)
-def test_the_whole_graph_of_links_fits_a_frame_where_it_is_told(radio: Radio) -> None:
-    """Every AP has all the partners that it may have, and every UE all the APs that may serve it."""
-    aps, ues = np.arange(radio.num_aps), np.arange(radio.num_ues)
-    links = np.stack([np.repeat(aps, 8), np.zeros(8 * len(aps), int)], axis=1)
-    served = min(radio.max_serving_aps, radio.num_aps)
-    serves = np.stack([np.tile(aps[:served], len(ues)), np.repeat(ues, served)], axis=1)
-    state = LinkState(2**40, 0, 2**40, tuple(aps.tolist()), links, np.ones(len(links)), serves)
-    cooperation = Cooperation(max_neighbours=8, reported_interferers=1, cluster="components")
-    config = Config(radio=radio, run=Run(max_frame_bytes=2**24, blocks_per_slot=1), cooperation=cooperation)
-    assert is_read(state, config.largest_frame_bytes)
-
-
-@pytest.mark.parametrize(
-    "radio",
-    [
-        Radio(num_aps=1, num_ues=1, antennas=1, pilot_length=1),
-        Radio(num_aps=3, num_ues=2000, antennas=1, max_serving_aps=2),
-        Radio(num_aps=300, num_ues=20, antennas=1, max_serving_aps=30),
-    ],
-)
-def test_all_links_between_aps_that_serve_a_ue_fit_a_frame_where_they_are_told(radio: Radio) -> None:
-    """One neighbour is told of all links of all UEs at once, and whoever precodes names all other APs."""
-    ues, most = range(radio.num_ues), range(radio.most_serving_aps)
-    links = [(ue, ap, partner) for ue in ues for ap in most for partner in most if partner != ap]
-    messages = [CommonLinks(2**40, 0, 2**40, np.array(links, int).reshape(-1, 3))]
-    partners, w = tuple(range(radio.num_aps)), np.ones((1, radio.num_ues, 1), complex)
-    messages.append(Transmission(2**40, 0, tuple(ues), w, w, partners))
-    config = Config(
-        radio=radio,
-        run=Run(max_frame_bytes=2**24, blocks_per_slot=1),
-        cooperation=Cooperation(cluster="serving", reported_interferers=1),
-        precoding=Precoding(joint="selective"),
-    )
-    assert all(is_read(message, config.largest_frame_bytes) for message in messages)
-
-
-def test_a_config_whose_frames_would_be_refused_is_refused_itself() -> None:
-    sentence = refusal("run.max_frame_bytes=1024")
-    assert "max_frame_bytes" in sentence
-    assert load("demo", [f"run.max_frame_bytes={load('demo').largest_frame_bytes}"])

@@ -30,7 +30,7 @@ def two_links(beta: tuple[float, float]) -> tuple[Config, Layout]:
     """One AP with two antennas and two UEs on one pilot, over very many blocks."""
     config = Config(
         seed=2,
-        run=Run(blocks_per_slot=BLOCKS, max_frame_bytes=2**24),
+        run=Run(blocks_per_slot=BLOCKS),
         radio=Radio(num_aps=1, num_ues=2, antennas=2, pilot_length=2),
     )
     return config, Layout(

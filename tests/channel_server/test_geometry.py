@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from apnode.config import Config
-from apnode.config.network import Propagation, Radio, Run
+from apnode.config.network import Propagation, Radio
 from apnode.protocol.messages import FloatArray
 from cfmimo.errors import ConfigError
 from cfmimo.presets import load
@@ -27,9 +27,7 @@ def walkers(step: float = 5.0, wrap_around: bool = True, halving: float = 0.0, n
         ue_speed_m_s=2.0,
         episode_s=step / 2,
     )
-    return Config(
-        seed=3, run=Run(max_frame_bytes=2**24), radio=radio, propagation=Propagation(shadowing_correlation_m=halving)
-    )
+    return Config(seed=3, radio=radio, propagation=Propagation(shadowing_correlation_m=halving))
 
 
 def shadow_db(config: Config, layout: Layout) -> FloatArray:

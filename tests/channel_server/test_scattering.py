@@ -96,7 +96,7 @@ def test_offsets_are_as_long_as_distances_and_lead_to_the_ue(period: float | Non
 def scattered(spread: float) -> Config:
     return Config(
         seed=2,
-        run=Run(blocks_per_slot=20_000, max_frame_bytes=2**24),
+        run=Run(blocks_per_slot=20_000),
         radio=Radio(num_aps=2, num_ues=3, antennas=L, pilot_length=3, area_m=300),
         propagation=Propagation(angular_spread_deg=spread),
     )

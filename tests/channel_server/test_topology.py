@@ -104,7 +104,7 @@ def test_a_layout_is_a_function_of_seed_and_episode() -> None:
 
 
 def test_everybody_is_in_the_square_all_over_it() -> None:
-    layout = make_layout(Config(radio=Radio(num_aps=2000, num_ues=800, area_m=AREA), run=Run(max_frame_bytes=2**24)), 0)
+    layout = make_layout(Config(radio=Radio(num_aps=2000, num_ues=800, area_m=AREA)), 0)
     for xy in (layout.ap_xy, layout.ue_xy):
         assert xy.min() >= 0
         assert xy.max() <= AREA
@@ -177,7 +177,7 @@ def test_how_many_ues_are_in_reach_does_not_grow_with_a_network_of_the_same_dens
     count = {}
     for times in (1, 4, 9):
         radio = Radio(num_aps=100 * times, num_ues=40 * times, area_m=1000 * times**0.5, pilot_power_w=0.01)
-        config = Config(radio=radio, run=Run(max_frame_bytes=2**24))
+        config = Config(radio=radio)
         reach = [make_layout(config, episode).reach.sum(axis=1) for episode in range(36 // times)]
         count[times] = np.concatenate(reach)
     assert count[1].mean() > 5
@@ -244,7 +244,7 @@ def test_round_robin_gives_every_pilot_the_same_number_of_ues() -> None:
 
 
 def test_random_pilots_are_uniform_and_a_function_of_seed_and_episode() -> None:
-    config = Config(radio=Radio(pilot_assignment="random", num_ues=2000), run=Run(max_frame_bytes=2**24))
+    config = Config(radio=Radio(pilot_assignment="random", num_ues=2000))
     beta = np.ones((1, 2000))
     pilots = assign_pilots(config, beta, 3)
     np.testing.assert_allclose(np.bincount(pilots, minlength=10) / 2000, 0.1, atol=0.03)
@@ -303,7 +303,7 @@ class Drop:
 def drop(request: pytest.FixtureRequest) -> Drop:
     config = Config(
         seed=1,
-        run=Run(blocks_per_slot=20_000, max_frame_bytes=2**24),
+        run=Run(blocks_per_slot=20_000),
         radio=Radio(
             num_aps=5, num_ues=4, antennas=3, pilot_length=2, max_serving_aps=2, area_m=400, power_split=request.param
         ),

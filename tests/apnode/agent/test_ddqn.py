@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from apnode.agent.ddqn import SKIPPED, NeighbourDqn, SubsetDqn, _Adam
-from apnode.agent.observation import TRAITS, observation_size
+from apnode.agent.observation import TRAITS
 from apnode.agent.replay import Batch
 from apnode.config import Config
 from apnode.config.cooperation import Cooperation
@@ -24,7 +24,7 @@ def experiment(learning: Learning = LEARNING, max_neighbours: int = 3, **coopera
     return Config(cooperation=Cooperation(max_neighbours=max_neighbours, **cooperation), learning=learning)
 
 
-SIZE, ACTIONS = observation_size(experiment()), 8
+SIZE, ACTIONS = experiment().observed, 8
 
 
 def with_dropout(dropout: float) -> Learning:

@@ -6,7 +6,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from apnode.agent.observation import (
-    observation_size,
     observe,
     relative_gain,
     reported_interference,
@@ -47,7 +46,7 @@ def seen(beta: FloatArray, neighbours: int = 2) -> FloatArray:
 @pytest.mark.parametrize("num_ues", [0, 1, 3, 7])
 @pytest.mark.parametrize("neighbours", [0, 1, 2])
 def test_observation_has_one_length_whatever_the_ap_serves(num_ues: int, neighbours: int) -> None:
-    assert seen(np.full(num_ues, 1e-9), neighbours).shape == (observation_size(CONFIG),)
+    assert seen(np.full(num_ues, 1e-9), neighbours).shape == (CONFIG.observed,)
 
 
 def test_what_is_not_there_is_padded_with_zeros_in_its_own_place() -> None:

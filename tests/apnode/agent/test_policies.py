@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from apnode.agent.observation import observation_size, observe
+from apnode.agent.observation import observe
 from apnode.agent.policies import Ddqn, Fixed, Given, Master, Random, Trained, epsilon_at, make_policy
 from apnode.agent.replay import Batch, Transition
 from apnode.config import Config
@@ -37,7 +37,7 @@ def config(policy: str = "ddqn", epsilon: float = 0.8, **learning: object) -> Co
 
 
 def observed(seed: int, of: Config) -> FloatArray:
-    return np.random.default_rng(seed).standard_normal(observation_size(of))
+    return np.random.default_rng(seed).standard_normal(of.observed)
 
 
 def transition(seed: int, of: Config) -> Transition:
@@ -283,7 +283,7 @@ def test_an_agent_that_values_neighbours_tries_links_when_the_other_end_does() -
         others = tuple(n for n in (2, 5, 9) if n != ap)
         agent.begin_episode(Association(0, (), [], [], others, ("",) * 2, np.zeros(2)))
         at = others.index(next(n for n in aps if n != ap))
-        observation = np.zeros(observation_size(of))  # worth nothing: greedily asks nobody
+        observation = np.zeros(of.observed)  # worth nothing: greedily asks nobody
         tried[ap] = [agent.act(observation, 2, slot) >> at & 1 for slot in range(400)]
     assert tried[2] == tried[9]
     assert 0.15 < np.mean(tried[2]) < 0.35  # epsilon / 2
@@ -298,7 +298,7 @@ def test_first_weights_and_exploration_of_every_preset_depend_on_the_seed(preset
         agent.begin_episode(Association(0, (), [], [], (5, 9), ("",) * 2, np.zeros(2)))
         weights.add(agent.network.flat().tobytes())
         agent.network.set_flat(np.zeros(agent.network.size, np.float32))  # what is asked is explored
-        observation = np.zeros(observation_size(of))
+        observation = np.zeros(of.observed)
         explored.add(tuple(agent.act(observation, 2, slot) for slot in range(of.run.slots_per_episode)))
     assert len(weights) == len(explored) == 3
 

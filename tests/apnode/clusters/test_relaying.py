@@ -16,6 +16,7 @@ from apnode.clusters.relaying import Entries, Relaying, common_links, entries_of
 from apnode.config import Config
 from apnode.config.cooperation import Cooperation, Precoding
 from apnode.config.network import Radio
+from apnode.protocol.limits import largest_frame
 from apnode.protocol.messages import ChannelBlock, ClusterBlock, CommonLinks, ComplexArray
 from apnode.protocol.node import RefusedError
 from apnode.protocol.wire import decode, encode
@@ -376,4 +377,4 @@ def test_liars_cannot_make_an_ap_say_more_than_a_frame_holds() -> None:
             for _, message in relaying.on_state(said(sender, number, lies)):
                 longest = max(longest, len(encode(message)))
     assert not relaying.complete
-    assert longest < CONFIG.largest_frame_bytes
+    assert longest < largest_frame(CONFIG)

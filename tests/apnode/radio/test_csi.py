@@ -36,7 +36,7 @@ class Draws:
 def draws() -> Draws:
     config = Config(
         seed=3,
-        run=Run(blocks_per_slot=20_000, max_frame_bytes=2**24),
+        run=Run(blocks_per_slot=20_000),
         radio=Radio(num_aps=1, num_ues=3, antennas=2, pilot_length=4),
     )
     radio = config.radio

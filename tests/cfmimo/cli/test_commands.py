@@ -222,7 +222,10 @@ BAD = {
     "value as section": (["run", "demo", "--set", "seed=1", "seed.x=3"], "seed is a value"),
     "pilots fill the block": (["run", "demo", "--set", "radio.pilot_length=200"], "leaves no symbol for payload"),
     "impossible agreement": (["run", "demo", "--set", "cooperation.cluster=directed"], "goes with acceptance"),
-    "frames too long": (["run", "demo", "--set", "run.max_frame_bytes=1024"], "raise it"),
+    "frames too long": (
+        ["run", "demo", "--set", "run.blocks_per_slot=1000000", "radio.antennas=64"],
+        "run.blocks_per_slot",
+    ),
     "does not fit memory": (["run", "demo", "--set", "radio.num_aps=5000", "run.episodes=1"], "use --runtime local"),
     "too many records": (["run", "demo", "--set", "run.episodes=1000000"], "lower run.episodes"),
     "power beyond reason": (["run", "demo", "--set", "radio.ap_power_w=1e30"], "radio.ap_power_w"),
