@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from apnode.agent.observation import relative_gain
-from apnode.agent.policies import Policy
+from apnode.agent.policies import NOTHING, Policy
 from apnode.agent.replay import Transition, lesson_arrays, lesson_layout, lesson_of
 from apnode.agreement import HANDLERS, Agreement
 from apnode.checks import Checks
@@ -52,7 +52,7 @@ class AccessPoint(Agreement):
         self.completed = 0  # slots
         self.incarnation = incarnation
         self._restored = 0  # slots completed by the checkpoint it came back with
-        self._checks = Checks(ap, config, policy)
+        self._checks = Checks(ap, config, self.learner)
         self._inbox = SlotInbox()
         self._episode: Episode | None = None
         self._upcoming: Association | None = None  # of an episode whose first slot has not opened
@@ -135,7 +135,6 @@ class AccessPoint(Agreement):
             remembered, self._remembered = self._remembered, None
             if remembered is None or not self._episode.recall(self._config, remembered):
                 self.trust.begin_episode()
-            self.policy.begin_episode(self._episode.association)
         if self._episode is None or self._episode.association.episode != pilots.episode:
             return
         waiting = self._inbox.open(pilots.slot)
@@ -149,9 +148,9 @@ class AccessPoint(Agreement):
     def _open(self, pilots: PilotBlock, episode: Episode) -> None:
         """Sense, decide, and tell the neighbours."""
         neighbours, suspects = episode.neighbours, self.trust.suspects(pilots.slot)
-        action = self.policy.act(episode.observation, len(neighbours), pilots.slot) if neighbours else 0
+        action = self.policy.act(episode.observation, episode.association, pilots.slot) if neighbours else 0
         action &= ~sum(1 << position for position, n in enumerate(neighbours) if n in suspects)
-        learned = self.policy.shared(pilots.slot)
+        learned = self.learner.shared(pilots.slot) if self.learner else NOTHING
         self.slot = Slot.open(self.ap, self._config, pilots, episode, action, suspects, learned)
         self.slot.doubted = {*neighbours} & self._gone
         self.opened = pilots.slot
@@ -211,17 +210,19 @@ class AccessPoint(Agreement):
     def _complete(self, slot: Slot) -> None:
         """Reward, note what there is to learn, and report; then on to the next slot."""
         self._learn()
-        self.policy.take_in([block.learned for block in slot.agreed.values() if len(block.learned)])
+        if self.learner:
+            self.learner.take_in([block.learned for block in slot.agreed.values() if len(block.learned)])
         earned = gain = 0.0
         if slot.feedback is not None:
             gain = relative_gain(slot.feedback)
             slot.episode.remember(self._config, slot.feedback, gain, slot.partners)
             self.trust.compare(slot.episode.ues, slot.agreed, slot.feedback)
             earned = slot.reward(self._config, gain)
-            if slot.episode.neighbours:
+            if self.learner and slot.episode.neighbours:
                 self._lesson = slot.transition(self._config, earned), slot.index
         about = {"incarnation": self.incarnation, "checkpoint": self.checkpointed, "unsaved": self.unsaved}
-        counts = {"loss": self._loss, "epsilon": self.policy.epsilon(slot.index), **self._take_counts()}
+        epsilon = self.learner.epsilon(slot.index) if self.learner else 0.0
+        counts = {"loss": self._loss, "epsilon": epsilon, **self._take_counts()}
         self._tell_coordinator(slot.index, slot.report(self.ap, gain, earned, **about, **counts))
         self._loss, self.unsaved = 0.0, 0
         self.slot, self._next = None, slot.index + 1
@@ -252,9 +253,9 @@ class AccessPoint(Agreement):
         self._learn()
 
     def _learn(self) -> None:
-        if self._lesson is not None:
+        if self.learner and self._lesson is not None:
             lesson, self._lesson = self._lesson, None
-            self._loss = self.policy.learn(*lesson)
+            self._loss = self.learner.learn(*lesson)
 
     def _on_run_over(self, over: RunOver) -> Fate:
         self._over = over.slot
@@ -268,10 +269,7 @@ class AccessPoint(Agreement):
             self.done = True
 
     def _on_tick(self, tick: Tick) -> Fate:
-        """Long silence: what has not come by the end of the run is not waited for; before it, say where we are.
-
-        A channel server that was restarted knows nobody.
-        """
+        """Long silence: say hello again, as a restarted channel server knows no AP; after the run, wait no longer."""
         if self._over is None:
             self._send(CHANNEL, self._hello())
         elif not self.done:
@@ -303,7 +301,8 @@ class AccessPoint(Agreement):
         gone = np.array(sorted(self._gone), np.int64)
         own = {"completed": np.array(self.completed), "next": np.array(self._next or 0), "gone": gone}
         lesson = lesson_arrays(self._lesson, self._config.observed)
-        return {**own, **joined(lesson=lesson, episode=episode, trust=self.trust.state(), policy=self.policy.state())}
+        learnt = self.learner.state() if self.learner else {}
+        return {**own, **joined(lesson=lesson, episode=episode, trust=self.trust.state(), policy=learnt)}
 
     def restore(self, state: State) -> None:
         """Take over what `state` gave, before `start`. A restarted AP still begins with the slot that comes.
@@ -317,7 +316,10 @@ class AccessPoint(Agreement):
         refuse_other(parts["lesson"], lesson_layout(self._config.observed))
         Episode.refuse_other(parts["episode"])
         refuse_other(parts["trust"], OPINIONS)
-        self.policy.restore(parts["policy"])
+        if self.learner:
+            self.learner.restore(parts["policy"])
+        else:
+            refuse_other(parts["policy"], {})
         self.trust.restore(parts["trust"])
         self.completed = int(own["completed"])
         self._restored = self.checkpointed = int(own["next"])
@@ -334,10 +336,7 @@ class AccessPoint(Agreement):
         return fate
 
     def _complain_if_left_behind(self, slot: int) -> None:
-        """What is heard from two slots ahead, or later than first heard of, says that the channel server does not wait.
-
-        If it has been restarted it may not know us.
-        """
+        """Say hello again if peers are two slots ahead: a restarted channel server may not know this AP."""
         here = self.slot.index if self.slot else self._next
         if here is None and self._ahead < 0:
             self._ahead = slot

@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import Any
 
 from apnode.agent.observation import relative_gain
-from apnode.agent.policies import Policy
+from apnode.agent.policies import Learner, Policy
 from apnode.clusters.rounds import Out
 from apnode.config import Config
 from apnode.protocol.fields import Message
@@ -44,6 +44,7 @@ class Agreement(Node, ABC):
         super().__init__(ap_address(ap), largest_frame(config))
         self.ap = ap
         self.policy = policy
+        self.learner = policy if isinstance(policy, Learner) else None
         self.slot: Slot | None = None  # the open one
         self._config = config
         self._gone: set[int] = set()  # peers presumed down: announced absent, or silent past a deadline

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from apnode.agent.observation import MOST_GAIN
-from apnode.agent.policies import Policy
+from apnode.agent.policies import Learner
 from apnode.config import Config
 from apnode.protocol.fields import Message
 from apnode.protocol.messages import (
@@ -40,8 +40,8 @@ LOUDEST = (
 class Checks:
     """What AP `ap` refuses, from its config alone."""
 
-    def __init__(self, ap: int, config: Config, policy: Policy) -> None:
-        self._ap, self._config, self._radio, self._policy = ap, config, config.radio, policy
+    def __init__(self, ap: int, config: Config, learner: Learner | None) -> None:
+        self._ap, self._config, self._radio, self._learner = ap, config, config.radio, learner
         self._by_kind: dict[type[Message], Callable[[Any], None]] = {
             Association: self._association,
             PilotBlock: self._pilots,
@@ -102,7 +102,8 @@ class Checks:
 
     def _block(self, block: ChannelBlock) -> None:
         self._estimates(block)
-        refuse_unless(self._policy.understands(block.learned), "weights of another network")
+        understood = self._learner.understands(block.learned) if self._learner else not len(block.learned)
+        refuse_unless(understood, "weights of another network")
 
     def _link_state(self, state: LinkState) -> None:
         """A partner tells what it has learnt of the links."""

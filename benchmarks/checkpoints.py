@@ -103,7 +103,8 @@ def agent_state() -> State:
     size = len(ap.state()["lesson.observation"][0])
     for slot in range(config.learning.replay_capacity):
         before, after = rng.random((2, size))
-        ap.policy.learn(Transition(before, int(rng.integers(2)), float(rng.normal()), after, 2, False), slot)
+        if ap.learner is not None:
+            ap.learner.learn(Transition(before, int(rng.integers(2)), float(rng.normal()), after, 2, False), slot)
     return ap.state()
 
 

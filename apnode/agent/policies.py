@@ -1,9 +1,13 @@
-"""How an AP decides whom to ask: one class per policy. Add one here and to `config.Cooperation.policy`."""
+"""How an AP decides which neighbours to ask: one class per policy.
+
+A policy in a file of its own needs `act` and nothing else: docs/learning.md shows one. One that the config can name is
+added here and to `config.Cooperation.policy`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -11,7 +15,7 @@ from apnode.agent.observation import interference_position, shares, traits_of
 from apnode.agent.replay import Replay, Transition
 from apnode.config import Config
 from apnode.config.learning import Learning
-from apnode.protocol.messages import Association, FloatArray, IntArray
+from apnode.protocol.messages import Association, FloatArray
 from apnode.protocol.rng import Purpose, generator, integer_seed
 from apnode.protocol.state import State, joined, layout_of, part, refuse_other
 
@@ -19,18 +23,20 @@ if TYPE_CHECKING:
     from apnode.agent.ddqn import DoubleDqn
 
 
-_NOTHING: FloatArray = np.zeros(0, np.float32)
+NOTHING: FloatArray = np.zeros(0, np.float32)
 _LARGEST_WEIGHT = 1e3  # of what partners tell
 
 
 class Policy(Protocol):
-    """Decides for one AP. An action is a bit mask over its neighbours, strongest interferer first."""
+    """Chooses for one AP which neighbours to ask; all that a policy needs that does not learn."""
 
-    def begin_episode(self, association: Association) -> None:
-        """A new layout, as far as the AP has been told of it."""
+    def act(self, observation: FloatArray, association: Association, slot: int) -> int:
+        """The action in this slot: a bit mask over the association's neighbours, strongest interferer first."""
 
-    def act(self, observation: FloatArray, num_neighbours: int, slot: int) -> int:
-        """The action in this slot, below 2^num_neighbours."""
+
+@runtime_checkable
+class Learner(Protocol):
+    """What a policy has besides if it learns."""
 
     def learn(self, transition: Transition, slot: int) -> float:
         """Take in what came of the slot's action; returns the loss of an update, 0 if there was none, -1 if skipped."""
@@ -42,7 +48,7 @@ class Policy(Protocol):
         """What partners are told in this slot of what it has learned; often nothing."""
 
     def understands(self, learned: FloatArray) -> bool:
-        """Whether that is what a partner may have told."""
+        """Whether a partner may have told this."""
 
     def take_in(self, learned: Sequence[FloatArray]) -> None:
         """Learn from what partners told."""
@@ -60,35 +66,11 @@ class Fixed:
     def __init__(self, ask: bool) -> None:
         self._ask = ask
 
-    def begin_episode(self, association: Association) -> None:
-        pass
-
-    def act(self, observation: FloatArray, num_neighbours: int, slot: int) -> int:
-        return 2**num_neighbours - 1 if self._ask else 0
-
-    def learn(self, transition: Transition, slot: int) -> float:
-        return 0.0
-
-    def epsilon(self, slot: int) -> float:
-        return 0.0
-
-    def shared(self, slot: int) -> FloatArray:
-        return _NOTHING
-
-    def understands(self, learned: FloatArray) -> bool:
-        return not len(learned)
-
-    def take_in(self, learned: Sequence[FloatArray]) -> None:
-        pass
-
-    def state(self) -> State:
-        return {}
-
-    def restore(self, state: State) -> None:
-        refuse_other(state, {})
+    def act(self, observation: FloatArray, association: Association, slot: int) -> int:
+        return 2 ** len(association.neighbours) - 1 if self._ask else 0
 
 
-class Random(Fixed):
+class Random:
     """Asks each neighbour with a given chance, drawn once an episode: the baseline that a learner has to beat.
 
     Drawn anew in every slot the mean SINR (9) would be the same, but a UE that knows only the mean of its effective
@@ -96,81 +78,70 @@ class Random(Fixed):
     """
 
     def __init__(self, ap: int, config: Config) -> None:
-        super().__init__(ask=False)
         self._ap, self._seed, self._rate = ap, config.seed, config.cooperation.request_rate
         self._slots_per_episode = config.run.slots_per_episode
 
-    def act(self, observation: FloatArray, num_neighbours: int, slot: int) -> int:
-        episode = slot // self._slots_per_episode
+    def act(self, observation: FloatArray, association: Association, slot: int) -> int:
+        num_neighbours, episode = len(association.neighbours), slot // self._slots_per_episode
         draws = generator(self._seed, Purpose.EXPLORATION, self._ap, episode).random(num_neighbours)
         return int((draws < self._rate) @ 2 ** np.arange(num_neighbours))
 
 
-class Threshold(Fixed):
+class Threshold:
     """Asks the neighbours who cause most of the interference: those with at least a given share of it."""
 
     def __init__(self, config: Config) -> None:
-        super().__init__(ask=False)
         self._at, self._share = interference_position(config), config.cooperation.request_share
 
-    def act(self, observation: FloatArray, num_neighbours: int, slot: int) -> int:
+    def act(self, observation: FloatArray, association: Association, slot: int) -> int:
+        num_neighbours = len(association.neighbours)
         row = observation[self._at : self._at + num_neighbours]
         return int((shares(row) >= self._share) @ 2 ** np.arange(num_neighbours))
 
 
-class Master(Fixed):
+class Master:
     """Asks those with whom one serves a UE whose master, its strongest AP, is one of the two.
 
     Both ends know, so both ask. Where clusters join over links, as `serving` ones do, the links of a UE's master with
     all who serve it join these as well as all links among them would.
     """
 
-    def __init__(self) -> None:
-        super().__init__(ask=False)
-        self._mastered: IntArray = np.zeros(0, np.int64)
-
-    def begin_episode(self, association: Association) -> None:
-        self._mastered = association.mastered
-
-    def act(self, observation: FloatArray, num_neighbours: int, slot: int) -> int:
-        return int((self._mastered > 0) @ 2 ** np.arange(num_neighbours))
+    def act(self, observation: FloatArray, association: Association, slot: int) -> int:
+        return int((association.mastered > 0) @ 2 ** np.arange(len(association.neighbours)))
 
 
-class Forecast(Fixed):
+class Forecast:
     """Asks those whose link it expects to bring more than the price of a link."""
 
     def __init__(self, config: Config) -> None:
-        super().__init__(ask=False)
         self._price = config.cooperation.link_price
 
-    def act(self, observation: FloatArray, num_neighbours: int, slot: int) -> int:
-        gains = traits_of(observation, num_neighbours)[:, 0]
-        return int((gains > self._price) @ 2 ** np.arange(num_neighbours))
+    def act(self, observation: FloatArray, association: Association, slot: int) -> int:
+        gains = traits_of(observation, len(association.neighbours))[:, 0]
+        return int((gains > self._price) @ 2 ** np.arange(len(gains)))
 
 
-class Given(Fixed):
+class Given:
     """Asks the same neighbours in every slot, whoever chose them."""
 
     def __init__(self, action: int) -> None:
-        super().__init__(ask=False)
         self._action = action
 
-    def act(self, observation: FloatArray, num_neighbours: int, slot: int) -> int:
+    def act(self, observation: FloatArray, association: Association, slot: int) -> int:
         return self._action
 
 
-class Trained(Fixed):
+class Trained:
     """An agent that has learned: takes the best action it knows, explores no more and learns no more."""
 
     def __init__(self, config: Config, weights: list[FloatArray]) -> None:
         from apnode.agent.ddqn import make_network
 
-        super().__init__(ask=False)
         self._network: DoubleDqn = make_network(config, seed=0)
         self._network.load(weights)
 
-    def act(self, observation: FloatArray, num_neighbours: int, slot: int) -> int:
-        return self._network.best_action(observation, num_neighbours)
+    def act(self, observation: FloatArray, association: Association, slot: int) -> int:
+        return self._network.best_action(observation, len(association.neighbours))
 
 
 class Ddqn:
@@ -185,23 +156,21 @@ class Ddqn:
         self.network: DoubleDqn = make_network(config, integer_seed(config.seed, Purpose.WEIGHTS, *whose))
         self.replay = Replay(config.learning.replay_capacity, config.observed)
         self._synced = 0  # period of the target network
-        self._neighbours: tuple[int, ...] = ()
 
-    def begin_episode(self, association: Association) -> None:
-        self._neighbours = association.neighbours
-
-    def act(self, observation: FloatArray, num_neighbours: int, slot: int) -> int:
+    def act(self, observation: FloatArray, association: Association, slot: int) -> int:
+        num_neighbours = len(association.neighbours)
         if self._learning.values == "neighbours":
-            return self._explored_link_by_link(self.network.best_action(observation, num_neighbours), slot)
+            best = self.network.best_action(observation, num_neighbours)
+            return self._explored_link_by_link(best, association.neighbours, slot)
         rng = generator(self._seed, Purpose.EXPLORATION, self._ap, slot)
         if rng.random() < self.epsilon(slot):
             return int(rng.integers(2**num_neighbours))
         return self.network.best_action(observation, num_neighbours)
 
-    def _explored_link_by_link(self, action: int, slot: int) -> int:
+    def _explored_link_by_link(self, action: int, neighbours: Sequence[int], slot: int) -> int:
         """With chance epsilon a link is asked for, or not, by a coin that both its ends see: so both try it at once."""
         epsilon = self.epsilon(slot)
-        for position, neighbour in enumerate(self._neighbours):
+        for position, neighbour in enumerate(neighbours):
             ends = min(self._ap, neighbour), max(self._ap, neighbour)
             luck, coin = generator(self._seed, Purpose.EXPLORATION, *ends, slot).random(2)
             if luck < epsilon:
@@ -226,7 +195,7 @@ class Ddqn:
 
     def shared(self, slot: int) -> FloatArray:
         due = self._learning.share and (slot + 1) % self._slots_per_episode == 0
-        return self.network.flat() if due else _NOTHING
+        return self.network.flat() if due else NOTHING
 
     def understands(self, learned: FloatArray) -> bool:
         size = self.network.size if self._learning.share else 0

@@ -240,9 +240,10 @@ def warm_up(policy: str) -> None:
 
     import apnode.access_point
     import apnode.runtime.transport  # noqa: F401
-    from apnode.agent.policies import make_policy
+    from apnode.agent.policies import Learner, make_policy
     from apnode.agent.replay import Transition
     from apnode.config import Config
+    from apnode.protocol.messages import Association
 
     for module in _OF_RAY:
         with suppress(ImportError):  # then Ray needs it no more
@@ -250,9 +251,10 @@ def warm_up(policy: str) -> None:
     config = Config.model_validate({"cooperation": {"policy": policy}})
     nothing = np.zeros(config.observed)
     agent = make_policy(0, config)
-    agent.act(nothing, 1, slot=10**6)
-    for slot in range(config.learning.batch_size):  # the last one brings an update
-        agent.learn(Transition(nothing, 0, 0.0, nothing, 1, terminal=False), slot)
+    agent.act(nothing, Association(0, (), nothing[:0], nothing[:0].astype(int), (1,), ("",), nothing[:1]), slot=10**6)
+    if isinstance(agent, Learner):
+        for slot in range(config.learning.batch_size):  # the last one brings an update
+            agent.learn(Transition(nothing, 0, 0.0, nothing, 1, terminal=False), slot)
     if (threads := len(os.listdir("/proc/self/task"))) > 1:
         raise RuntimeError(f"{threads} threads after importing, where one is wanted: cannot fork")
     gc.freeze()

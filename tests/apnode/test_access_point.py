@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from apnode.access_point import AccessPoint
-from apnode.agent.policies import Fixed
 from apnode.clusters.formation import link_state
 from apnode.clusters.graph import Entry
 from apnode.clusters.relaying import common_links
@@ -56,14 +55,13 @@ SHAPE = (2, 4)  # blocks, antennas
 Out = list[tuple[str, Message]]
 
 
-class Asks(Fixed):
-    """Asks the same neighbours in every slot."""
+class Asks:
+    """Asks the same neighbours in every slot: all that a policy needs."""
 
     def __init__(self, neighbours: Iterable[int]) -> None:
-        super().__init__(ask=False)
         self._action = sum(1 << NEIGHBOURS.index(n) for n in neighbours)
 
-    def act(self, observation: FloatArray, num_neighbours: int, slot: int) -> int:
+    def act(self, observation: FloatArray, association: Association, slot: int) -> int:
         return self._action
 
 

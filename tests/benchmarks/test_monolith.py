@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
-from apnode.agent.policies import Fixed
+from apnode.agent.policies import Ddqn
 from apnode.agent.replay import Transition
-from apnode.protocol.messages import FloatArray
+from apnode.config import Config
+from apnode.protocol.messages import Association, FloatArray
 from apnode.protocol.rng import Purpose, generator
 from benchmarks.peers.monolith import Monolith
 from cfmimo.presets import load
@@ -15,15 +16,15 @@ SMALL = ["radio.num_aps=12", "radio.num_ues=5", "radio.area_m=350.0", "run.episo
 COMPLEX64 = 3e-6
 
 
-class Scripted(Fixed):
+class Scripted(Ddqn):
     """Asks at random, as `scripted` says, and keeps what came of it."""
 
-    def __init__(self, ap: int) -> None:
-        super().__init__(ask=False)
+    def __init__(self, ap: int, known: Config) -> None:
+        super().__init__(ap, known)
         self.ap, self.transitions = ap, list[Transition]()
 
-    def act(self, observation: FloatArray, num_neighbours: int, slot: int) -> int:
-        return scripted(self.ap, slot) % 2**num_neighbours
+    def act(self, observation: FloatArray, association: Association, slot: int) -> int:
+        return scripted(self.ap, slot) % 2 ** len(association.neighbours)
 
     def learn(self, transition: Transition, slot: int) -> float:
         self.transitions.append(transition)
@@ -44,7 +45,7 @@ def scripted(ap: int, slot: int) -> int:
 )
 def test_same_actions_give_what_the_nodes_get(settings: list[str]) -> None:
     config = load("demo", [*SMALL, *settings])
-    network = LocalNetwork(config, policy_of=lambda ap, known: Scripted(ap))
+    network = LocalNetwork(config, policy_of=Scripted)
     network.run()
     record, env = network.coordinator.record, Monolith(config)
     observed, earned, followed, alone = [], [], [], []

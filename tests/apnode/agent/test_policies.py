@@ -1,12 +1,13 @@
 """How APs choose: rates, schedules and bounds that hold whatever was learnt."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from apnode.agent.observation import observe
-from apnode.agent.policies import Ddqn, Fixed, Given, Master, Random, Trained, epsilon_at, make_policy
+from apnode.agent.policies import Ddqn, Fixed, Given, Learner, Master, Random, Trained, epsilon_at, make_policy
 from apnode.agent.replay import Batch, Transition
 from apnode.config import Config
 from apnode.config.cooperation import Cooperation
@@ -59,6 +60,11 @@ def following(of: Config) -> Batch:
     return Batch(states, none.astype(np.int64), none, states, np.full(len(states), 8), none)
 
 
+def told(neighbours: int) -> Association:
+    """What an AP of so many neighbours is told, as far as it matters to policies here."""
+    return Association(0, (), [], [], tuple(range(1, neighbours + 1)), ("",) * neighbours, np.zeros(neighbours))
+
+
 def target_is_online(policy: Ddqn, of: Config) -> bool:
     batch = following(of)
     best = np.array([policy.network.values(state).max() for state in batch.next_observation])
@@ -68,15 +74,15 @@ def target_is_online(policy: Ddqn, of: Config) -> bool:
 @pytest.mark.parametrize("neighbours", [0, 1, 4])
 def test_never_asks_nobody_and_always_asks_everybody(neighbours: int) -> None:
     nothing = np.zeros(0)
-    assert Fixed(ask=False).act(nothing, neighbours, slot=0) == 0
-    assert Fixed(ask=True).act(nothing, neighbours, slot=0).bit_count() == neighbours
+    assert Fixed(ask=False).act(nothing, told(neighbours), slot=0) == 0
+    assert Fixed(ask=True).act(nothing, told(neighbours), slot=0).bit_count() == neighbours
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.3, 0.565, 1.0])
 def test_random_asks_each_neighbour_at_its_rate(rate: float) -> None:
     run = Run(slots_per_episode=1)
     policy = Random(5, Config(run=run, cooperation=Cooperation(policy="random", request_rate=rate)))
-    actions = np.array([policy.act(np.zeros(0), 4, slot) for slot in range(4000)])
+    actions = np.array([policy.act(np.zeros(0), told(4), slot) for slot in range(4000)])
     asked = actions[:, None] >> np.arange(4) & 1
     assert actions.max() < 2**4
     np.testing.assert_allclose(asked.mean(axis=0), rate, atol=0.03)
@@ -84,27 +90,27 @@ def test_random_asks_each_neighbour_at_its_rate(rate: float) -> None:
 
 def test_random_asks_its_neighbours_independently_of_each_other_and_of_other_aps() -> None:
     of = Config(run=Run(slots_per_episode=1), cooperation=Cooperation(policy="random", request_rate=0.5))
-    one, other = ([Random(ap, of).act(np.zeros(0), 4, slot) for slot in range(4000)] for ap in (0, 1))
+    one, other = ([Random(ap, of).act(np.zeros(0), told(4), slot) for slot in range(4000)] for ap in (0, 1))
     columns = np.concatenate([np.array(actions)[:, None] >> np.arange(4) & 1 for actions in (one, other)], axis=1)
     assert np.abs(np.corrcoef(columns.T) - np.eye(8)).max() < 0.06
 
 
 def test_random_keeps_to_its_choice_for_an_episode() -> None:
     policy = Random(3, Config(run=Run(slots_per_episode=5), cooperation=Cooperation(policy="random")))
-    actions = np.array([policy.act(np.zeros(0), 8, slot) for slot in range(500)]).reshape(100, 5)
+    actions = np.array([policy.act(np.zeros(0), told(8), slot) for slot in range(500)]).reshape(100, 5)
     assert (actions == actions[:, :1]).all()
     assert len(set(actions[:, 0])) > 50
 
 
 def test_random_without_neighbours_asks_nobody() -> None:
-    assert Random(0, config("random")).act(np.zeros(0), 0, slot=3) == 0
+    assert Random(0, config("random")).act(np.zeros(0), told(0), slot=3) == 0
 
 
-def test_a_policy_that_does_not_learn_has_no_loss_and_no_epsilon() -> None:
-    for name in ("never", "always", "random"):
-        policy = make_policy(0, config(name))
-        assert policy.learn(transition(0, config()), slot=0) == 0
-        assert policy.epsilon(slot=0) == 0
+def test_only_agents_are_learners() -> None:
+    learners = {
+        name for name in ("never", "always", "random", "ddqn") if isinstance(make_policy(0, config(name)), Learner)
+    }
+    assert learners == {"ddqn"}
 
 
 def test_epsilon_starts_at_four_fifths_and_falls_by_a_200th_an_episode() -> None:
@@ -129,7 +135,7 @@ def test_epsilon_stays_within_an_episode_and_falls_with_the_next() -> None:
 def test_ddqn_explores_all_open_actions_and_no_other(neighbours: int) -> None:
     of = config(epsilon=1.0, epsilon_end=1.0)
     policy = Ddqn(2, of)
-    actions = [policy.act(observed(0, of), neighbours, slot) for slot in range(600)]
+    actions = [policy.act(observed(0, of), told(neighbours), slot) for slot in range(600)]
     counts = np.bincount(actions, minlength=2**neighbours)
     np.testing.assert_allclose(counts / len(actions), 2.0**-neighbours, atol=0.06)
 
@@ -140,14 +146,14 @@ def test_ddqn_without_exploration_takes_the_best_open_action(neighbours: int) ->
     policy = Ddqn(2, of)
     for seed in range(50):
         values = policy.network.values(observed(seed, of))[: 2**neighbours]
-        assert values[policy.act(observed(seed, of), neighbours, slot=seed)] == values.max()
+        assert values[policy.act(observed(seed, of), told(neighbours), slot=seed)] == values.max()
 
 
 def test_ddqn_explores_as_often_as_epsilon_says() -> None:
     of = config(epsilon=0.4)
     policy = Ddqn(3, of)
     greedy = int(policy.network.values(observed(0, of)).argmax())
-    other = np.mean([policy.act(observed(0, of), 3, slot) != greedy for slot in range(4000)])
+    other = np.mean([policy.act(observed(0, of), told(3), slot) != greedy for slot in range(4000)])
     assert other == pytest.approx(0.4 * 7 / 8, abs=0.03)  # an exploring AP may hit the greedy action too
 
 
@@ -156,8 +162,8 @@ def test_what_is_drawn_in_a_slot_does_not_depend_on_the_slots_before() -> None:
         of = config(name)
         forwards, backwards = make_policy(4, of), make_policy(4, of)
         slots = range(50)
-        there = [forwards.act(observed(0, of), 3, slot) for slot in slots]
-        back = [backwards.act(observed(0, of), 3, slot) for slot in reversed(slots)]
+        there = [forwards.act(observed(0, of), told(3), slot) for slot in slots]
+        back = [backwards.act(observed(0, of), told(3), slot) for slot in reversed(slots)]
         assert there == back[::-1]
 
 
@@ -202,7 +208,7 @@ def test_a_learner_finds_the_action_that_pays() -> None:
     for slot in range(300):
         action = int(rng.integers(8))
         policy.learn(Transition(state, action, float(action == 5), state, 8, terminal=False), slot)
-    assert policy.act(state, 3, slot=300) == 5
+    assert policy.act(state, told(3), slot=300) == 5
 
 
 @pytest.mark.parametrize(
@@ -215,19 +221,17 @@ def test_every_policy_that_can_be_configured_can_be_made(name: str, kind: type) 
 def test_threshold_asks_exactly_who_causes_a_large_share() -> None:
     of = load("demo", ("cooperation.policy=threshold", "cooperation.request_share=0.3"))
     state = observe(of, np.array([1e-9]), np.array([5.0, 3.0, 1.0, 1.0]), [False] * 4, np.zeros(4))
-    assert make_policy(0, of).act(state, 4, slot=0) == 0b0011
+    assert make_policy(0, of).act(state, told(4), slot=0) == 0b0011
     everybody = load("demo", ("cooperation.policy=threshold", "cooperation.request_share=0.0"))
-    assert make_policy(0, everybody).act(state, 4, slot=0) == 0b1111
+    assert make_policy(0, everybody).act(state, told(4), slot=0) == 0b1111
 
 
 def test_master_asks_whom_it_shares_a_mastered_ue_with_in_each_layout_anew() -> None:
     of = load("demo", ("cooperation.policy=master",))
     policy = make_policy(0, of)
     for mastered, action in (([0, 2, 0, 1], 0b1010), ([1, 0], 0b01), ([], 0)):
-        count = len(mastered)
-        told = Association(0, (), [], [], tuple(range(1, count + 1)), ("",) * count, np.zeros(count), mastered=mastered)
-        policy.begin_episode(told)
-        assert policy.act(observed(0, of), len(mastered), slot=0) == action
+        layout = replace(told(len(mastered)), mastered=np.array(mastered, int))
+        assert policy.act(observed(0, of), layout, slot=0) == action
 
 
 def test_a_trained_agent_takes_the_best_action_its_weights_know_and_changes_no_more() -> None:
@@ -236,9 +240,10 @@ def test_a_trained_agent_takes_the_best_action_its_weights_know_and_changes_no_m
     agent = Trained(of, learner.network.weights())
     for seed in range(20):
         state = observed(seed, of)
-        assert agent.act(state, 2, slot=seed) == learner.network.values(state)[:4].argmax()
-        assert agent.learn(transition(seed, of), slot=seed) == agent.epsilon(slot=seed) == 0
-    assert Given(5).act(observed(0, of), 3, slot=9) == 5
+        assert agent.act(state, told(2), slot=seed) == learner.network.values(state)[:4].argmax()
+    assert not isinstance(agent, Learner)
+    assert isinstance(learner, Learner)
+    assert Given(5).act(observed(0, of), told(3), slot=9) == 5
 
 
 def sharing(ap: int = 3, seed: int = 0, **learning: Any) -> Ddqn:
@@ -270,7 +275,6 @@ def test_weights_of_another_network_or_without_measure_are_not_understood() -> N
     assert not agent.understands(np.ones(size - 1))
     assert not agent.understands(np.full(size, 1e6))
     assert not sharing(share=False).understands(np.ones(size))
-    assert not Fixed(ask=True).understands(np.ones(size))
 
 
 def test_an_agent_that_values_neighbours_tries_links_when_the_other_end_does() -> None:
@@ -281,10 +285,10 @@ def test_an_agent_that_values_neighbours_tries_links_when_the_other_end_does() -
         of = Config(learning=Learning(**settings))
         agent = Ddqn(ap, of)
         others = tuple(n for n in (2, 5, 9) if n != ap)
-        agent.begin_episode(Association(0, (), [], [], others, ("",) * 2, np.zeros(2)))
+        layout = Association(0, (), [], [], others, ("",) * 2, np.zeros(2))
         at = others.index(next(n for n in aps if n != ap))
         observation = np.zeros(of.observed)  # worth nothing: greedily asks nobody
-        tried[ap] = [agent.act(observation, 2, slot) >> at & 1 for slot in range(400)]
+        tried[ap] = [agent.act(observation, layout, slot) >> at & 1 for slot in range(400)]
     assert tried[2] == tried[9]
     assert 0.15 < np.mean(tried[2]) < 0.35  # epsilon / 2
 
@@ -295,11 +299,11 @@ def test_first_weights_and_exploration_of_every_preset_depend_on_the_seed(preset
     for seed in range(3):
         of = config_for_aps(load(preset, seed=seed))
         agent = Ddqn(2, of)
-        agent.begin_episode(Association(0, (), [], [], (5, 9), ("",) * 2, np.zeros(2)))
+        layout = Association(0, (), [], [], (5, 9), ("",) * 2, np.zeros(2))
         weights.add(agent.network.flat().tobytes())
         agent.network.set_flat(np.zeros(agent.network.size, np.float32))  # what is asked is explored
         observation = np.zeros(of.observed)
-        explored.add(tuple(agent.act(observation, 2, slot) for slot in range(of.run.slots_per_episode)))
+        explored.add(tuple(agent.act(observation, layout, slot) for slot in range(of.run.slots_per_episode)))
     assert len(weights) == len(explored) == 3
 
 
