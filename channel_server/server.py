@@ -7,6 +7,7 @@ tells an AP is only what that AP's antennas heard and what that AP's own UEs rep
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -37,6 +38,7 @@ from channel_server.sinr import received, received_interference, sinr_of, spectr
 from channel_server.topology import Layout, associations, make_layout
 from channel_server.ue_reports import partner_gains, strongest_interferers
 
+SLACK = 8.0  # standard deviations of about one AP's power: honest APs stay below 3 of them
 _Reports = tuple[IntArray, FloatArray, IntArray, FloatArray]  # as in SlotFeedback
 
 
@@ -73,6 +75,7 @@ class ChannelServer(Node):
         self._said: dict[int, int] = {}  # by AP, the slot it was in when it said hello
         self._incarnation: dict[int, int] = {}  # by AP, as it said hello
         self._told: list[Association] = []  # by AP, but for endpoints
+        self._radiated = np.zeros((2, config.radio.num_aps))  # in this episode, with partners and alone [W x slots]
         self._handlers = {
             Hello: self._on_hello,
             Transmission: self._on_transmission,
@@ -162,6 +165,7 @@ class ChannelServer(Node):
 
     def _begin_episode(self, episode: int) -> None:
         self._episode = episode
+        self._radiated[:] = 0
         self.layout = make_layout(self._config, episode)
         self._told = associations(self._config, self.layout, episode)
         for ap in range(self._config.radio.num_aps):
@@ -187,11 +191,12 @@ class ChannelServer(Node):
         refuse_unless(transmission.ues == self.layout.ues_of[ap], "transmission for other UEs than the AP serves")
         shape = (self._config.run.blocks_per_slot, len(transmission.ues), radio.antennas)
         refuse_unless(transmission.w.shape == shape, f"precoders of shape {transmission.w.shape}, expected {shape}")
-        for w in (transmission.w, transmission.w_alone):
-            power, allowed = self._counted_power(w), self._allowed_power(air)
-            refuse_unless(power <= allowed, f"AP {ap} would radiate {power} W of {allowed} W")
+        powers = np.array([self._counted_power(w) for w in (transmission.w, transmission.w_alone)])
         if ap in air.transmissions:
             return "duplicate"
+        allowed = self._allowed_power(air, ap)
+        refuse_unless(bool((powers <= allowed).all()), f"AP {ap} would radiate {powers.max()} W of {allowed.min()} W")
+        self._radiated[:, ap] += powers
         air.transmissions[ap] = transmission
         air.awaited.discard(ap)
         self._close_when_complete(air)
@@ -257,16 +262,19 @@ class ChannelServer(Node):
         power = radiated_power(w.astype(complex)[:, None])
         return float(power.mean() if self._config.precoding.power == "average" else power.max())
 
-    def _allowed_power(self, air: Air) -> float:
-        """What one AP may radiate in a slot [W].
+    def _allowed_power(self, air: Air, ap: int) -> FloatArray:
+        """(2,) what one AP may radiate in a slot, with partners and alone [W].
 
-        On average over an episode, an AP that scales to its mean so far can at most catch up on what it did not
-        radiate in the slots before.
+        On average over the episode so far. An AP that scales to its mean so far can at most catch up on what it did not
+        radiate in the slots before, and is off by the error of that mean; so is what it has radiated over n blocks,
+        of which more than `SLACK` / sqrt(n) of its power above its power is no error.
         """
         power = self._config.radio.ap_power_w
         if self._config.precoding.power != "average":
-            return power
-        return power * (air.index % self._config.run.slots_per_episode + 1)
+            return np.full(2, power)
+        slots = air.index % self._config.run.slots_per_episode + 1
+        most = slots * (1 + SLACK / math.sqrt(slots * self._config.run.blocks_per_slot))
+        return np.minimum(power * slots, power * most - self._radiated[:, ap])
 
     def _finish(self, slot: int) -> None:
         for ap in range(self._config.radio.num_aps):

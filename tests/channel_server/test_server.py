@@ -24,7 +24,7 @@ from apnode.protocol.messages import (
 from apnode.protocol.node import COORDINATOR, DROPS, Send, ap_address
 from apnode.protocol.wire import decode, encode
 from cfmimo.presets import load
-from channel_server.server import ChannelServer
+from channel_server.server import SLACK, ChannelServer
 from channel_server.sinr import sinr, spectral_efficiency
 from channel_server.topology import make_layout
 
@@ -267,6 +267,30 @@ def test_the_second_tick_closes_the_slot_without_them() -> None:
     assert receivers(out, SlotFeedback) == sorted(ALL)
     assert receivers(out, PilotBlock) == sorted(ALL)  # that is how the silent find back
     assert receivers(out, Deadline) == []
+
+
+def test_power_rule_average_is_held_over_the_episode() -> None:
+    """An AP that takes each slot for the first in which it radiates would have 10.5 W of 1 W over these slots."""
+    everybody = "radio.max_serving_aps=4"
+    driven = started("precoding.power=average", "run.slots_per_episode=20", everybody)
+    spent = np.zeros(40)
+    for slot in range(40):
+        honest = driven.transmission(0, slot)
+        within = slot % 20 + 1
+        greedy = driven.transmission(0, slot, w=honest.w * np.sqrt(within))
+        for sent in (greedy, honest):
+            before = driven.dropped.get("malformed", 0)
+            driven.give(sent)
+            if driven.dropped.get("malformed", 0) == before:
+                spent[slot] = (np.abs(sent.w) ** 2).sum() / 2
+                break
+        driven.transmit(1, 2, 3, slot=slot)
+        if not spent[slot]:
+            driven.tick()
+            driven.tick()
+    for episode in spent.reshape(2, 20):
+        assert (np.cumsum(episode) <= np.arange(1, 21) + SLACK * np.sqrt(np.arange(1, 21) / 2) + 1e-6).all()
+        assert 1.4 < episode.mean() < 3  # it takes what it can get, again in every episode
 
 
 def test_an_ap_that_was_silent_does_not_radiate() -> None:
