@@ -71,7 +71,7 @@ def test_whose_cluster_is_refused_precodes_alone(percolated: Run) -> None:
 
 
 def test_clusters_of_fewer_links_are_whole_and_gain() -> None:
-    chance = ("cooperation.policy=random", "cooperation.request_rate=0.3")
+    chance = ("cooperation.policy=random", "cooperation.request_rate=0.35")
     limit = ("cooperation.cluster=components", "cooperation.max_cluster_aps=4")
     run = Run(load("paper", (*DENSE, *chance, *limit)))
     sizes = [report.cluster_size for report in run.reports.values()]

@@ -54,6 +54,7 @@ from coordinator.record import Record
 
 SHORT = ("radio.num_aps=11", "radio.area_m=300", "run.episodes=2", "run.slots_per_episode=4", "learning.batch_size=4")
 ASKING = ("cooperation.policy=random", "cooperation.request_rate=0.7")
+HALF = ("cooperation.policy=random", "cooperation.request_rate=0.5")  # of more requests all APs are one component
 SERVING = ("cooperation.cluster=serving", "precoding.alone=mmse", "precoding.joint=selective", "precoding.power=peak")
 MMSE_LEAVES = ("cooperation.residual_db=20", "cooperation.link_price=0.05")
 VARIANTS = {
@@ -61,8 +62,8 @@ VARIANTS = {
     "mutual, random": ASKING,
     "directed": (*ASKING, "cooperation.cluster=directed", "cooperation.acceptance=all"),
     "directed, rows": ("cooperation.cluster=directed", "cooperation.acceptance=all", "cooperation.neighbour_sets=row"),
-    "components": (*ASKING, "cooperation.cluster=components", "cooperation.max_cluster_aps=7"),
-    "components, neighbourhood": (*ASKING, "cooperation.cluster=components", "reward.scope=neighbourhood"),
+    "components": (*HALF, "cooperation.cluster=components", "cooperation.max_cluster_aps=7"),
+    "components, neighbourhood": (*HALF, "cooperation.cluster=components", "reward.scope=neighbourhood"),
     "neighbourhood": (*ASKING, "reward.scope=neighbourhood"),
     "selective": (*ASKING, "precoding.alone=mmse", "precoding.joint=selective", "precoding.power=average"),
     "serving": (*ASKING, *SERVING),

@@ -48,7 +48,7 @@ def record_of(config: Config, **options: Any) -> Record:
 
 def greedy(school: Path, config: Config) -> Record:
     """What the networks in the checkpoints do in agents that could learn, but neither explore nor ever update."""
-    still = {"epsilon_start": 0.0, "epsilon_end": 0.0, "batch_size": 10**6}
+    still = {"epsilon_start": 0.0, "epsilon_end": 0.0, "batch_size": 10**6, "replay_capacity": 10**6}
     config = config.model_copy(update={"learning": config.learning.model_copy(update=still)})
 
     def restored(ap: int, known: Config) -> Ddqn:
