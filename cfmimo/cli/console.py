@@ -13,6 +13,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from cfmimo.runtime.request import ERRORS
+
 _REFRESH_S = 0.5
 _LOG_LINE_S = 15.0  # where standard error is no terminal
 _PIDS_SHOWN = 20
@@ -162,10 +164,20 @@ class Console:
             if summary["ap_processes"]:  # and not virtual time
                 troubles += ": this digest depends on timing"
             out.print(troubles, highlight=False)
+        if summary["errors"]:
+            out.print(_error_line(summary["errors"]), highlight=False, markup=False, soft_wrap=True)
         if summary["faults"]:
             out.print(_fault_line(summary["faults"]), highlight=False, soft_wrap=True)
         rate = f"{summary['slots_per_second']:.1f} slots/s"
         out.print(f"{rate}; run directory: {summary['run_dir']} (open report.html)", highlight=False, soft_wrap=True)
+
+
+def _error_line(errors: list[dict[str, Any]]) -> str:
+    """Which exceptions ended processes of APs, in a sentence."""
+    aps = ", ".join(map(str, sorted({error["ap"] for error in errors})))
+    return (
+        f"exceptions that ended a process: {len(errors)}, of AP {aps}; the last: {errors[-1]['error']} (see {ERRORS})"
+    )
 
 
 def _fault_line(faults: dict[str, Any]) -> str:

@@ -206,6 +206,7 @@ def _summary(request: RunRequest, outcome: Outcome) -> dict[str, Any]:
         "ap_processes": len({(process["node"], process["pid"]) for process in outcome.processes}),
         "processes": outcome.processes,
         "restarts": outcome.restarts,
+        "errors": outcome.errors,
         "frames_lost": outcome.frames_lost,
         "not_as_planned": request.faults.not_as_planned(outcome.record.fired),
     }
@@ -329,8 +330,14 @@ def run_local(request: RunRequest, progress: Progress) -> Outcome:
     except OSError as error:  # of the run's folder
         network.coordinator.record.cut_short = str(error)
     seconds = time.monotonic() - began
-    lost = network.ledger.frames_lost
-    return Outcome(network.coordinator.record, seconds, restarts=network.restarts, frames_lost=lost)
+    return Outcome(
+        network.coordinator.record,
+        seconds,
+        restarts=network.restarts,
+        given_up=network.given_up,
+        errors=network.errors,
+        frames_lost=network.ledger.frames_lost,
+    )
 
 
 def run_on_ray(request: RunRequest, progress: Progress) -> Outcome:
@@ -362,6 +369,7 @@ def run_on_ray(request: RunRequest, progress: Progress) -> Outcome:
             frames_lost=cluster.frames_lost(record),
             given_up=cluster.given_up,
             watchdog=cluster.watchdog,
+            errors=cluster.errors,
         )
 
 

@@ -12,11 +12,11 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from pathlib import Path
+from itertools import count
 from typing import Any
 
 import ray
-from ray.exceptions import ActorDiedError, RayActorError, RayTaskError
+from ray.exceptions import RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from apnode.config import Config
@@ -28,7 +28,7 @@ from apnode.runtime.host import noted_faults
 from apnode.runtime.transport import CurveKeys
 from cfmimo.errors import ClusterError
 from cfmimo.runtime.forkserver import py_executable
-from cfmimo.runtime.request import Progress, RunRequest
+from cfmimo.runtime.request import Progress, RunRequest, note_error
 from channel_server.actor import ChannelServerActor
 from coordinator.actor import CoordinatorActor
 from coordinator.record import Record
@@ -36,7 +36,7 @@ from coordinator.watch import Watch
 
 _START_TIMEOUT_S = 300.0
 _END_TIMEOUT_S = 15.0
-_START_AGAIN_S = 60.0  # for an AP whose process dies while it starts
+_START_AGAIN_S = 60.0  # for a node whose process dies while it starts
 _POLL_S = 0.25
 _FAILING_S = 0.05  # until a call is made again that failed: Ray fails all calls to who died for some time
 _BUDGET_S = 60.0  # within which an AP may be restarted config.run.restart_budget times
@@ -57,22 +57,22 @@ class Cluster:
         self.processes: list[dict[str, Any]] = []  # of the APs, once started
         self.restarts: list[dict[str, int]] = []
         self.given_up: list[int] = []  # APs that died too often
+        self.errors: list[dict[str, Any]] = []  # exceptions of APs, as `note_error` returns them
         self._config, self._faults, self._agents = config, request.faults, request.agents
+        self._folder = request.folder
         path = None if request.folder is None else str(request.folder.absolute())
         self._network = Network(config.run.transport, host, CurveKeys.generate(), path, request.first_slot)
         self._id = secrets.token_hex(4)
-        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        self.coordinator = self._actor(CoordinatorActor, COORDINATOR, config, scheduling_strategy=here, threads=2)
-        self.channel = self._actor(ChannelServerActor, CHANNEL, config, scheduling_strategy=here)
-        by_fork = {"py_executable": py_executable(fork_folder, config.cooperation.policy)}
-        placed: dict[str, Any] = {
-            "scheduling_strategy": "SPREAD",
-            "runtime_env": by_fork if config.run.start == "fork" else None,
+        self._made = count()  # actors, each with a name of its own
+        self._fork_folder = fork_folder
+        here: dict[str, Any] = {
+            "scheduling_strategy": NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False),
+            "max_restarts": -1,  # as peers know their endpoints for good
         }
-        known = config_for_aps(config)
-        self._aps = [self._actor(ApActor, ap_address(ap), known, ap, **placed) for ap in range(config.radio.num_aps)]
+        self.coordinator = self._actor(CoordinatorActor, COORDINATOR, config, threads=2, **here)
+        self.channel = self._actor(ChannelServerActor, CHANNEL, config, **here)
         self._actors = {CHANNEL: self.channel, COORDINATOR: self.coordinator}
-        self._actors |= {ap_address(ap): actor for ap, actor in enumerate(self._aps)}
+        self._actors |= {ap_address(ap): self._ap(ap) for ap in range(config.radio.num_aps)}
         self.running: dict[Any, str] = {}  # calls of `run` under way, with the address
         self._ended: dict[str, Any] = {}  # those that came to their end, by address
         self._starting: dict[Any, str] = {}  # calls of `process` of who is being restarted, with the address
@@ -93,7 +93,8 @@ class Cluster:
         Raises:
             ClusterError: if they do not come up, or the port is taken.
         """
-        pending = {ap.warm_up.remote(self._weights(index)): index for index, ap in enumerate(self._aps)}
+        num_aps = self._config.radio.num_aps
+        pending = {self._warm_up(ap): ap for ap in range(num_aps)}
         self._watch = watch
         if watch.wanted:
             self._begin_watch()
@@ -103,18 +104,20 @@ class Cluster:
         while pending:
             for ref in ray.wait(list(pending), timeout=1.0)[0]:
                 ap = pending.pop(ref)
-                if not _died(ref):
+                if (failure := _failure(ref)) is None:
                     pid, node = ray.get(ref)
                     self.processes.append({"ap": ap, "pid": pid, "node": node})
                     self._where[ap] = ref
+                elif isinstance(failure, RayTaskError):
+                    raise ClusterError(f"AP {ap} cannot start: {failure}")
                 elif time.monotonic() - failing.setdefault(ap, time.monotonic()) > _START_AGAIN_S:
                     raise ClusterError(f"the process of AP {ap} keeps dying while starting")
                 else:
-                    time.sleep(_FAILING_S)
-                    pending[self._aps[ap].warm_up.remote(self._weights(ap))] = ap
-            progress.starting(len(self.processes), len(self._aps))
+                    self._replace(ap)
+                    pending[self._warm_up(ap)] = ap
+            progress.starting(len(self.processes), num_aps)
             if time.monotonic() > give_up:
-                raise ClusterError(f"{len(pending)} of {len(self._aps)} APs did not start in {_START_TIMEOUT_S:.0f} s")
+                raise ClusterError(f"{len(pending)} of {num_aps} APs did not start in {_START_TIMEOUT_S:.0f} s")
         self.processes.sort(key=lambda process: process["ap"])
 
     def launch(self) -> None:
@@ -126,7 +129,7 @@ class Cluster:
         self._launched = time.monotonic()
 
     def follow(self, progress: Progress, look: Callable[[int], None] = lambda newest: None) -> Record:
-        """Wait for the end; whoever's process Ray has replaced goes on in the new one.
+        """Wait for the end; a node whose process has ended goes on in a new one.
 
         Args:
             progress: shows progress.
@@ -145,45 +148,55 @@ class Cluster:
         result: Record
         result, self._books = ray.get(self._ended[COORDINATOR])
         result.fired += self._fired
-        if self._network.folder is not None:
-            for fired in noted_faults(Path(self._network.folder)):
+        if self._folder is not None:
+            for fired in noted_faults(self._folder):
                 result.add_fault(fired)
         return result
 
     def _restart_dead(self, progress: Progress) -> None:
-        """Wait a moment for a process to die, or to be there again: then its loop is set going once more.
-
-        For some time after a death Ray fails every call, so one that fails says only once how many died: when it was
-        made to a process that had answered.
-        """
+        """Wait a moment for a process to die, or to be there again: then its loop is set going once more."""
         for ref in ray.wait([*self.running, *self._starting], timeout=_POLL_S)[0]:
             if ref in self._starting:
                 self._has_started(self._starting.pop(ref), ref, progress)
-            elif _died(ref):
-                self._has_died(self.running.pop(ref), progress)
+            elif (failure := _failure(ref)) is not None:
+                self._has_died(self.running.pop(ref), failure, progress)
             else:
                 self._ended[self.running.pop(ref)] = ref
 
-    def _has_died(self, address: str, progress: Progress) -> None:
+    def _has_died(self, address: str, failure: RayError, progress: Progress) -> None:
+        """A process has ended, or is to end as its AP raised an exception."""
+        if isinstance(failure, RayTaskError):
+            if not address.startswith("ap/"):
+                raise failure
+            self.errors.append(note_error(self._folder, _number(address), self._newest, failure.cause, str(failure)))
         self._lives[address] += 1
         if self._budget_is_spent(address):
             self._give_up(address, f"died more than {self._config.run.restart_budget} times in a minute", progress)
-        elif address == COORDINATOR and self._network.folder is None:
+        elif address == COORDINATOR and self._folder is None:
             raise ClusterError("the coordinator died, and all reports with it; the run is stopped")
         else:
             if address.startswith("ap/"):
                 self.restarts.append({"ap": _number(address), "after_slot": self._newest})
+                self._replace(_number(address))
             self._starting[self._actors[address].process.remote()] = address
 
     def _has_started(self, address: str, answer: Any, progress: Progress) -> None:
-        """A process answers in place of one that died, or Ray says that there is none yet."""
-        try:
-            ray.get(answer)
-        except ActorDiedError as error:
-            self._give_up(address, f"cannot be started again: {error}", progress)
-        except RayActorError:
-            time.sleep(_FAILING_S)
-            self._starting[self._actors[address].process.remote()] = address
+        """A process answers in place of one that died, or has died as well.
+
+        For some time after a death Ray fails every call to the two nodes that it restarts itself, and may call them
+        dead for good when they are not.
+
+        Raises:
+            ClusterError: if one of these two is not there in time.
+        """
+        if (failure := _failure(answer)) is not None:
+            if address.startswith("ap/"):
+                self._has_died(address, failure, progress)
+            elif time.monotonic() - self._deaths[address][-1] > _START_AGAIN_S:
+                raise ClusterError(f"the {address} died, and was not started again in {_START_AGAIN_S:.0f} s")
+            else:
+                time.sleep(_FAILING_S)
+                self._starting[self._actors[address].process.remote()] = address
         else:
             if address.startswith("ap/"):
                 self._where[_number(address)], self._since[_number(address)] = answer, self._newest
@@ -207,7 +220,7 @@ class Cluster:
         progress.say(f"AP {ap} {why}: left silent")
         self.given_up.append(ap)
         self.coordinator.give_up.remote(ap)
-        ray.kill(self._aps[ap], no_restart=True)
+        ray.kill(self._actors[address])
 
     def _budget_is_spent(self, address: str) -> bool:
         """Whether a death is one more than may happen within a minute."""
@@ -219,7 +232,7 @@ class Cluster:
         """As an Outcome has it, from the run's record; waits a moment for nodes still at work."""
         refs = [*self.running, *(ref for address, ref in self._ended.items() if address != COORDINATOR)]
         ended, _ = ray.wait(refs, num_returns=len(refs), timeout=_END_TIMEOUT_S)
-        books = sum((Counter(ray.get(ref)) for ref in ended if not _died(ref)), Counter(self._books))
+        books = sum((Counter(ray.get(ref)) for ref in ended if _failure(ref) is None), Counter(self._books))
         sent = int(record.traffic[0].sum()) + books["sent"] + books["doubled"]
         received = record.accepted + int(record.rejected.sum()) + books["received"]
         lost = {"planned": books["planned"], "to_nobody": books["to_nobody"]}
@@ -234,7 +247,7 @@ class Cluster:
             if self._newest - self._since[ap] < self._config.run.watchdog_slots:
                 continue  # its process is a new one
             where = self._where.pop(ap, None)
-            known = where is not None and ray.wait([where], timeout=0)[0] and not _died(where)
+            known = where is not None and ray.wait([where], timeout=0)[0] and _failure(where) is None
             if known and ap_address(ap) in self.running.values():
                 pid, node = ray.get(where)
                 self.watchdog.append({"ap": ap, "after_slot": self._newest})
@@ -267,7 +280,7 @@ class Cluster:
             self._asked = self.coordinator.latest.remote()
         if ray.wait([self._asked], timeout=0)[0]:
             answer, self._asked = self._asked, None
-            if not _died(answer):
+            if _failure(answer) is None:
                 self._newest, row, silent = ray.get(answer)
                 progress.progress(self._newest, row)
                 self._end_hung(silent)
@@ -287,34 +300,49 @@ class Cluster:
             arguments.append(self._weights(_number(address)))
         self.running[self._actors[address].run.remote(*arguments)] = address
 
+    def _warm_up(self, ap: int) -> Any:
+        return self._actors[ap_address(ap)].warm_up.remote(self._weights(ap))
+
     def _weights(self, ap: int) -> list[FloatArray] | None:
         """Of an AP's agent that has learned; told to each of its processes, since Ray would not keep so much."""
         return None if self._agents is None else self._agents[ap % len(self._agents)]
 
-    def _actor(self, kind: type, name: str, config: Config, *args: Any, threads: int = 1, **options: Any) -> Any:
-        """Create one actor, with Ray's options; one that dies is started again unless they say otherwise.
+    def _ap(self, ap: int) -> Any:
+        """A new actor for an AP. Ray does not restart it: `_replace` does, however its process or its machine ended."""
+        by_fork = {"py_executable": py_executable(self._fork_folder, self._config.cooperation.policy)}
+        runtime_env = by_fork if self._config.run.start == "fork" else None
+        config = config_for_aps(self._config)
+        return self._actor(
+            ApActor, ap_address(ap), config, ap, scheduling_strategy="SPREAD", runtime_env=runtime_env, max_restarts=0
+        )
 
-        With Ray calls as transport, frames need a thread beside the loop.
-        """
+    def _replace(self, ap: int) -> None:
+        """Put a new actor in the place of an AP's; the old one may live, if it is only out of reach."""
+        address = ap_address(ap)
+        ray.kill(self._actors[address])
+        self._actors[address] = self._ap(ap)
+
+    def _actor(self, kind: type, address: str, config: Config, *args: Any, threads: int = 1, **options: Any) -> Any:
+        """Create one actor, with Ray's options. With Ray calls as transport, frames need a thread beside the loop."""
+        name = f"cfmimo-{self._id}-{address.replace('/', '-')}-{next(self._made)}"
         options = {
-            "name": f"cfmimo-{self._id}-{name.replace('/', '-')}",
+            "name": name,
             "num_cpus": 0,
-            "max_restarts": -1,
             "max_task_retries": 0,
             "max_concurrency": max(threads, 2 if self._network.transport == "ray-calls" else 1),
             **options,
         }
-        faults = self._faults.of(name)
-        return ray.remote(kind).options(**options).remote(options["name"], config, self._network, faults, *args)
+        faults = self._faults.of(address)
+        return ray.remote(kind).options(**options).remote(name, config, self._network, faults, *args)
 
 
-def _died(ref: Any) -> bool:
-    """Whether a call that has ended did so because its actor's process ended; any other failure is raised."""
+def _failure(ref: Any) -> RayError | None:
+    """Why a call that has ended brought no result: its actor raised an exception (RayTaskError), or was lost."""
     try:
         ray.get(ref)
-    except RayActorError:
-        return True
-    return False
+    except RayError as error:
+        return error
+    return None
 
 
 def _number(address: str) -> int:

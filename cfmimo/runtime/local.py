@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import traceback
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from apnode.access_point import AccessPoint
 from apnode.agent.policies import Policy, make_policy
@@ -16,12 +18,15 @@ from apnode.runtime.checkpoint import Checkpoints
 from apnode.runtime.host import CHECKPOINTS, SILENT_SLOTS, Host, noted_faults, restore
 from apnode.runtime.injector import Fault, Injector, Struck
 from cfmimo.runtime.fault_plan import Faults
+from cfmimo.runtime.request import note_error
 from channel_server.server import ChannelServer
 from coordinator.collector import Coordinator
 from coordinator.journal import JOURNAL, Journal
 
 _Link = tuple[str, str]  # from, to
 _MAX_IDLE = 1000
+_DOWN_SLOTS = 3  # an AP that raised an exception
+_BUDGET_SLOTS = 300  # within which it may do so config.run.restart_budget times: on Ray, within a minute
 
 
 @dataclass
@@ -76,6 +81,8 @@ class LocalNetwork:
             first_slot: to go on with, from what is in `folder`.
         """
         self.restarts: list[dict[str, int]] = []  # {"ap", "after_slot"}
+        self.given_up: list[int] = []  # APs that raised too many exceptions
+        self.errors: list[dict[str, Any]] = []  # exceptions of APs, as `note_error` returns them
         self.ledger = Ledger()  # without faults, only of frames to nobody
         self._config, self._policy_of, self._faults, self._folder = config, policy_of, faults, folder
         self._first_slot, self._known = first_slot, config_for_aps(config)
@@ -131,22 +138,26 @@ class LocalNetwork:
         elif self._faulty:
             self._deliver_and_count(host, sender, send)
         else:
-            self._post(host.node, host.receive(send.frame))
+            self._let(host, host.receive, send.frame)
 
     def _deliver_and_count(self, host: Host, sender: str, send: Send) -> None:
         self._heard[send.to] = self._now
-        self._let(host, lambda: host.receive(send.frame))
+        self._let(host, host.receive, send.frame)
         outcome = self.ledger.accepted if host.node.took else self.ledger.rejected
         outcome[sender, send.to] += 1
 
-    def _let(self, host: Host, act: Callable[[], list[Send]]) -> None:
+    def _let(self, host: Host, act: Callable[..., list[Send]], *args: Any) -> None:
         """Let a node act; if it is struck meanwhile, it sends its last words and is down, or frozen."""
         try:
-            self._post(host.node, act())
+            self._post(host.node, act(*args))
         except Struck as struck:
             host.sent.update(send.to for send in struck.last_words)
             self._post(host.node, struck.last_words)
             self._fell(host, struck.fault)
+        except Exception as error:
+            if not isinstance(host.node, AccessPoint):
+                raise
+            self._raised(host.node, error)
 
     def _post(self, sender: Node, sends: Iterable[Send]) -> None:
         """Queue what a node sends, to peers whose endpoint it has been told; an endpoint is an address here."""
@@ -193,7 +204,12 @@ class LocalNetwork:
 
     @property
     def _over(self) -> bool:
-        return not self._down and not self._frozen and self.coordinator.done and all(ap.done for ap in self.aps)
+        return (
+            not self._down
+            and not self._frozen
+            and self.coordinator.done
+            and all(ap.done for ap in self.aps if ap.ap not in self.given_up)
+        )
 
     def _begin(self, ap: AccessPoint) -> None:
         host = self._hosts[ap.address]
@@ -218,6 +234,7 @@ class LocalNetwork:
     def _start_coordinator(self) -> None:
         journal = None if self._folder is None else Journal(self._folder / JOURNAL)
         self.coordinator = Coordinator(self._config, journal)
+        self.coordinator.given_up.update(self.given_up)
         self._host(self.coordinator)
         self.coordinator.endpoints |= {
             address: address for address in (CHANNEL, *map(ap_address, range(self._config.radio.num_aps)))
@@ -250,6 +267,21 @@ class LocalNetwork:
         self._lives[address] += 1 + failing
         self._down[address] = self._now + fault.slots * (1 + failing)
 
+    def _raised(self, node: AccessPoint, error: Exception) -> None:
+        """An AP's exception ends that AP's process, and nothing else; one that raises too many is given up."""
+        self._faulty = True  # others may wait for it
+        slots = [noted["after_slot"] for noted in self.errors if noted["ap"] == node.ap]
+        noted = note_error(self._folder, node.ap, self._now, error, "".join(traceback.format_exception(error)))
+        self.errors.append(noted)
+        self._end(node.address)
+        self._lives[node.address] += 1
+        budget = self._config.run.restart_budget
+        if len(slots) >= budget and self._now - slots[-budget] < _BUDGET_SLOTS:
+            self.given_up.append(node.ap)
+            self.coordinator.given_up.add(node.ap)
+        else:
+            self._down[node.address] = self._now + _DOWN_SLOTS
+
     def _end(self, address: str) -> None:
         host = self._hosts.pop(address)
         self._settle(host)
@@ -270,11 +302,11 @@ class LocalNetwork:
         del self._down[address]
         if address == CHANNEL:
             self._start_channel()
-            self._let(self._hosts[CHANNEL], lambda: self._hosts[CHANNEL].begin([]))
+            self._let(self._hosts[CHANNEL], self._hosts[CHANNEL].begin, [])
         elif address == COORDINATOR:
             self._start_coordinator()
             host = self._hosts[address]
-            self._let(host, lambda: host.begin(self.coordinator.ask_again()))
+            self._let(host, host.begin, self.coordinator.ask_again())
         else:
             ap = int(address.partition("/")[2])
             self.restarts.append({"ap": ap, "after_slot": self._now})

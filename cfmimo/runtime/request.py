@@ -27,6 +27,21 @@ class RunRequest:
     agents: Weights | None = None  # trained agents that decide and learn no more; None: the config's policy decides
 
 
+ERRORS = "errors.log"  # in a run's folder: tracebacks of what APs raised
+
+
+def note_error(folder: Path | None, ap: int, slot: int, error: BaseException, trace: str) -> dict[str, Any]:
+    """Write down an exception that an AP raised after a slot; returns what the run's summary says of it."""
+    said = f"{type(error).__name__}: {error}"
+    if folder is not None:
+        try:
+            with (folder / ERRORS).open("a") as file:
+                file.write(f"AP {ap}, after slot {slot}:\n{trace}\n")
+        except OSError as full:
+            said += f" (its traceback could not be written: {full})"
+    return {"ap": ap, "after_slot": slot, "error": said}
+
+
 class Progress(Protocol):
     """Whom a run tells how it goes."""
 
@@ -54,6 +69,7 @@ class Outcome:
     restarts: list[dict[str, int]] = field(default_factory=list)  # {"ap", "after_slot"}
     given_up: list[int] = field(default_factory=list)  # APs that died too often
     watchdog: list[dict[str, int]] = field(default_factory=list)  # {"ap", "after_slot"} of hung processes it ended
+    errors: list[dict[str, Any]] = field(default_factory=list)  # {"ap", "after_slot", "error"}: exceptions of APs
     # planned: by the fault plan's links; to_nobody: no receiver was known, or it took no more; unaccounted: all others
     # that were sent, but neither accepted nor rejected as far as any node has told: to or from one that died, say
     frames_lost: dict[str, int] = field(default_factory=dict)

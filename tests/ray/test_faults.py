@@ -12,11 +12,14 @@ import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from apnode.protocol.messages import TAGS, Deadline, SlotReport
+from apnode.agent.policies import Policy
+from apnode.protocol.messages import TAGS, Deadline, FloatArray, SlotReport
 from apnode.protocol.wire import decode
+from apnode.runtime.actor import ApActor
 from cfmimo.presets import load
 from cfmimo.runtime.cluster import Cluster
 from cfmimo.runtime.fault_plan import FaultArgs, FaultPlan, Faults, PlannedFault, resolve
+from cfmimo.runtime.request import ERRORS
 from coordinator import tables
 from coordinator.journal import JOURNAL, Journal
 from coordinator.record import Record
@@ -173,3 +176,82 @@ def test_the_aps_of_a_machine_that_dies_go_on_on_another() -> None:
         command = [sys.executable, "-c", NODES_DIE, folder]
         run = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **QUICK_HEALTH_CHECKS})
     assert run.stdout.splitlines()[-2:] == ["2 True True True []", "True []"], run.stderr
+
+
+MACHINES_STOP = """
+import signal, sys, time
+from pathlib import Path
+import ray
+from ray.core.generated import autoscaler_pb2
+from cfmimo.runtime.cluster import Cluster
+from cfmimo.presets import load
+from cfmimo.runtime.session import connected
+from cfmimo.runtime.request import RunRequest
+from tests.ray.running import QUIET, SMALL, nodes
+
+def terminate(machine):
+    machine.all_processes["raylet"][0].process.send_signal(signal.SIGTERM)
+
+def drain(machine):
+    preempted, soon = autoscaler_pb2.DrainNodeReason.DRAIN_NODE_REASON_PREEMPTION, int(time.time() * 1000) + 1000
+    assert ray._raylet.GcsClient(machines.address).drain_node(machine.node_id, preempted, "test", soon)[0]
+    time.sleep(1)  # then whoever drains it stops it
+    terminate(machine)
+
+def scale_down(machine):
+    machines.remove_node(machine, allow_graceful=True)
+
+stops = [terminate, drain, scale_down]
+config = load("demo", [*SMALL, "radio.num_aps=8", "run.slot_s=0.2", "run.slot_deadline_s=2",
+                       "run.checkpoint_every_slots=5", "run.watchdog_slots=1000", "run.episodes=10"])
+with nodes(4, sys.argv[1]) as machines, connected(machines.address, config.radio.num_aps) as fork_folder:
+    cluster = Cluster(RunRequest(config, Path(sys.argv[1])), None, fork_folder)
+    cluster.start(QUIET)
+    cluster.launch()
+    moved, workers = [], list(machines.worker_nodes)
+
+    def look(newest):
+        if newest >= 20 + 50 * len(moved) and stops:
+            moved.append(len(cluster.restarts))
+            stops.pop(0)(workers.pop())
+
+    record = cluster.follow(QUIET, look)
+    alive = sum(node["Alive"] for node in ray.nodes())
+print(alive, moved, cluster.restarts, file=sys.stderr)
+print(alive, moved[0] == 0 < len(cluster.restarts), record.closed.all(), record.reported[-1].all(), cluster.given_up)
+"""
+
+
+def test_machines_that_are_stopped_gracefully_lose_no_ap() -> None:
+    with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp") as folder:
+        run = subprocess.run([sys.executable, "-c", MACHINES_STOP, folder], capture_output=True, text=True)
+    assert run.stdout.splitlines()[-1:] == ["1 True True True []"], run.stderr
+
+
+def test_an_exception_of_an_ap_ends_its_process_but_not_the_run(
+    session: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Buggy(ApActor):  # inside a function, so that Ray takes it along
+        """AP 1 cannot decide in one slot, AP 4 never from one slot on."""
+
+        def _make_policy(self, weights: list[FloatArray] | None) -> Policy:
+            policy = super()._make_policy(weights)
+            decide, ap = policy.act, self._ap
+
+            def act(observation: FloatArray, num_neighbours: int, slot: int) -> int:
+                if (ap, slot) == (1, 22) or (ap == 4 and slot >= 12):
+                    raise ValueError(f"a bug of AP {ap}")
+                return decide(observation, num_neighbours, slot)
+
+            policy.act = act  # type: ignore[method-assign]
+            return policy
+
+    monkeypatch.setattr("cfmimo.runtime.cluster.ApActor", Buggy)
+    cluster, record, _ = follow(session, tmp_path, settings=["run.episodes=6"])
+    assert record.reported[:, [0, 2, 3, 5]].all()
+    assert [comeback["ap"] for comeback in record.comebacks if comeback["ap"] != 4] == [1]
+    assert record.reported[-1, 1]
+    assert cluster.given_up == [4]
+    assert sorted(restart["ap"] for restart in cluster.restarts) == [1, 4, 4, 4]
+    assert [error["error"] for error in cluster.errors if error["ap"] == 1] == ["ValueError: a bug of AP 1"]
+    assert (tmp_path / ERRORS).read_text().count("ValueError: a bug of AP 4") == 4

@@ -5,14 +5,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from apnode.protocol.messages import Hello, Resend
+from apnode.agent.policies import Policy, make_policy
+from apnode.config import Config
+from apnode.protocol.messages import FloatArray, Hello, Resend
 from apnode.protocol.node import CHANNEL
 from apnode.protocol.wire import decode
 from apnode.runtime.host import SILENT_SLOTS
 from benchmarks.fuzz import CORPUS, broken, try_kept, try_seed
+from cfmimo.cli.main import run_cfmimo
 from cfmimo.presets import load
 from cfmimo.runtime.fault_plan import FaultPlan, resolve
 from cfmimo.runtime.local import LocalNetwork
+from cfmimo.runtime.request import ERRORS
 from coordinator import tables
 from coordinator.record import Record
 from coordinator.summary import summarise
@@ -219,3 +223,44 @@ def test_random_plans_break_nothing(first: int, tmp_path: Path) -> None:
 @pytest.mark.parametrize("file", sorted(CORPUS.glob("*.json")), ids=lambda file: file.stem)
 def test_plans_that_once_broke_something_do_so_no_more(file: Path, tmp_path: Path) -> None:
     assert try_kept(file, tmp_path).broken == []
+
+
+def buggy(ap: int, config: Config) -> Policy:
+    """The config's policy, with a bug: AP 4 cannot decide in one slot, AP 7 never from one slot on."""
+    policy = make_policy(ap, config)
+    decide = policy.act
+
+    def act(observation: FloatArray, num_neighbours: int, slot: int) -> int:
+        if (ap, slot) == (4, 22) or (ap == 7 and slot >= 30):
+            raise ValueError(f"a bug of AP {ap}")
+        return decide(observation, num_neighbours, slot)
+
+    policy.act = act  # type: ignore[method-assign]
+    return policy
+
+
+def test_an_exception_of_an_ap_ends_its_process_but_not_the_run(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    network = LocalNetwork(load("demo", SMALL), policy_of=buggy, folder=tmp_path)
+    network.run()
+    record = network.coordinator.record
+    assert record.reported[:, [ap for ap in range(10) if ap not in {4, 7}]].all()
+    assert down(record, 4) == [22, 23, 24]
+    assert down(record, 7) == list(range(30, 60))
+    assert {"ap": 4, "incarnation": 1, "restored": 20, "slot": 25} in record.comebacks
+    assert [restart["ap"] for restart in network.restarts] == [4, 7, 7, 7]  # within the budget
+    assert network.given_up == [7]
+    assert network.errors[0] == {"ap": 4, "after_slot": 22, "error": "ValueError: a bug of AP 4"}
+    assert (tmp_path / ERRORS).read_text().count('raise ValueError(f"a bug of AP {ap}")') == len(network.errors) == 5
+
+
+def test_the_closing_lines_name_exceptions_and_the_file_of_their_tracebacks(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cfmimo.experiments.run.make_policy", buggy)
+    out = tmp_path / "run"
+    assert run_cfmimo(["run", "demo", "--runtime", "local", "--quiet", "--out", str(out), "--set", *SMALL]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "exceptions that ended processes: 5, AP 4, 7; the last: ValueError: a bug of AP 7 (see errors.log)" in said
+    assert "given up: AP 7" in said
+    assert (out / ERRORS).is_file()
