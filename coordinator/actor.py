@@ -33,6 +33,7 @@ class CoordinatorActor(NodeActor):
         super().__init__(name, config, network, faults)
         folder = self.folder()
         self._node = WatchedCoordinator(config, None if folder is None else Journal(folder / JOURNAL))
+        self._said = list[str]()  # by the watcher, for the launcher to pass on
 
     def run(self, channel: str, own: str, incarnation: int) -> tuple[Record, dict[str, int]]:
         """Collect until the run is over; returns what was collected, and what `run_node` returns."""
@@ -43,9 +44,10 @@ class CoordinatorActor(NodeActor):
         books = run_node(self.host(node, incarnation), transport, first, deadline_s=LAST_FRAMES_S)
         return node.record, books
 
-    def latest(self) -> tuple[int, dict[str, Any] | None, list[int]]:
-        """The newest slot, the row of the one before it, for the progress bar, and the APs that may be hung."""
-        return self._node.newest, self._node.latest(), self._node.hung()
+    def latest(self) -> tuple[int, dict[str, Any] | None, list[int], list[str]]:
+        """The newest slot, the row of the one before it, the APs that may be hung, and what a person is to be told."""
+        said, self._said = self._said, []
+        return self._node.newest, self._node.latest(), self._node.hung(), said
 
     def give_up(self, ap: int) -> None:
         """An AP is not restarted any more."""
@@ -53,4 +55,4 @@ class CoordinatorActor(NodeActor):
 
     def watch(self, watch: Watch) -> None:
         """Let the run be watched, on this machine."""
-        self._node.watcher = Watcher(watch, lambda: self._node)
+        self._node.watcher = Watcher(watch, lambda: self._node, lambda text: self._said.append(text))

@@ -148,9 +148,7 @@ def _go(folder: RunDir, request: RunRequest, console: Console, is_new: bool = Fa
             outcome = run_local(request, console) if request.runtime == "local" else run_on_ray(request, console)
             console.say(f"writing {folder.path}")
             if request.watch.scalars is not None:
-                from coordinator.watch.tensorboard import write_scalars  # tensorboard: only if wanted
-
-                write_scalars(request.watch.scalars, outcome.record)
+                _write_scalars(request.watch.scalars, outcome.record, console)
             return _finish(folder, request, outcome, agents)
     except BaseException as error:
         journal = folder.path / JOURNAL
@@ -178,6 +176,15 @@ def _advice(folder: RunDir) -> str:
 
 def _begins_again(folder: RunDir) -> str:
     return f"`cfmimo resume {folder.path} --from-start` begins it again with slot 0"
+
+
+def _write_scalars(folder: Path, record: Record, console: Progress) -> None:
+    from coordinator.watch.tensorboard import write_scalars  # tensorboard: only if wanted
+
+    try:
+        write_scalars(folder, record)
+    except Exception as error:  # noqa: BLE001  whatever it is: the run itself is complete
+        console.say(f"writing for TensorBoard failed ({type(error).__name__}: {error})")
 
 
 def _finish(folder: RunDir, request: RunRequest, outcome: Outcome, agents: dict[str, Any] | None) -> dict[str, Any]:
@@ -375,7 +382,7 @@ def run_on_ray(request: RunRequest, progress: Progress) -> Outcome:
 
 def _watcher(network: LocalNetwork, watch: Watch, progress: Progress) -> Watcher:
     try:
-        watcher = Watcher(watch, lambda: network.coordinator)
+        watcher = Watcher(watch, lambda: network.coordinator, progress.say)
     except OSError as error:
         raise ConfigError(f"{watch.complaint}: {error}") from None
     progress.say(watch.where)

@@ -85,6 +85,7 @@ class Cluster:
         self._fired: list[dict[str, Any]] = []  # faults of machines, as in Record.fired
         self._watch = Watch()
         self._asked: Any = None  # the coordinator's answer under way
+        self._blind = False  # whether it has failed to answer
         self._newest = -1
 
     def start(self, progress: Progress, watch: Watch = Watch()) -> None:  # noqa: B008  frozen
@@ -97,7 +98,8 @@ class Cluster:
         pending = {self._warm_up(ap): ap for ap in range(num_aps)}
         self._watch = watch
         if watch.wanted:
-            self._begin_watch()
+            if complaint := self._begin_watch():
+                raise ClusterError(complaint)
             progress.say(watch.where)
         give_up = time.monotonic() + _START_TIMEOUT_S
         failing: dict[int, float] = {}  # by AP, since when
@@ -204,8 +206,8 @@ class Cluster:
                 self._asked = None
                 for ap in self.given_up:
                     self.coordinator.give_up.remote(ap)
-                if self._watch.wanted:
-                    self._begin_watch()
+                if self._watch.wanted and (complaint := self._begin_watch()):
+                    progress.say(complaint)
             self._run(address)
 
     def _give_up(self, address: str, why: str, progress: Progress) -> None:
@@ -280,16 +282,24 @@ class Cluster:
             self._asked = self.coordinator.latest.remote()
         if ray.wait([self._asked], timeout=0)[0]:
             answer, self._asked = self._asked, None
-            if _failure(answer) is None:
-                self._newest, row, silent = ray.get(answer)
+            failure = _failure(answer)
+            if failure is None:
+                self._newest, row, silent, said = ray.get(answer)
                 progress.progress(self._newest, row)
                 self._end_hung(silent)
+                for text in said:
+                    progress.say(text)
+            elif isinstance(failure, RayTaskError) and not self._blind:
+                self._blind = True
+                progress.say(f"how far the run is cannot be shown: {failure.cause!r}")
 
-    def _begin_watch(self) -> None:
+    def _begin_watch(self) -> str | None:
+        """Let the run be watched; returns why it cannot be."""
         try:
             ray.get(self.coordinator.watch.remote(self._watch), timeout=_START_TIMEOUT_S)
-        except RayTaskError as error:
-            raise ClusterError(f"{self._watch.complaint}: {error.cause}") from None
+        except RayError as error:
+            return f"{self._watch.complaint}: {error.cause if isinstance(error, RayTaskError) else error}"
+        return None
 
     def _run(self, address: str) -> None:
         """Set a node's loop going."""

@@ -49,19 +49,24 @@ class Watch:
 
 
 class Watcher:
-    """Serves and writes what a Watch says; `look` is called after every frame of the coordinator."""
+    """Serves and writes what a Watch says; `look` is called after every frame of the coordinator.
 
-    def __init__(self, watch: Watch, coordinator: Callable[[], Coordinator]) -> None:
+    An error in that is said once, and ends nothing but the writing.
+    """
+
+    def __init__(self, watch: Watch, coordinator: Callable[[], Coordinator], say: Callable[[str], None]) -> None:
         """Begin.
 
         Args:
             watch: what to serve and write.
             coordinator: returns the present one, as it may be replaced after a death.
+            say: tells a person.
 
         Raises:
             OSError: if the port is taken, there is no such host, or the folder cannot be written.
         """
         self._coordinator, self._stopwatch, self._scalars = coordinator, Stopwatch(), None
+        self._say, self._failed = say, set[str]()
         if watch.scalars is not None:
             from coordinator.watch.tensorboard import Scalars  # tensorboard: only if wanted
 
@@ -69,10 +74,19 @@ class Watcher:
         if watch.port is not None:
             from coordinator.watch.web import serve  # aiohttp and prometheus-client: only if wanted
 
-            serve(coordinator, self._stopwatch, watch.host, watch.port)
+            serve(coordinator, self._stopwatch, watch.host, watch.port, self._complain)
 
     def look(self) -> None:
         """Take note of the newest slot, and write it if scalars are wanted."""
         self._stopwatch.see(self._coordinator().newest)
         if self._scalars is not None:
-            self._scalars.look(self._coordinator())
+            try:
+                self._scalars.look(self._coordinator())
+            except Exception as error:  # noqa: BLE001  whatever it is: the run goes on
+                self._complain("writing for TensorBoard", error)
+                self._scalars = None
+
+    def _complain(self, what: str, error: Exception) -> None:
+        if what not in self._failed:
+            self._failed.add(what)
+            self._say(f"{what} failed ({type(error).__name__}: {error}); the run goes on")

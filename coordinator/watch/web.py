@@ -26,10 +26,13 @@ _HEADERS = {
 }
 _LOOK_S = 0.2  # interval between two updates of a browser
 _METHODS = ("GET", "HEAD")
+_Complain = Callable[[str, Exception], None]
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-def serve(coordinator: Callable[[], Coordinator], stopwatch: Stopwatch, host: str, port: int) -> None:
+def serve(
+    coordinator: Callable[[], Coordinator], stopwatch: Stopwatch, host: str, port: int, complain: _Complain
+) -> None:
     """Serve a run.
 
     Args:
@@ -38,16 +41,19 @@ def serve(coordinator: Callable[[], Coordinator], stopwatch: Stopwatch, host: st
         host: address to bind to. On loopback, only requests for a loopback name are answered: a page from elsewhere
             cannot read the run by DNS rebinding.
         port: to bind to.
+        complain: told what failed, and by which exception.
 
     Raises:
         OSError: if the address cannot be bound.
     """
     listener = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
-    app = application(coordinator, stopwatch, _is_loopback(host))
+    app = application(coordinator, stopwatch, _is_loopback(host), complain)
     threading.Thread(target=lambda: asyncio.run(_run(app, listener)), name="web", daemon=True).start()
 
 
-def application(coordinator: Callable[[], Coordinator], stopwatch: Stopwatch, loopback: bool) -> web.Application:
+def application(
+    coordinator: Callable[[], Coordinator], stopwatch: Stopwatch, loopback: bool, complain: _Complain
+) -> web.Application:
     """The routes; the arguments are those of `serve`, and whether it is bound to loopback."""
     metrics = RunMetrics(coordinator, stopwatch)
 
@@ -70,7 +76,7 @@ def application(coordinator: Callable[[], Coordinator], stopwatch: Stopwatch, lo
                 await asyncio.sleep(_LOOK_S)
         return stream
 
-    app = web.Application(middlewares=[_guard(loopback)])
+    app = web.Application(middlewares=[_guard(loopback), _answer_always(complain)])
     app.on_response_prepare.append(_harden)
     app.router.add_get("/metrics", scrape)
     app.router.add_get("/", page)
@@ -102,6 +108,22 @@ def _guard(loopback: bool) -> Middleware:
         return await handler(request)
 
     return guard
+
+
+def _answer_always(complain: _Complain) -> Middleware:
+    """Make an exception a complaint and an answer, as nothing else would say it."""
+
+    @web.middleware
+    async def answer(request: web.Request, handler: _Handler) -> web.StreamResponse:
+        try:
+            return await handler(request)
+        except (web.HTTPException, ConnectionError):
+            raise
+        except Exception as error:  # noqa: BLE001  whatever it is: the run goes on
+            complain(f"serving {request.path}", error)
+            raise web.HTTPInternalServerError(text=f"{type(error).__name__}: {error}\n") from None
+
+    return answer
 
 
 def _name(host: str) -> str:

@@ -1,5 +1,6 @@
 """What TensorBoard reads of a run, while it goes on and in the end: each slot once, with the values of the tables."""
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 from numpy.typing import NDArray
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from cfmimo.cli.console import Console
 from cfmimo.cli.main import run_cfmimo
 from cfmimo.errors import Interrupted
 from cfmimo.experiments.run import run
@@ -86,7 +88,7 @@ def test_slots_can_be_read_while_the_run_goes_on_also_after_the_coordinator_died
     faults = resolve(FaultPlan(faults=(PlannedFault(slot=20, action="kill_coordinator"),)), config)
     (tmp_path / "checkpoints").mkdir()
     network = LocalNetwork(config, faults=faults, folder=tmp_path)
-    watcher = Watcher(Watch(scalars=tmp_path / SCALARS), lambda: network.coordinator)
+    watcher = Watcher(Watch(scalars=tmp_path / SCALARS), lambda: network.coordinator, print)
     read, seen = reader(tmp_path / SCALARS), dict[int, int]()  # by the newest slot, those that could be read
     for _ in network.frames():
         watcher.look()
@@ -97,6 +99,25 @@ def test_slots_can_be_read_while_the_run_goes_on_also_after_the_coordinator_died
             seen[newest] = len(could_be_read)
     assert all(newest - 2 <= count <= newest + 1 for newest, count in seen.items()), seen
     assert [fault["action"] for fault in network.coordinator.record.fired] == ["kill_coordinator"]
+
+
+def test_what_cannot_be_written_is_said_once_and_ends_no_run(
+    tmp_path: Path, at_once: None, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "run"
+
+    def put_a_file_there(self: Console, newest: int, row: object) -> None:
+        if newest == 10 and (out / SCALARS).is_dir():
+            shutil.rmtree(out / SCALARS)
+            (out / SCALARS).touch()
+
+    monkeypatch.setattr(Console, "due", True)
+    monkeypatch.setattr(Console, "progress", put_a_file_there)
+    assert run_cfmimo(["run", "demo", "--runtime", "local", "--tensorboard", "--out", str(out), "--set", *SHORT]) == 0
+    assert RunDir.open(out).summary()["slots"] == 36
+    said = " ".join(capfd.readouterr().err.split())
+    assert said.count("writing for TensorBoard failed (") == 2  # while it went on, and at its end
+    assert "Traceback" not in said
 
 
 def test_who_reads_while_the_folder_is_started_anew_forgets_what_was_in_it(tmp_path: Path) -> None:

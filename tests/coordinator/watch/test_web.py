@@ -7,8 +7,13 @@ import pytest
 
 from cfmimo.presets import load
 from coordinator.collector import Coordinator
+from coordinator.watch import Watch, Watcher
 from coordinator.watch.stopwatch import Stopwatch
 from coordinator.watch.web import serve
+
+
+def unexpected(what: str, error: Exception) -> None:
+    raise AssertionError(what) from error
 
 
 def free_port() -> int:
@@ -20,7 +25,7 @@ def free_port() -> int:
 
 def started(host: str) -> int:
     coordinator, port = Coordinator(load("demo")), free_port()
-    serve(lambda: coordinator, Stopwatch(), host, port)
+    serve(lambda: coordinator, Stopwatch(), host, port, unexpected)
     return port
 
 
@@ -78,4 +83,16 @@ def test_off_loopback_every_name_is() -> None:
 
 def test_a_port_that_is_taken_is_refused_at_once(port: int) -> None:
     with pytest.raises(OSError, match="in use"):
-        serve(lambda: Coordinator(load("demo")), Stopwatch(), "127.0.0.1", port)
+        serve(lambda: Coordinator(load("demo")), Stopwatch(), "127.0.0.1", port, unexpected)
+
+
+def test_an_error_in_serving_is_said_once_and_answered(capfd: pytest.CaptureFixture[str]) -> None:
+    present, port, said = [Coordinator(load("demo"))], free_port(), list[str]()
+    Watcher(Watch(port), lambda: present[0], said.append)
+    present.clear()
+    for _ in range(2):
+        response, body = ask(port, "/metrics")
+        assert response.status == 500
+        assert body == b"IndexError: list index out of range\n"
+    assert said == ["serving /metrics failed (IndexError: list index out of range); the run goes on"]
+    assert capfd.readouterr() == ("", "")
