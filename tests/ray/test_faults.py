@@ -94,7 +94,7 @@ def test_killed_aps_come_back_with_their_checkpoints_while_the_others_miss_no_sl
 
 
 def test_the_watchdog_ends_a_frozen_ap_which_delays_the_others_once(session: str, tmp_path: Path) -> None:
-    settings = ("run.watchdog_slots=20", "cooperation.policy=always")
+    settings = ("run.watchdog_slots=20", "cooperation.policy=always", "run.episodes=6")
     cluster, record, _ = follow(session, tmp_path, fault(20, "hang", "ap/2"), settings=settings)
     assert [ended["ap"] for ended in cluster.watchdog] == [2]
     assert 40 <= cluster.watchdog[0]["after_slot"] + 1 < 60
