@@ -253,7 +253,7 @@ class Cluster:
             if known and ap_address(ap) in self.running.values():
                 pid, node = ray.get(where)
                 self.watchdog.append({"ap": ap, "after_slot": self._newest})
-                self._on_machine(node, _end_process, pid)
+                _on_machine(node, _end_process, pid)
 
     def _kill_machines(self) -> None:
         """Kill the machines whose time has come by the fault plan."""
@@ -266,15 +266,6 @@ class Cluster:
                 self._fired.append({"slot": fault.slot, "node": fault.node, "action": fault.action})
                 affinity = NodeAffinitySchedulingStrategy(others[number], soft=False)
                 ray.remote(_end_parent).options(num_cpus=0, max_retries=0, scheduling_strategy=affinity).remote()
-
-    def _on_machine(self, address: str, act: Callable[[int], None], pid: int) -> None:
-        """Do something to a process, on the machine where it is."""
-        node = next((n["NodeID"] for n in _machines() if n["Alive"] and n["NodeManagerAddress"] == address), None)
-        if address == own_address():
-            act(pid)
-        elif node is not None:
-            affinity = NodeAffinitySchedulingStrategy(node, soft=False)
-            ray.remote(act).options(num_cpus=0, max_retries=0, scheduling_strategy=affinity).remote(pid)
 
     def _show_progress(self, progress: Progress) -> None:
         """Ask the coordinator how far the nodes are, and take its answer when it comes; nobody waits for it."""
@@ -362,6 +353,16 @@ def _number(address: str) -> int:
 
 def _machines() -> list[dict[str, Any]]:
     return list(ray.nodes())  # type: ignore[no-untyped-call]
+
+
+def _on_machine(address: str, act: Callable[[int], None], pid: int) -> None:
+    """Do something to a process, on the machine where it is."""
+    node = next((n["NodeID"] for n in _machines() if n["Alive"] and n["NodeManagerAddress"] == address), None)
+    if address == own_address():
+        act(pid)
+    elif node is not None:
+        affinity = NodeAffinitySchedulingStrategy(node, soft=False)
+        ray.remote(act).options(num_cpus=0, max_retries=0, scheduling_strategy=affinity).remote(pid)
 
 
 def _end_process(pid: int) -> None:
