@@ -261,6 +261,8 @@ def test_the_closing_lines_name_exceptions_and_the_file_of_their_tracebacks(
     out = tmp_path / "run"
     assert run_cfmimo(["run", "demo", "--runtime", "local", "--quiet", "--out", str(out), "--set", *SMALL]) == 0
     said = " ".join(capsys.readouterr().out.split())
-    assert "exceptions that ended processes: 5, AP 4, 7; the last: ValueError: a bug of AP 7 (see errors.log)" in said
+    assert (
+        "exceptions that ended a process: 5, of AP 4, 7; the last: ValueError: a bug of AP 7 (see errors.log)" in said
+    )
     assert "given up: AP 7" in said
     assert (out / ERRORS).is_file()
