@@ -27,7 +27,8 @@ from ray.cluster_utils import Cluster
 
 from cfmimo.cli.console import Console
 from cfmimo.errors import Interrupted
-from cfmimo.experiments.run import resume, run
+from cfmimo.experiments.resume import resume
+from cfmimo.experiments.run import run
 from cfmimo.presets import load
 from cfmimo.runtime.request import RunRequest
 from coordinator.watch import Watch

@@ -87,7 +87,7 @@ def resume_command(options: argparse.Namespace) -> int:
     """Go on with a run; returns the exit status."""
     with on_interrupt(leave):
         from cfmimo.cli.console import Console
-        from cfmimo.experiments.run import resume
+        from cfmimo.experiments.resume import resume
 
     console = Console(None, quiet=options.quiet or options.json)
     watch = _watch(options, options.run_dir)

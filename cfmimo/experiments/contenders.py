@@ -213,9 +213,9 @@ def _request_rate(part: float, cooperation: Cooperation) -> float:
 
 def informed_requests(config: Config, layout: Layout) -> list[int]:
     """The action of every AP if all knew the defects of all: a bit mask over its neighbours, as in `requests`."""
-    price, actions, known = config.cooperation.link_price, [], config_for_aps(config)
+    price, actions, known, levels = config.cooperation.link_price, [], config_for_aps(config), defect_levels(config)
     for ap, told in enumerate(associations(config, layout, 0)):
-        gains = _informed_gains(defect_levels(config), known, ap, told)
+        gains = _informed_gains(levels, known, ap, told)
         actions.append(int((gains > price) @ 2 ** np.arange(len(gains))))
     return actions
 

@@ -1,30 +1,23 @@
-"""One run from config to run directory, on either runtime, and its second half after it was interrupted."""
+"""One run from config to run directory, on either runtime."""
 
 from __future__ import annotations
 
 import os
 import shutil
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol, Self
 
-import numpy as np
-
 from apnode.agent.policies import make_policy
 from apnode.config import Config
 from apnode.protocol.limits import MOST_BYTES, largest_frame
-from apnode.protocol.messages import ApReport, FaultFired, Hello, SlotReport
-from apnode.protocol.wire import decode
-from apnode.runtime.checkpoint import Checkpoints
 from apnode.runtime.host import CHECKPOINTS
 from apnode.runtime.whole_file import write_whole
-from cfmimo.errors import ConfigError, Interrupted, RunDirError, UnwrittenError, uninterrupted
+from cfmimo.errors import ConfigError, Interrupted, UnwrittenError, uninterrupted
 from cfmimo.experiments.agents import load_agents, trained
 from cfmimo.experiments.evaluation import HeldOut
-from cfmimo.presets import load
 from cfmimo.records.agents_file import AGENTS, read_agents, write_agents
 from cfmimo.records.rundir import SUMMARY, RunDir, new_folder, writing
 from cfmimo.report.outages import fault_costs, is_afflicted, status_of
@@ -32,8 +25,7 @@ from cfmimo.runtime.fault_plan import Faults, load_plan, plan_text, resolve
 from cfmimo.runtime.local import LocalNetwork
 from cfmimo.runtime.request import Outcome, Progress, RunRequest
 from coordinator import tables
-from coordinator.collector import Coordinator
-from coordinator.journal import JOURNAL, Journal
+from coordinator.journal import JOURNAL
 from coordinator.record import Record
 from coordinator.summary import summarise
 from coordinator.watch import Watch, Watcher
@@ -89,50 +81,10 @@ def run(
         if plan is not None:
             write_whole(path / PLAN, [plan_text(plan).encode()])
     with folder.held():
-        return _go(folder, replace(request, config=config, folder=path, faults=faults), console, is_new=True)
+        return carry_out(folder, replace(request, config=config, folder=path, faults=faults), console, is_new=True)
 
 
-def resume(
-    run_dir: str, address: str | None, watch: Watch, console: Console, from_start: bool = False
-) -> dict[str, Any]:
-    """Go on with a run that was interrupted; returns what `run` would have, had it not been.
-
-    All APs go back to a slot, as `newest_boundary` finds it. As everything random is keyed by the slot, what was
-    computed after it is computed again, the same.
-
-    Args:
-        run_dir: its directory.
-        address: as for `run`.
-        watch: as for `run`.
-        console: shows progress.
-        from_start: begin again with slot 0.
-
-    Raises:
-        RunDirError: if there is no such run, it is still going on, or only its start is left to go back to.
-    """
-    folder = RunDir.open_unfinished(Path(run_dir))
-    config = load(str(folder.path / "config.toml"))
-    plan = folder.path / PLAN
-    faults = resolve(load_plan(str(plan)), config) if plan.is_file() else Faults()
-    console.num_slots = config.num_slots
-    with folder.held():
-        if folder.manifest()["runtime"] == "ray":
-            from cfmimo.runtime.session import sweep_earlier
-
-            sweep_earlier(folder.path)
-        runtime = folder.manifest()["runtime"]
-        first_slot = 0 if from_start else newest_boundary(folder.path, config, replays=runtime == "local")
-        if not first_slot and not from_start:
-            raise RunDirError(
-                f"the APs of {folder.path} have no checkpoints of one and the same slot to go back to; nothing was "
-                f"changed. {_begins_again(folder)}"
-            )
-        go_back(folder.path, config, first_slot)
-        console.say(f"going on with slot {first_slot} of {config.num_slots}")
-        return _go(folder, RunRequest(config, folder.path, runtime, address, watch, faults, first_slot), console)
-
-
-def _go(folder: RunDir, request: RunRequest, console: Console, is_new: bool = False) -> dict[str, Any]:
+def carry_out(folder: RunDir, request: RunRequest, console: Console, is_new: bool = False) -> dict[str, Any]:
     """Run what is requested and write what came of it into the folder, which keeps enough to go on from a failure.
 
     A new folder goes if no node had begun.
@@ -171,10 +123,11 @@ def _advice(folder: RunDir) -> str:
         return f"nothing is left of {folder.path} to go on from"
     if any((folder.path / CHECKPOINTS).glob("*.ckpt")):
         return f"`cfmimo resume {folder.path}` goes on with it"
-    return f"it had no checkpoint yet; {_begins_again(folder)}"
+    return f"it had no checkpoint yet; {begins_again(folder)}"
 
 
-def _begins_again(folder: RunDir) -> str:
+def begins_again(folder: RunDir) -> str:
+    """How to begin a run anew, in words."""
     return f"`cfmimo resume {folder.path} --from-start` begins it again with slot 0"
 
 
@@ -234,66 +187,6 @@ def _struck(outcome: Outcome, faults: Faults) -> dict[str, Any]:
 def _fault_costs(record: Record, struck: dict[str, Any]) -> dict[str, Any] | None:
     ok = status_of(tables.aps(record)) == "ok"
     return fault_costs(tables.slots(record), ok, struck) if is_afflicted(struck, ok) else None
-
-
-def newest_boundary(folder: Path, config: Config, replays: bool) -> int:
-    """The newest slot that the APs of a run can go back to, before it opens; 0 if there is none but the first.
-
-    All reports of earlier slots are there, but for those that died with their AP: it has said hello since, or is down.
-
-    Args:
-        folder: of the run.
-        config: of the run.
-        replays: faults strike again just as they did. Then every AP needs a checkpoint of that slot. Else those that
-            took part in the slot before need one, and an AP that was down comes back with what it has.
-    """
-    journal = Journal(folder / JOURNAL)
-    coordinator = Coordinator(config, journal)
-    journal.close()
-    record = coordinator.record
-    known = [set(of.boundaries()) for of in _checkpoints(folder, config)]
-    settled = record.reported | record.silent | (np.arange(config.num_slots)[:, None] <= record.back_since)
-    if not replays:
-        settled |= record.silent[coordinator.newest]
-
-    def is_one(slot: int) -> bool:
-        alive = np.flatnonzero(record.reported[slot - 1] | replays)
-        there = record.closed[:slot].all() and settled[:slot].all()
-        return bool(there) and all(slot in known[ap] for ap in alive)
-
-    return max(filter(is_one, set().union(*known)), default=0)
-
-
-def go_back(folder: Path, config: Config, slot: int) -> None:
-    """Make a run's folder hold what it held before a slot opened."""
-    for of in _checkpoints(folder, config):
-        of.forget_after(slot)
-    journal = Journal(folder / JOURNAL)
-    journal.keep(_is_before(slot, largest_frame(config)))
-    journal.close()
-
-
-def _checkpoints(folder: Path, config: Config) -> list[Checkpoints]:
-    return [Checkpoints(folder / CHECKPOINTS, f"ap-{ap}") for ap in range(config.radio.num_aps)]
-
-
-def _is_before(slot: int, max_bytes: int) -> Callable[[bytes], bool]:
-    """Whether a frame of the journal, asked one after the other, tells of what was before a slot.
-
-    A first hello will be said again.
-    """
-    newest = -1
-
-    def is_before(frame: bytes) -> bool:
-        nonlocal newest
-        message = decode(frame, max_bytes)
-        if isinstance(message, SlotReport):
-            newest = max(newest, message.slot)
-        if isinstance(message, Hello):
-            return message.incarnation > 0 and newest + 1 < slot
-        return isinstance(message, (ApReport, SlotReport, FaultFired)) and message.slot < slot
-
-    return is_before
 
 
 def _refuse_if_too_long(config: Config) -> None:

@@ -19,7 +19,8 @@ from cfmimo.cli.main import run_cfmimo
 from cfmimo.errors import ConfigError, Interrupted
 from cfmimo.experiments.agents import load_agents, trained, where_they_learned
 from cfmimo.experiments.compare import compare
-from cfmimo.experiments.run import resume, run
+from cfmimo.experiments.resume import resume
+from cfmimo.experiments.run import run
 from cfmimo.presets import load
 from cfmimo.records.agents_file import AGENTS, read_agents, write_agents
 from cfmimo.runtime.local import LocalNetwork

@@ -12,7 +12,8 @@ from cfmimo.cli.main import run_cfmimo
 from cfmimo.errors import ConfigError, Interrupted, RunDirError
 from cfmimo.experiments.agents import load_agents
 from cfmimo.experiments.evaluation import evaluate, held_out
-from cfmimo.experiments.run import resume, run
+from cfmimo.experiments.resume import resume
+from cfmimo.experiments.run import run
 from cfmimo.presets import load
 from cfmimo.records.agents_file import AGENTS, read_agents
 from cfmimo.records.held_out import HELD_OUT, read_rows

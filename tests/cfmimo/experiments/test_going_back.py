@@ -9,7 +9,8 @@ import pytest
 
 from cfmimo.cli.main import run_cfmimo
 from cfmimo.errors import Interrupted
-from cfmimo.experiments.run import go_back, newest_boundary, run
+from cfmimo.experiments.resume import go_back, newest_boundary
+from cfmimo.experiments.run import run
 from cfmimo.presets import load
 from cfmimo.records.rundir import RunDir
 from cfmimo.runtime.fault_plan import FaultPlan, resolve
