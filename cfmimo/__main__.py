@@ -10,7 +10,7 @@ for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
 
 def main() -> None:
     """Run the command line and exit with its status."""
-    from cfmimo.errors import INTERRUPTS, leave
+    from cfmimo.interrupts import INTERRUPTS, leave
 
     for number in INTERRUPTS:
         signal.signal(number, leave)

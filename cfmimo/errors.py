@@ -1,16 +1,12 @@
-"""What stops a command: each text is a sentence for the person who typed it; and how a signal stops it."""
+"""What stops a command: each text is a sentence for the person who typed it."""
 
 from __future__ import annotations
 
-import os
-import signal
-import threading
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from difflib import SequenceMatcher
-from typing import Any, NoReturn
+from typing import Any
 
-INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_ALIKE = 0.6  # likeness of two names, from 0 to 1, from which on one may be meant for the other
 
 
 class ConfigError(Exception):
@@ -46,42 +42,3 @@ def did_you_mean(typed: str, known: Iterable[str]) -> str:
 
     best = max(known, key=likeness)
     return f"; did you mean {best}?" if likeness(best) >= _ALIKE else ""
-
-
-_ALIKE = 0.6  # from 0 to 1
-
-
-def leave(number: int, frame: object) -> NoReturn:
-    """As long as a command has begun nothing: end at once. An exception might be lost, or break what is imported."""
-    os.write(2, b"cfmimo: interrupted\n")
-    os._exit(130)
-
-
-def interrupt(number: int, frame: object) -> NoReturn:
-    """Unwind what a command has begun."""
-    raise KeyboardInterrupt
-
-
-@contextmanager
-def on_interrupt(handler: Callable[[int, object], object]) -> Iterator[None]:
-    """Handle interrupts so, for a while; in a thread, where none arrive, nothing changes."""
-    before = (
-        []
-        if threading.current_thread() is not threading.main_thread()
-        else [(number, signal.signal(number, handler)) for number in INTERRUPTS]
-    )
-    try:
-        yield
-    finally:
-        for number, earlier in before:
-            signal.signal(number, earlier)
-
-
-@contextmanager
-def uninterrupted() -> Iterator[None]:
-    """Hold interrupts back while what is begun would not survive one; one that came is raised afterwards."""
-    came = list[int]()
-    with on_interrupt(lambda number, frame: came.append(number)):
-        yield
-    if came:
-        raise KeyboardInterrupt

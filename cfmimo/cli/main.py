@@ -15,7 +15,8 @@ from cfmimo.cli.compare import add_compare
 from cfmimo.cli.inspect import add_listings, add_report, add_snapshot
 from cfmimo.cli.reproduce import add_reproduce
 from cfmimo.cli.run import add_resume, add_run
-from cfmimo.errors import ConfigError, Interrupted, RunDirError, interrupt, on_interrupt
+from cfmimo.errors import ConfigError, Interrupted, RunDirError
+from cfmimo.interrupts import interrupt, on_interrupt
 from cfmimo.presets import sentences
 
 _EPILOG = """\

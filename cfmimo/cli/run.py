@@ -18,7 +18,8 @@ from cfmimo.cli.arguments import (
     default_out,
     print_json,
 )
-from cfmimo.errors import ClusterError, ConfigError, UnwrittenError, leave, on_interrupt
+from cfmimo.errors import ClusterError, ConfigError, UnwrittenError
+from cfmimo.interrupts import leave, on_interrupt
 from cfmimo.presets import load
 from cfmimo.runtime.fault_plan import plan_names
 from cfmimo.runtime.request import RunRequest

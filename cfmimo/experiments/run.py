@@ -15,9 +15,10 @@ from apnode.config import Config
 from apnode.protocol.limits import MOST_BYTES, largest_frame
 from apnode.runtime.host import CHECKPOINTS
 from apnode.runtime.whole_file import write_whole
-from cfmimo.errors import ConfigError, Interrupted, UnwrittenError, uninterrupted
+from cfmimo.errors import ConfigError, Interrupted, UnwrittenError
 from cfmimo.experiments.agents import load_agents, trained
 from cfmimo.experiments.evaluation import HeldOut
+from cfmimo.interrupts import uninterrupted
 from cfmimo.records.agents_file import AGENTS, read_agents, write_agents
 from cfmimo.records.rundir import SUMMARY, RunDir, new_folder, writing
 from cfmimo.report.outages import fault_costs, is_afflicted, status_of

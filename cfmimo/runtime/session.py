@@ -16,7 +16,8 @@ from pathlib import Path
 import ray
 
 from apnode.config import Config
-from cfmimo.errors import ClusterError, ConfigError, uninterrupted
+from cfmimo.errors import ClusterError, ConfigError
+from cfmimo.interrupts import uninterrupted
 
 _TOKEN = secrets.token_hex(32)  # of private sessions; Ray reads it once per process
 _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
