@@ -74,8 +74,9 @@ def calibration_factors(config: Config) -> ComplexArray:
 
 
 def defect_levels(config: Config) -> FloatArray:
-    """(M, 2) of every AP the incoherence 1 - e^(-sigma^2), and the calibration error: what `link_gains` takes."""
-    return np.stack([1 - np.exp(-(np.radians(oscillator_levels(config)) ** 2)), calibration_levels(config)], axis=1)
+    """(M, 3) of every AP the incoherence 1 - e^(-sigma^2), no staleness, and the calibration error: see `Prospects`."""
+    incoherence = 1 - np.exp(-(np.radians(oscillator_levels(config)) ** 2))
+    return np.stack([incoherence, np.zeros(len(incoherence)), calibration_levels(config)], axis=1)
 
 
 def drawn(mixture: tuple[tuple[float, float], ...], count: int, rng: np.random.Generator) -> FloatArray:

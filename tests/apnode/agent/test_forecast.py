@@ -75,7 +75,7 @@ def test_links_that_are_expected_to_bring_most_bring_more_than_as_many_at_random
 def test_an_ap_without_defects_is_forecast_as_if_nobody_had_thought_of_them(seed: int) -> None:
     config, _, told = world("selective", seed)
     for ap, of_ap in enumerate(told[:10]):
-        nothing = np.zeros((1 + len(of_ap.neighbours), 2))
+        nothing = np.zeros((1 + len(of_ap.neighbours), 3))
         np.testing.assert_array_equal(link_gains(config, ap, of_ap, nothing), link_gains(config, ap, of_ap))
 
 
