@@ -30,6 +30,7 @@ class Surroundings:
     rho: FloatArray  # (1 + N, U) what it spends on it [W]
     pilots: IntArray  # (U,)
     ids: IntArray  # (U,) of the UEs
+    reach: IntArray  # (R,) columns of the UEs in reach of the AP itself
 
     def __init__(self, ap: int, association: Association, radio: Radio) -> None:
         ids = np.union1d(association.reach, association.around).astype(np.int64)
@@ -43,13 +44,19 @@ class Surroundings:
         rho = np.zeros(beta.shape)
         for row, served in enumerate(serves):
             rho[row, served] = power_split(beta[row, served], radio)
-        values = {"beta": beta, "serves": serves, "rho": rho, "pilots": pilots, "ids": ids}
+        values = {"beta": beta, "serves": serves, "rho": rho, "pilots": pilots, "ids": ids, "reach": own}
         for name, value in {"aps": (ap, *association.neighbours), **values}.items():
             object.__setattr__(self, name, value)
 
     def served(self, row: int) -> list[int]:
         """Columns of the UEs that an AP serves."""
         return np.flatnonzero(self.serves[row]).tolist()
+
+    def of_all(self, values: FloatArray) -> FloatArray:
+        """(U,) what the AP knows (R,) of UEs in its own reach; of the others the mean of these."""
+        of_all = np.full(len(self.ids), values.mean() if len(values) else 1.0)
+        of_all[self.reach] = values
+        return of_all
 
     def common(self, one: int, other: int) -> int:
         """UEs that two APs both serve."""

@@ -9,6 +9,8 @@ import numpy as np
 
 from apnode.protocol.messages import ComplexArray, FloatArray, IntArray
 
+_WELL_HEARD = 0.9  # part of a channel's power that its estimate tells
+
 
 @cache
 def pilot_book(length: int) -> ComplexArray:
@@ -78,6 +80,31 @@ def error_variance(
     """
     energy = pilot_power * pilot_length
     return beta - energy * beta**2 / _heard_power(beta, pilots, energy, noise_power, pilot_length)
+
+
+def changed_power(h_hat: ComplexArray, beta: FloatArray, variance: FloatArray) -> FloatArray:
+    """The part of the power of every UE's channel that is another one block later, v = 1 - rho^2.
+
+    rho is the correlation of successive blocks. With scatterers all around it is real, J0(2 pi f_D tau) (Clarke, "A
+    statistical theory of mobile-radio reception", 1968). That of estimates is less by what they do not tell, 1 - c /
+    beta; of UEs of which they tell little, the mean of the others is taken.
+
+    Args:
+        h_hat: (B, L, R) estimates in successive blocks [sqrt power gain].
+        beta: (R,) [power gain].
+        variance: (R,) c, as `error_variance` gives it [power gain].
+
+    Returns:
+        (R,) in [0, 1]; 1 if there is but one block, or no UE well heard.
+    """
+    energy = (np.abs(h_hat) ** 2).sum(axis=1)  # (B, R)
+    total = (energy[:-1] + energy[1:]).sum(axis=0) / 2
+    told = 1 - variance / beta
+    heard = (told >= _WELL_HEARD) & (total > 0)
+    common = (h_hat[:-1].conj() * h_hat[1:]).real.sum(axis=(0, 1))
+    rho = np.divide(common, told * total, out=np.zeros(len(beta)), where=heard)
+    changed = 1 - np.clip(rho, 0, 1) ** 2
+    return np.where(heard, changed, changed[heard].mean() if heard.any() else 1.0)
 
 
 def _heard_power(beta: FloatArray, pilots: IntArray, energy: float, noise_power: float, length: int) -> FloatArray:

@@ -140,3 +140,12 @@ def test_both_ends_of_a_link_come_to_the_same_to_the_last_bit_whatever_the_defec
     assert len(both) > 50
     assert all(expected[ends] == expected[ends[::-1]] for ends in both)
     assert max(expected.values()) > 0.3
+
+
+def test_of_users_out_of_its_reach_an_ap_takes_the_mean_of_those_in_reach() -> None:
+    told = TOLD[0]
+    around = Surroundings(0, told, CONFIG.radio)
+    values = np.random.default_rng(0).random(len(told.reach))
+    of_all = dict(zip(around.ids.tolist(), around.of_all(values).tolist(), strict=True))
+    assert [of_all.pop(ue) for ue in told.reach] == values.tolist()
+    assert {*of_all.values()} == {values.mean()}

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from apnode.config import Config
 from apnode.config.network import Radio, Run
 from apnode.protocol.messages import ComplexArray, FloatArray
-from apnode.radio.csi import despread, error_variance, estimate, pilot_book
-from channel_server.fading import channels, complex_normal, received_pilots
-from channel_server.topology import Layout
+from apnode.radio.csi import changed_power, despread, error_variance, estimate, pilot_book
+from cfmimo.presets import load
+from channel_server.fading import SPEED_OF_LIGHT_M_S, channels, complex_normal, received_pilots, ue_speeds
+from channel_server.topology import Layout, make_layout
 
 PILOTS = np.array([0, 1, 0])  # UEs 0 and 2 share one
 SNR = np.array([3.0, 0.5, 1.0])  # of each UE's despread pilot
@@ -141,3 +142,50 @@ def test_error_variance_lies_between_zero_and_the_prior(snr_db: list[float], len
     variance = error_variance(beta, pilots, power, length, noise)
     assert (variance > 0).all()
     assert (variance < beta).all()
+
+
+@pytest.fixture(scope="module")
+def changes() -> dict[float, tuple[FloatArray, FloatArray]]:
+    """By speed what APs make of a slot's four blocks, 4 ms apart, of their UEs; and of the others in reach."""
+    found: dict[tuple[float, bool], list[float]] = {(v, own): [] for v in (3.0, 30.0) for own in (True, False)}
+    for seed in range(4):
+        speeds = ("propagation.block_ms=4", "radio.ue_speeds_kmh=[[0.6, 3.0], [0.4, 30.0]]")
+        config = load("selective", ("radio.num_aps=40", "radio.num_ues=16", "radio.area_m=630", *speeds), seed)
+        layout, radio, of_ue = make_layout(config, 0), config.radio, ue_speeds(config, 0)
+        heard = despread(received_pilots(config, layout, channels(config, layout, 0), 0))  # (B, M, L, tau_p)
+        for ap, reach in enumerate(layout.reach):
+            known = layout.beta[ap, reach], layout.pilots[reach]
+            h_hat = estimate(heard[:, ap], *known, radio.pilot_power_w, radio.noise_power_w)
+            variance = error_variance(*known, radio.pilot_power_w, radio.pilot_length, radio.noise_power_w)
+            changed = changed_power(h_hat, known[0], variance)
+            for speed, own, value in zip(of_ue[reach], layout.serving[ap, reach], changed, strict=True):
+                found[float(speed), bool(own)].append(float(value))
+    return {speed: (np.array(found[speed, True]), np.array(found[speed, False])) for speed in (3.0, 30.0)}
+
+
+@pytest.mark.parametrize("speed", [3.0, 30.0])
+def test_an_ap_sees_in_the_blocks_of_one_slot_how_fast_a_users_channel_changes(
+    speed: float, changes: dict[float, tuple[FloatArray, FloatArray]]
+) -> None:
+    """By Clarke's model 0.9 % and 63 % of the power."""
+    turn = 2 * np.pi * speed / 3.6 * 1.9e9 / SPEED_OF_LIGHT_M_S * 4e-3
+    j0 = np.cos(turn * np.sin(np.linspace(0, np.pi, 1001))).mean()
+    own, _ = changes[speed]
+    assert len(own) > 100
+    assert np.median(own) == pytest.approx(1 - j0**2, abs=0.06)
+    assert np.mean(np.abs(own - (1 - j0**2)) < 0.3) > 0.8
+
+
+def test_of_users_heard_weakly_an_ap_takes_the_mean_of_the_others(
+    changes: dict[float, tuple[FloatArray, FloatArray]],
+) -> None:
+    for _, others in changes.values():
+        assert 0.1 < np.median(others) < 0.45
+
+
+def test_of_one_block_an_ap_takes_it_that_everything_changes() -> None:
+    h_hat = complex_normal(np.random.default_rng(0), (1, 4, 3))
+    assert changed_power(h_hat, np.ones(3), np.full(3, 0.01)).tolist() == [1, 1, 1]
+    still = np.repeat(h_hat, 4, axis=0)
+    assert changed_power(still, np.ones(3), np.full(3, 0.01)).tolist() == [0, 0, 0]
+    assert changed_power(still, np.ones(3), np.full(3, 0.5)).tolist() == [1, 1, 1]  # nobody is well heard
