@@ -216,7 +216,8 @@ class AccessPoint(Agreement):
         if slot.feedback is not None:
             gain = relative_gain(slot.feedback)
             slot.episode.remember(self._config, slot.feedback, gain, slot.partners)
-            self.trust.compare(slot.episode.ues, slot.agreed, slot.feedback)
+            blocks = self._config.run.blocks_per_slot
+            self.trust.compare(slot.episode.ues, slot.agreed, slot.feedback, blocks - 1 - slot.index % blocks)
             earned = slot.reward(self._config, gain)
             if self.learner and slot.episode.neighbours:
                 self._lesson = slot.transition(self._config, earned), slot.index

@@ -154,8 +154,8 @@ class Agreement(Node, ABC):
         slot.partners = tuple(slot.cluster)
         precoder = slot.episode.precoder
         alone = precoder.alone(slot.h_hat)
-        groups = slot.formation.groups if slot.formation else None
-        joint = precoder.joint(slot.h_hat, alone, slot.cluster, groups)
+        groups, own_age = (slot.formation.groups, slot.formation.own_age) if slot.formation else (None, 0)
+        joint = precoder.joint(slot.known, alone, slot.cluster, groups, own_age)
         w, w_alone = (block.swapaxes(-1, -2) for block in (joint, alone))
         transmission = Transmission(slot.index, self.ap, slot.episode.ues, w, w_alone, slot.partners)
         self._transmitted.append(transmission)

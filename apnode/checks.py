@@ -124,6 +124,7 @@ class Checks:
         refuse_unless(state.links[:, 1:].max(initial=0) < radio.num_aps, "unknown AP")
         refuse_unless(state.links[:, 0].max(initial=0) < radio.num_ues, "service to unknown UEs")
         refuse_unless(state.round < radio.most_serving_aps, "more rounds than APs can be away")
+        refuse_unless(state.age <= self._config.cooperation.history_blocks, "estimates older than an AP remembers")
         most = _most_alike(state.links[:, 0].astype(int) * radio.num_aps + state.links[:, 1])
         refuse_unless(most < radio.most_serving_aps, "an AP with too many partners")
         self._in_cluster(state.ap)
@@ -148,10 +149,13 @@ class Checks:
         refuse_unless(self._is_peer(sender), "sent by an unknown AP")
 
     def _estimates(self, block: ChannelBlock | ClusterBlock) -> None:
-        shape = (self._config.run.blocks_per_slot, self._radio.antennas)
-        refuse_unless(block.h_hat.shape[:2] == shape, "channel block of a wrong shape")
-        told = shape[0] if self._config.precoding.joint == "selective" else 0
-        refuse_unless(len(block.untold) == told, "covariance of a wrong number of blocks")
+        blocks, history = self._config.run.blocks_per_slot, self._config.cooperation.history_blocks
+        told, antennas, _ = block.h_hat.shape
+        refuse_unless(antennas == self._radio.antennas, "channel block of a wrong shape")
+        refuse_unless(block.age <= history, "estimates older than an AP remembers")
+        refuse_unless(blocks <= told + block.age <= blocks + history, "estimates of a wrong number of blocks")
+        selects = self._config.precoding.joint == "selective"
+        refuse_unless(len(block.untold) == told * selects, "covariance of a wrong number of blocks")
         refuse_unless(self._known(block.ues), "channel block for unknown UEs")
         loudest = max(np.abs(block.h_hat).max(initial=0), math.sqrt(np.abs(block.untold).max(initial=0)))
         refuse_unless(loudest <= LOUDEST * self._radio.num_ues, "channels that amplify")

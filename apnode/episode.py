@@ -16,6 +16,7 @@ from apnode.protocol.messages import (
     SlotFeedback,
 )
 from apnode.protocol.state import Layout, State, joined, part, refuse_other
+from apnode.radio.csi import RECENT, Recent
 from apnode.radio.power import AVERAGES
 from apnode.radio.precoding import Precoder
 
@@ -40,13 +41,15 @@ class Episode:
     gain: FloatArray  # (N,) running mean of own relative gain while linked, T_m of (10)
     times_linked: FloatArray  # (N,)
     observation: FloatArray  # (10), made of these; or where APs forecast, what they expect of the episode
+    recent: Recent  # own estimates of the newest coherence blocks
 
     @classmethod
     def begin(cls, config: Config, ap: int, association: Association, precoder: Precoder) -> Episode:
         count = len(association.neighbours)
         known = association.interference.copy(), [False] * count, np.zeros(count)
         seen = describe(config, ap, association) if config.forecasts else _observation(config, association, *known)
-        return cls(association, precoder, *known, np.zeros(count), seen)
+        recent = Recent(config.cooperation.history_blocks, config.radio.antennas, len(association.reach))
+        return cls(association, precoder, *known, np.zeros(count), seen, recent)
 
     @property
     def ues(self) -> tuple[int, ...]:
@@ -84,7 +87,7 @@ class Episode:
             "gain": self.gain.copy(),
             "times_linked": self.times_linked.copy(),
         }
-        return {**own, **joined(power=self.precoder.average.state())}
+        return {**own, **joined(power=self.precoder.average.state(), recent=self.recent.state())}
 
     def recall(self, config: Config, state: State) -> bool:
         """Take over running means, as `state` gave them, if they are of this layout; returns whether they are."""
@@ -93,6 +96,7 @@ class Episode:
         self.interference, self.gain = state["interference"].copy(), state["gain"].copy()
         self.linked, self.times_linked = state["linked"].tolist(), state["times_linked"].copy()
         self.precoder.average.restore(part(state, "power"))
+        self.recent.restore(part(state, "recent"))
         self._observe(config)
         return True
 
@@ -107,7 +111,9 @@ class Episode:
         Raises:
             StateError: if it has other arrays, dtypes or shapes.
         """
-        refuse_other(state, {**_EPISODE, **{f"power.{name}": spec for name, spec in AVERAGES.items()}})
+        parts = {"power": AVERAGES, "recent": RECENT}
+        inside = {f"{name}.{key}": spec for name, layout in parts.items() for key, spec in layout.items()}
+        refuse_other(state, {**_EPISODE, **inside})
 
 
 def _observation(

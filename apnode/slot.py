@@ -42,6 +42,7 @@ class Slot:
     index: int
     episode: Episode
     h_hat: ComplexArray  # (B, L, R) own estimates, of the UEs in reach
+    known: ComplexArray  # (H + B, L, R) the same, after those of up to config.cooperation.history_blocks before
     observation: FloatArray
     action: int
     chosen: tuple[int, ...]  # neighbours asked, strongest interferer first
@@ -72,10 +73,12 @@ class Slot:
         """The slot that these pilots open, in which an AP asks the neighbours of an action."""
         radio, told = config.radio, episode.association
         powers = radio.pilot_power_w, radio.noise_power_w
+        h_hat = csi.estimate(csi.despread(pilots.y), told.beta, told.pilots, *powers)
         return cls(
             index=pilots.slot,
             episode=episode,
-            h_hat=csi.estimate(csi.despread(pilots.y), told.beta, told.pilots, *powers),
+            h_hat=h_hat,
+            known=episode.recent.extended(pilots.slot, h_hat),
             observation=episode.observation,
             action=action,
             chosen=tuple(n for position, n in enumerate(episode.neighbours) if action >> position & 1),
@@ -86,7 +89,7 @@ class Slot:
 
     def block(self, ues: Iterable[int]) -> ChannelBlock:
         """This AP's channel estimates for some UEs, and for those that matter to it."""
-        return self.episode.precoder.block(self.index, ues, self.h_hat)
+        return self.episode.precoder.block(self.index, ues, self.known)
 
     @property
     def transmitted(self) -> bool:

@@ -37,7 +37,9 @@ SLOTS_PER_EPISODE = 20
 class Credulous(Trust):
     """The network without defence: an AP that compares nothing, and so believes everybody."""
 
-    def compare(self, ues: object, blocks: Mapping[int, ChannelBlock], feedback: SlotFeedback) -> None:
+    def compare(
+        self, ues: object, blocks: Mapping[int, ChannelBlock], feedback: SlotFeedback, before_last: int
+    ) -> None:
         """Learn nothing."""
 
 

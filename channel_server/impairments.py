@@ -73,6 +73,12 @@ def calibration_factors(config: Config) -> ComplexArray:
     return factors
 
 
+def fronthaul_levels(config: Config) -> IntArray:
+    """(M,) coherence blocks by which every AP's estimates come late to others, fixed for the run."""
+    rng = generator(config.hardware_seed, Purpose.FRONTHAUL_CLASS)
+    return drawn(config.impairments.fronthaul_blocks, config.radio.num_aps, rng).astype(int)
+
+
 def defect_levels(config: Config) -> FloatArray:
     """(M, 3) of every AP the incoherence 1 - e^(-sigma^2), no staleness, and the calibration error: see `Prospects`."""
     incoherence = 1 - np.exp(-(np.radians(oscillator_levels(config)) ** 2))

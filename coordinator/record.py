@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from apnode.config import Config
 from apnode.protocol.fields import Ids
-from apnode.protocol.messages import FRONTHAUL, KINDS, NOBODY, TAGS, ApReport, FaultFired, Hello, SlotReport
+from apnode.protocol.messages import FRONTHAUL, KINDS, NOBODY, TAGS, ApReport, FaultFired, Hello, IntArray, SlotReport
 from apnode.protocol.node import DROPS
 from apnode.radio.trust import LAPSES_AFTER
 
@@ -19,7 +19,7 @@ _SINR_BOUNDS = 10 ** (np.array(SINR_BOUNDS_DB) / 10)
 _FRONTHAUL_TAGS = [TAGS[kind] for kind in FRONTHAUL]
 _DIGESTED = (  # not `dropped` and `traffic`: they count late frames and hellos, which depend on timing
     "closed", "episode", "pairs", "sinr", "sinr_alone", "silent", "reported",
-    "neighbours", "requested", "linked", "floats", "fronthaul",
+    "neighbours", "requested", "linked", "floats", "messages",
 )  # fmt: skip
 
 
@@ -175,6 +175,11 @@ class Record:
         heard[ap, self.neighbours[since + at, ap, position]] = True
         votes = suspects.sum(axis=0)
         return tuple(np.flatnonzero((votes > 0) & (2 * votes >= heard.sum(axis=0))).tolist())
+
+    @property
+    def messages(self) -> IntArray:
+        """(slots, M) messages to other APs; their bytes are a matter of the encoding."""
+        return self.fronthaul[..., 0]
 
     def digest(self) -> str:
         """SHA-256 over the arrays that do not depend on wall-clock time: equal for equal runs, on any runtime."""

@@ -20,6 +20,9 @@ different ones for each of its UEs.
    first of its partners on the way got them in a ChannelBlock. Owner and receiver have no link (they would be
    neighbours in the UE's graph), so nobody is told what he got as he agreed. Owners who come through two neighbours,
    for different UEs, come twice: those of the earlier round count, of the lower id in the same one.
+4. **Ages.** Estimates say how late they are. Their owner does not know, so each message of a round tells the receiver
+   the age of its own. Thus all in a component know the ages of all, and precode a block with the newest estimates
+   that all have.
 
 What is sent depends on who is linked, not on the order of arrival: a round is taken in as a whole. A partner who waits
 for others may be rounds behind; what is for later waits. What is lost is not repeated: at the slot's deadline whose
@@ -97,7 +100,9 @@ class Relaying(Rounds[CommonLinks]):
 
     def _learn(self) -> list[tuple[int, int]]:
         """Take in a round; returns UE and AP of what was new. No more than fits a frame, whatever is claimed."""
-        told = {neighbour: entries_of(self._states[self._round, neighbour]) for neighbour, *_ in self._due}
+        states = {neighbour: self._states[self._round, neighbour] for neighbour, *_ in self._due}
+        told = {neighbour: entries_of(state) for neighbour, state in states.items()}
+        self.own_age = max([self.own_age, *(state.age for state in states.values())])
         news = []
         for neighbour, ue, ap in self._due:
             if (ue, ap) in told[neighbour] and len(self._graphs[ue]) < self._most:
@@ -122,12 +127,13 @@ class Relaying(Rounds[CommonLinks]):
 
     def _message(self, child: int, entries: Entries) -> Out:
         """What goes to a neighbour in a round: entries, and channels of owners whose entry it did not get before."""
-        out: Out = [(child, common_links(self._slot, self._ap, self._round, entries))]
+        links = common_links(self._slot, self._ap, self._round, entries, self._links[child].age)
+        out: Out = [(child, links)]
         for owner in sorted({ap for _, ap in entries} - {self._ap}):
             if (owner, child) not in self._passed:
                 self._passed.add((owner, child))
                 told = self.blocks[owner]
-                block = ClusterBlock(self._slot, self._ap, owner, told.ues, told.h_hat, told.rho, told.untold)
+                block = ClusterBlock(self._slot, self._ap, owner, told.ues, told.h_hat, told.rho, told.untold, told.age)
                 out.append((child, block))
         return out
 
@@ -144,10 +150,10 @@ def _both_ways(graph: Mapping[int, frozenset[int]]) -> Adjacency:
     return adjacency({end for link in links for end in link}, links)
 
 
-def common_links(slot: int, sender: int, number: int, entries: Entries) -> CommonLinks:
-    """The message of a round that carries some entries."""
+def common_links(slot: int, sender: int, number: int, entries: Entries, age: int = 0) -> CommonLinks:
+    """The message of a round that carries some entries, and the age of the receiver's estimates."""
     links = [(ue, ap, partner) for (ue, ap), partners in sorted(entries.items()) for partner in sorted(partners)]
-    return CommonLinks(slot, sender, number, np.array(links, int).reshape(-1, 3))
+    return CommonLinks(slot, sender, number, np.array(links, int).reshape(-1, 3), age)
 
 
 def entries_of(message: CommonLinks) -> Entries:

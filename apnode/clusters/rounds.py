@@ -22,6 +22,7 @@ class Rounds(ABC, Generic[State]):
         self.size = 1  # APs in the own cluster, or in the one refused
         self.members: frozenset[int] | None = None  # of the own cluster; None until they are known
         self.blocks: dict[int, ChannelBlock | ClusterBlock] = {}  # of the other members, by AP
+        self.own_age = 0  # coherence blocks by which this AP's own estimates come late to the others
         self.groups: dict[int, Collection[int]] | None = None  # UE -> with whom to precode for it, where that differs
         self._ap, self._slot = ap, slot
         self._round = 0  # the one whose messages are awaited; 0: own links are not known yet

@@ -92,6 +92,17 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def _what_comes_late_is_remembered(self) -> Self:
+        latest = max(int(blocks) for _, blocks in self.impairments.fronthaul_blocks)
+        if latest and not self.propagation.block_ms:
+            raise ValueError("fronthaul_blocks needs propagation.block_ms: without it no block tells of another")
+        if latest > self.cooperation.history_blocks:
+            raise ValueError(
+                f"fronthaul_blocks = {latest} is beyond what APs remember: set cooperation.history_blocks = {latest}"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _a_file_says_who_is_where(self) -> Self:
         if self.propagation.channel_file and self.radio.ue_mobility != "redraw":
             raise ValueError("ue_mobility has no effect with a channel_file: UEs are where the file has measured them")

@@ -65,6 +65,12 @@ class Cooperation(Section):
         description="requests that an AP accepts: from APs that it asked as well; from all (directed clusters)",
     )
 
+    history_blocks: Annotated[int, Field(ge=0, le=64)] = Field(
+        0,
+        description="clusters serving: coherence blocks before a slot of which an AP remembers its estimates and tells "
+        "them, so that APs can precode with what all of them have, as late as it may be",
+    )
+
     @property
     def is_transitive(self) -> bool:
         """Whether clusters reach beyond an AP's own partners."""
@@ -74,6 +80,12 @@ class Cooperation(Section):
     def _agreement_is_possible(self) -> Self:
         if (self.cluster == "directed") != (self.acceptance == "all"):
             raise ValueError('cluster "directed" goes with acceptance "all", and only with it')
+        return self
+
+    @model_validator(mode="after")
+    def _history_has_a_reader(self) -> Self:
+        if self.history_blocks and self.cluster != "serving":
+            raise ValueError('history_blocks has no effect with any cluster but "serving"')
         return self
 
 

@@ -205,12 +205,19 @@ class Impairments(Section):
         "e = 1 - |mean factor|^2",
     )
 
+    fronthaul_blocks: Mixture = Field(
+        ((1.0, 0.0),),
+        description="[share of APs, delay], ...: coherence blocks by which what an AP tells of its channels comes late",
+    )
+
     @model_validator(mode="after")
     def _plausible(self) -> Self:
         if any(not 0 <= angle <= 180 for _, angle in self.oscillator_deg):
             raise ValueError("oscillator_deg must be from 0 to 180 degrees")
         if any(not 0 <= error <= 1 for _, error in self.calibration_error):
             raise ValueError("calibration_error must be from 0 to 1")
+        if any(blocks < 0 or blocks % 1 for _, blocks in self.fronthaul_blocks):
+            raise ValueError("fronthaul_blocks must be whole numbers of coherence blocks, 0 or more")
         if self.recalibrate_slots and not any(angle for _, angle in self.oscillator_deg):
             raise ValueError("recalibrate_slots has no effect without a phase error: see oscillator_deg")
         return self

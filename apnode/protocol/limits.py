@@ -44,7 +44,8 @@ def _largest(config: Config) -> dict[type[Message], Lengths]:
     neighbours, reported = cooperation.max_neighbours, cooperation.reported_interferers
     around = ues if config.forecasts else 0
     weights = sum((inputs + 1) * outputs for inputs, outputs in itertools.pairwise(config.layers))
-    estimates = {"ues": (ues,), "h_hat": (blocks, antennas, ues), "rho": (ues,), "untold": (blocks, antennas, antennas)}
+    told = blocks + cooperation.history_blocks
+    estimates = {"ues": (ues,), "h_hat": (told, antennas, ues), "rho": (ues,), "untold": (told, antennas, antennas)}
     counts = {"sent": (2, len(KINDS)), "dropped": (_REASONS,)}
     return {
         Association: {

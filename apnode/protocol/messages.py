@@ -6,7 +6,7 @@ A message is a frozen dataclass that cannot exist malformed: its constructor che
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any
 
 import numpy as np
@@ -115,15 +115,22 @@ class ChannelBlock(Message):
     slot: Slot
     ap: Id
     ues: Ids  # column order of h_hat
-    h_hat: Annotated[ComplexArray, Array("<c8", 3)]  # (B, L, len(ues)) [sqrt power gain]
+    h_hat: Annotated[ComplexArray, Array("<c8", 3)]  # (S, L, len(ues)) in S coherence blocks, in turn [sqrt power gain]
     rho: Annotated[FloatArray, Array("<f8", 1)]  # (len(ues),) what I spend on each, 0 where I do not serve it [W]
-    untold: Annotated[ComplexArray, Array("<c8", 3)]  # (B, L, L) covariance of what else I hear; B = 0 if nobody asks
+    untold: Annotated[ComplexArray, Array("<c8", 3)]  # (S, L, L) covariance of what else I hear; S = 0 if nobody asks
     learned: Annotated[FloatArray, Array("<f4", 1)] = field(default_factory=lambda: np.zeros(0, "<f4"))
     # my agent's weights, once an episode, where agents share what they learn
+    age: Counter = 0  # coherence blocks between the last of h_hat and the last of the slot
 
     def __post_init__(self) -> None:
         Message.__post_init__(self)
         _expect_estimates(self)
+
+
+def in_time(block: ChannelBlock, late: int) -> ChannelBlock:
+    """What of a block a fronthaul has delivered that is so many coherence blocks late: all but the newest estimates."""
+    told = max(len(block.h_hat) - late, 0)
+    return replace(block, h_hat=block.h_hat[:told], untold=block.untold[:told], age=late) if late else block
 
 
 def _expect_estimates(block: ChannelBlock | ClusterBlock) -> None:
@@ -177,6 +184,7 @@ class CommonLinks(Message):
     ap: Id
     round: Counter  # 1: my own entries; r: of those who are r links away from you
     links: Annotated[IntArray, Array("<u2", 2)]  # (links, 3) UE, AP that serves it, its partner that does so too
+    age: Counter = 0  # of your estimates, as they came to me: you cannot know how late they are
 
     def __post_init__(self) -> None:
         Message.__post_init__(self)
@@ -198,6 +206,7 @@ class ClusterBlock(Message):
     h_hat: Annotated[ComplexArray, Array("<c8", 3)]
     rho: Annotated[FloatArray, Array("<f8", 1)]
     untold: Annotated[ComplexArray, Array("<c8", 3)]
+    age: Counter = 0
 
     def __post_init__(self) -> None:
         Message.__post_init__(self)

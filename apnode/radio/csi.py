@@ -8,6 +8,42 @@ from functools import cache
 import numpy as np
 
 from apnode.protocol.messages import ComplexArray, FloatArray, IntArray
+from apnode.protocol.state import Layout, State
+
+RECENT: Layout = {"next": (np.int64, ()), "h_hat": (np.complex128, ("H", "L", "R"))}  # of `Recent`
+
+
+class Recent:
+    """One AP's estimates in the newest coherence blocks of a UE layout, without a gap to the next slot."""
+
+    def __init__(self, most: int, antennas: int, ues: int) -> None:
+        """Begin with none.
+
+        Args:
+            most: coherence blocks to remember.
+            antennas: L.
+            ues: R, those in reach.
+        """
+        self._most = most
+        self._next = 0  # slot after the newest
+        self._h_hat = np.zeros((0, antennas, ues), complex)
+
+    def extended(self, slot: int, h_hat: ComplexArray) -> ComplexArray:
+        """(H + B, L, R) what is remembered from before a slot, then the slot's own (B, L, R), which is remembered."""
+        before = self._h_hat if slot == self._next else self._h_hat[:0]
+        known = np.concatenate([before, h_hat])
+        self._h_hat, self._next = known[max(len(known) - self._most, 0) :], slot + 1
+        return known
+
+    def state(self) -> State:
+        """Copies of what it remembers, as RECENT."""
+        return {"next": np.array(self._next), "h_hat": self._h_hat.copy()}
+
+    def restore(self, state: State) -> None:
+        """Take over what `state` gave, unless it is of other antennas and UEs, or of more blocks."""
+        if state["h_hat"].shape[1:] == self._h_hat.shape[1:] and len(state["h_hat"]) <= self._most:
+            self._next, self._h_hat = int(state["next"]), state["h_hat"].copy()
+
 
 _WELL_HEARD = 0.9  # part of a channel's power that its estimate tells
 

@@ -169,25 +169,33 @@ class Precoder:
         alone: ComplexArray,
         partners: Mapping[int, Block],
         groups: Mapping[int, Collection[int]] | None = None,
+        own_age: int = 0,
     ) -> ComplexArray:
         """(B, L, |K_m|) precoders together with partners [sqrt W].
 
+        A group precodes each block with the newest estimates that all in it have, and where there are none alone.
+
         Args:
-            h_hat: (B, L, R) own estimates [sqrt power gain].
+            h_hat: (H + B, L, R) own estimates in the B blocks and in H before, selective only [sqrt power gain].
             alone: what `alone` gave in this slot; stands where there is nothing to do together.
             partners: their channel blocks by AP, in AP order.
             groups: selective: UE -> the partners to precode with for it; without this all who serve it.
+            own_age: blocks by which the partners get own estimates late.
         """
         if not partners or not self._ues:
             return alone
         if not self._selects:
-            stacked, ues = self._stacked(h_hat, self._ues, partners)
+            stacked, ues = stack_cluster((self._reach, h_hat), self._ues, [(b.ues, b.h_hat) for b in partners.values()])
             w = rzf(stacked, self._settings.rzf_alpha)[..., [ues.index(ue) for ue in self._ues]]
             return self._at_power(w, self._ues, partners)
         w = alone.copy()
         for group, ues in self._common(partners, groups).items():
-            together = self._selective(h_hat, ues, {ap: partners[ap] for ap in group})
-            w[..., [self._ues.index(ue) for ue in ues]] = together
+            members = {ap: partners[ap] for ap in group}
+            late = max(own_age, *(block.age for block in members.values()))
+            known = min(len(h_hat), *(len(block.h_hat) + block.age for block in members.values()))
+            if (last := min(known - late, len(w))) > 0:
+                together = self._selective(h_hat, ues, members, last, late)
+                w[len(w) - last :, :, [self._ues.index(ue) for ue in ues]] = together
         return w
 
     def _common(
@@ -202,22 +210,23 @@ class Precoder:
                 common.setdefault(group, []).append(ue)
         return common
 
-    def _selective(self, h_hat: ComplexArray, ues: Sequence[int], group: Mapping[int, Block]) -> ComplexArray:
-        """(B, L, len(ues)) joint MMSE precoders for UEs that all of a group serve [sqrt W]."""
-        stacked, known = self._stacked(h_hat, self._reach, group)
+    def _selective(
+        self, h_hat: ComplexArray, ues: Sequence[int], group: Mapping[int, Block], last: int, late: int
+    ) -> ComplexArray:
+        """(last, L, len(ues)) joint MMSE precoders for UEs that all of a group serve, in the last blocks [sqrt W].
+
+        They are made from estimates that are `late` blocks old.
+        """
+        blocks = [(block.ues, _of_age(block.h_hat, late - block.age, last)) for block in group.values()]
+        stacked, known = stack_cluster((self._reach, _of_age(h_hat, late, last)), self._reach, blocks)
         size, antennas = stacked.shape[1], self._antennas
-        covariance = np.zeros((len(h_hat), size, size), complex)
+        covariance = np.zeros((last, size, size), complex)
         covariance[:, range(antennas), range(antennas)] = self._unknown
         for index, block in enumerate(group.values(), start=1):
             rows = slice(index * antennas, (index + 1) * antennas)
-            covariance[:, rows, rows] = positive(block.untold, self._noise)
+            covariance[:, rows, rows] = positive(_of_age(block.untold, late - block.age, last), self._noise)
         wanted = stacked[..., [known.index(ue) for ue in ues]]
         return self._at_power(mmse(stacked, wanted, covariance), ues, group)
-
-    def _stacked(
-        self, h_hat: ComplexArray, ues: Sequence[int], partners: Mapping[int, Block]
-    ) -> tuple[ComplexArray, list[int]]:
-        return stack_cluster((self._reach, h_hat), ues, [(b.ues, b.h_hat) for b in partners.values()])
 
     def _at_power(self, w: ComplexArray, ues: Sequence[int], group: Mapping[int, Block]) -> ComplexArray:
         """(B, L, n) own rows of the (B, C L, n) precoders of oneself and a group, by the power rule [sqrt W]."""
@@ -237,7 +246,7 @@ class Precoder:
         Args:
             slot: it is for.
             asked: UEs that matter to the partner; of those out of reach there is nothing to tell.
-            h_hat: (B, L, R) own estimates [sqrt power gain].
+            h_hat: (S, L, R) own estimates, up to the last block of the slot [sqrt power gain].
         """
         told = sorted({*self.matters, *(ue for ue in asked if ue in self._column)})
         columns = [self._column[ue] for ue in told]
@@ -248,6 +257,12 @@ class Precoder:
             untold = np.asarray(heard + self._unknown * np.eye(self._antennas))
         rho = np.array([self._rho.get(ue, 0.0) for ue in told])
         return ChannelBlock(slot, self._ap, tuple(told), h_hat[..., columns], rho, untold)
+
+
+def _of_age(of_blocks: ComplexArray, late: int, last: int) -> ComplexArray:
+    """Of what was measured in blocks in turn, that of `last` ones, of which the newest is `late` before the end."""
+    end = len(of_blocks) - late
+    return of_blocks[end - last : end]
 
 
 def spent_on(block: Block, ue: int) -> float:

@@ -104,13 +104,17 @@ class Trust:
         of_ues = self._known.get(ap, {}).values()
         return max(self._before.get(ap, 0.0) + sum(ue.ratio for ue in of_ues), -_MOST_TRUST)
 
-    def compare(self, ues: Sequence[int], blocks: Mapping[int, ChannelBlock], feedback: SlotFeedback) -> None:
+    def compare(
+        self, ues: Sequence[int], blocks: Mapping[int, ChannelBlock], feedback: SlotFeedback, before_last: int
+    ) -> None:
         """Take in what partners told in a slot, and what one's UEs measured.
 
         Args:
             ues: one's own, in the order of the feedback.
             blocks: what was told, by AP.
             feedback: of the slot.
+            before_last: coherence blocks between the one that UEs measured and the last of the slot; of a partner
+                whose estimates come later than that, nothing can be said.
         """
         pairs, told, measured = [], [], []
         for row, ue in enumerate(ues if feedback.partners.size else ()):
@@ -120,9 +124,10 @@ class Trust:
                     continue
                 gain = feedback.partner_gain[row, column].astype(float)
                 known = self._known.setdefault(ap, {}).setdefault(ue, _OfUe())
-                if known.slots >= _FIRST_SLOTS and known.total > 0:
+                told_then = len(block.h_hat) - 1 - (before_last - block.age)
+                if known.slots >= _FIRST_SLOTS and known.total > 0 and 0 <= told_then < len(block.h_hat):
                     beta = known.total / known.slots
-                    estimate = block.h_hat[feedback.slot % len(block.h_hat), :, block.ues.index(ue)]
+                    estimate = block.h_hat[told_then, :, block.ues.index(ue)]
                     pairs.append((ap, known))
                     told.append(np.abs(estimate.astype(complex)) ** 2 / beta)
                     measured.append(gain / beta)

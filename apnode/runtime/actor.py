@@ -161,23 +161,24 @@ class NodeActor:
         """Where the run keeps its files, on this machine."""
         return None if self._network.folder is None else Path(self._network.folder)
 
-    def host(self, node: Node, incarnation: int, checkpoints: Checkpoints | None = None) -> Host:
+    def host(self, node: Node, incarnation: int, checkpoints: Checkpoints | None = None, late: int = 0) -> Host:
         """The node with its disk and its faults; ends this process if the plan says that it fails to start."""
         if self.faults == NodeFaults():
-            return Host(node, checkpoints)
+            return Host(node, checkpoints, late=late)
         injector = Injector(self.faults, node.address, incarnation, self._network.first_slot)
         if injector.failing_starts:
             os._exit(1)
         folder = self.folder()
-        return Host(node, checkpoints, injector, None if folder is None else folder / CHECKPOINTS)
+        return Host(node, checkpoints, injector, None if folder is None else folder / CHECKPOINTS, late)
 
 
 class ApActor(NodeActor):
     """One AP: its DDQN, replay buffer and CSI live in this process and never leave it."""
 
-    def __init__(self, name: str, config: Config, network: Network, faults: NodeFaults, ap: int) -> None:
+    def __init__(self, name: str, config: Config, network: Network, faults: NodeFaults, ap: int, late: int) -> None:
         super().__init__(name, config, network, faults)
         self._ap = ap
+        self._late = late  # coherence blocks by which its estimates come late to others
         self._policy: Policy | None = None
 
     def warm_up(self, weights: list[FloatArray] | None = None) -> tuple[int, str]:
@@ -208,7 +209,7 @@ class ApActor(NodeActor):
             checkpoints = Checkpoints(folder / CHECKPOINTS, f"ap-{self._ap}")
             restore(node, checkpoints, self._network.first_slot)
         transport = self.transport()
-        host = self.host(node, incarnation, checkpoints)
+        host = self.host(node, incarnation, checkpoints, self._late)
         books = run_node(host, transport, node.start(transport.endpoint), deadline_s=LAST_FRAMES_S)
         return {"completed": node.completed, **books}
 

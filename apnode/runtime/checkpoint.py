@@ -25,11 +25,11 @@ from apnode.protocol.state import Checkpoint, State
 from apnode.runtime.whole_file import write_whole
 
 _MAGIC = b"cfmimock"
-_VERSION = 2
+_VERSION = 3
 _HEADER = struct.Struct("<8sIQQ")  # magic, version, slots completed, bytes of the payload
 _DIGEST_BYTES = 32
 _LENGTH = struct.Struct("<I")
-_DTYPES = ("<f4", "<f8", "<i8", "|b1")
+_DTYPES = ("<f4", "<f8", "<i8", "<c16", "|b1")
 _KEPT = "kept"
 MAX_BYTES = 2**30
 
@@ -46,6 +46,7 @@ def encode(owner: str, checkpoint: Checkpoint) -> bytes:
     """The file of a checkpoint whose AP is called `owner`."""
     arrays = {name: np.ascontiguousarray(array) for name, array in checkpoint.state.items()}
     contents = [(name, array.dtype.str, checkpoint.state[name].shape) for name, array in arrays.items()]
+    assert {dtype for _, dtype, _ in contents} <= {*_DTYPES}, contents  # else it could not be loaded
     table = json.dumps({"owner": owner, "arrays": contents}).encode()
     payload = b"".join([_LENGTH.pack(len(table)), table, *(array.tobytes() for array in arrays.values())])
     header = _HEADER.pack(_MAGIC, _VERSION, checkpoint.completed, len(payload))

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 from apnode.access_point import AccessPoint
-from apnode.protocol.messages import FaultFired, Tick
+from apnode.protocol.messages import TAGS, ChannelBlock, FaultFired, Tick, in_time
 from apnode.protocol.node import CHANNEL, COORDINATOR, Node, Send
 from apnode.protocol.state import StateError
 from apnode.protocol.wire import decode, encode
@@ -15,6 +16,7 @@ from apnode.runtime.injector import DEADLY, Fault, Injector, Struck
 
 CHECKPOINTS = "checkpoints"  # in a run's folder
 SILENT_SLOTS = 5  # at least, for which a node has heard nothing when its timer fires
+_ANY_LENGTH = 2**31  # [B] of a frame of the node itself
 FIRED = ".fired"  # a node's diary of the faults that struck it, in the same folder
 
 
@@ -50,6 +52,7 @@ class Host:
         checkpoints: Checkpoints | None = None,
         injector: Injector | None = None,
         folder: Path | None = None,
+        late: int = 0,
     ) -> None:
         """Put a node on a machine.
 
@@ -58,12 +61,14 @@ class Host:
             checkpoints: where an AP's are kept.
             injector: brings about what a fault plan says.
             folder: the run's, where faults that struck are noted: what is said while dying may not be heard.
+            late: coherence blocks by which an AP's own estimates come late to others; the AP does not know.
         """
         self.node = node
         self._diary = None if folder is None else folder / f"{node.address.replace('/', '-')}{FIRED}"
         self.checkpoints = checkpoints
         self.injector = injector
         self.sent: Counter[str] = Counter()  # frames the node wanted sent, by receiver; kept if there is a fault plan
+        self._late = late
         self._silences = 0  # timers gone off in a row, without a frame between
 
     def begin(self, sends: list[Send]) -> list[Send]:
@@ -103,7 +108,18 @@ class Host:
                 self.node.checkpointed = saved.completed
             elif saved is not None:
                 self.node.unsaved += 1
+        if self._late:
+            out = [self._in_time(send) for send in out]
         return out if self.injector is None else self._afflicted(out, self.injector)
+
+    def _in_time(self, send: Send) -> Send:
+        """Of a channel block what a slow fronthaul delivers in time; only this counts as sent."""
+        block = decode(send.frame, _ANY_LENGTH)
+        if not isinstance(block, ChannelBlock):
+            return send
+        frame = encode(in_time(block, self._late), _ANY_LENGTH)
+        self.node.sent[1, TAGS[ChannelBlock]] -= len(send.frame) - len(frame)
+        return replace(send, frame=frame)
 
     def _afflicted(self, out: list[Send], injector: Injector) -> list[Send]:
         """What comes of it under the fault plan; what is said about faults goes past it."""

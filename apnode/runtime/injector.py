@@ -150,7 +150,7 @@ class Injector:
         if not isinstance(block, ChannelBlock | ClusterBlock):
             return send
         owner, lie = getattr(block, "owner", block.ap), self.active("lie", block.slot)
-        if lie is None or ap_address(owner) != self._address:  # it passes on what others told
+        if lie is None or not len(block.h_hat) or ap_address(owner) != self._address:  # it passes on what others told
             return send
         false = false_block(block, lie.kind, generator(self._seed, Purpose.LIES, owner, block.slot))
         return replace(send, frame=encode(false, _ANY_LENGTH))

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from apnode.config import Config
-from apnode.protocol.messages import Association, ChannelBlock, ComplexArray
+from apnode.protocol.messages import Association, ChannelBlock, ComplexArray, in_time
 from apnode.radio.precoding import Precoder
 from cfmimo.errors import ConfigError
+from channel_server.impairments import fronthaul_levels
 from channel_server.sinr import sinr_of, spectral_efficiency
 from channel_server.topology import Layout, common_ue, long_term_interference, neighbour_lists
 
@@ -94,6 +95,7 @@ class _Network:
             Precoder(ap, config, Association(episode=0, **layout.told(ap), **nobody)) for ap in range(len(self._ues))
         ]
         self._alone = [precoder.alone(self._h_hat[ap]) for ap, precoder in enumerate(self._precoders)]
+        self._late = fronthaul_levels(config).tolist()
         self._blocks: dict[Link, ChannelBlock] = {}
         self._groups: _Groups = {(ap, ue): frozenset() for ap, ues in enumerate(self._ues) for ue in ues}
         self._precoded: dict[tuple[int, int, frozenset[int]], ComplexArray] = {}  # (B, L) by AP, UE and group
@@ -151,7 +153,7 @@ class _Network:
         """(B, L) an AP's precoder for a UE together with a group."""
         if (ap, ue, group) not in self._precoded:
             partners = {partner: self._block(ap, partner) for partner in sorted(group)}
-            w = self._precoders[ap].joint(self._h_hat[ap], self._alone[ap], partners, {ue: group})
+            w = self._precoders[ap].joint(self._h_hat[ap], self._alone[ap], partners, {ue: group}, self._late[ap])
             for position, served in enumerate(self._ues[ap]):
                 if served == ue or not self._selects:  # RZF is over all UEs at once
                     self._precoded[ap, served, group] = w[..., position]
@@ -161,7 +163,7 @@ class _Network:
         """What `partner` tells `ap`; taken for what a relay tells it in clusters `serving`, if the two have no link."""
         if (ap, partner) not in self._blocks:
             told = self._precoders[partner].block(0, self._precoders[ap].matters, self._h_hat[partner])
-            self._blocks[ap, partner] = told
+            self._blocks[ap, partner] = in_time(told, self._late[partner])
         return self._blocks[ap, partner]
 
     def _received(self, ap: int, w: ComplexArray) -> ComplexArray:

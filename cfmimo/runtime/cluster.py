@@ -30,6 +30,7 @@ from cfmimo.errors import ClusterError
 from cfmimo.runtime.forkserver import py_executable
 from cfmimo.runtime.request import Progress, RunRequest, note_error
 from channel_server.actor import ChannelServerActor
+from channel_server.impairments import fronthaul_levels
 from coordinator.actor import CoordinatorActor
 from coordinator.record import Record
 from coordinator.watch import Watch
@@ -78,6 +79,7 @@ class Cluster:
         self._starting: dict[Any, str] = {}  # calls of `process` of who is being restarted, with the address
         self._lives: Counter[str] = Counter()  # ended, by address
         self._deaths: dict[str, deque[float]] = {}  # by address, when the latest were
+        self._late = fronthaul_levels(self._config)
         self._where: dict[int, Any] = {}  # by AP: what its newest process answers, as ApActor.process
         self._since: Counter[int] = Counter()  # by AP: the newest slot when that process began
         self.watchdog: list[dict[str, int]] = []  # {"ap", "after_slot"} of processes that it has ended
@@ -313,8 +315,9 @@ class Cluster:
         by_fork = {"py_executable": py_executable(self._fork_folder, self._config.cooperation.policy)}
         runtime_env = by_fork if self._config.run.start == "fork" else None
         config = config_for_aps(self._config)
+        own = ap, int(self._late[ap])
         return self._actor(
-            ApActor, ap_address(ap), config, ap, scheduling_strategy="SPREAD", runtime_env=runtime_env, max_restarts=0
+            ApActor, ap_address(ap), config, *own, scheduling_strategy="SPREAD", runtime_env=runtime_env, max_restarts=0
         )
 
     def _replace(self, ap: int) -> None:

@@ -19,6 +19,7 @@ from apnode.runtime.host import CHECKPOINTS, SILENT_SLOTS, Host, noted_faults, r
 from apnode.runtime.injector import Fault, Injector, Struck
 from cfmimo.runtime.fault_plan import Faults
 from cfmimo.runtime.request import note_error
+from channel_server.impairments import fronthaul_levels
 from channel_server.server import ChannelServer
 from coordinator.collector import Coordinator
 from coordinator.journal import JOURNAL, Journal
@@ -87,6 +88,7 @@ class LocalNetwork:
         self._config, self._policy_of, self._faults, self._folder = config, policy_of, faults, folder
         self._first_slot, self._known = first_slot, config_for_aps(config)
         self._faulty = faults != Faults()
+        self._late = fronthaul_levels(config)
         self._lives: Counter[str] = Counter()
         self._down: dict[str, int] = {}  # by address, the slot in which it is back
         self._frozen: dict[str, list[tuple[str, Send]]] = {}  # by address, what waits for it
@@ -215,13 +217,13 @@ class LocalNetwork:
         host = self._hosts[ap.address]
         self._let(host, lambda: host.begin(ap.start(ap.address)))
 
-    def _host(self, node: Node, checkpoints: Checkpoints | None = None) -> None:
+    def _host(self, node: Node, checkpoints: Checkpoints | None = None, late: int = 0) -> None:
         injector = None
         if self._faulty:
             lives = self._lives[node.address]
             injector = Injector(self._faults.of(node.address), node.address, lives, self._first_slot)
         notes = None if self._folder is None else self._folder / CHECKPOINTS
-        self._hosts[node.address] = Host(node, checkpoints, injector, notes)
+        self._hosts[node.address] = Host(node, checkpoints, injector, notes, late)
 
     def _start_channel(self) -> None:
         first_slot = self._first_slot
@@ -248,7 +250,7 @@ class LocalNetwork:
         if self._folder is not None:
             checkpoints = Checkpoints(self._folder / CHECKPOINTS, f"ap-{ap}")
             restore(node, checkpoints, self._first_slot)
-        self._host(node, checkpoints)
+        self._host(node, checkpoints, int(self._late[ap]))
         return node
 
     # --- faults -------------------------------------------------------------------------------------------

@@ -8,7 +8,9 @@ import pytest
 
 from apnode.config import Config
 from apnode.config.network import Impairments, Radio
+from apnode.protocol.messages import ChannelBlock
 from apnode.protocol.rng import config_for_aps
+from apnode.protocol.wire import decode
 from cfmimo.errors import ConfigError
 from cfmimo.presets import load
 from cfmimo.runtime.local import LocalNetwork
@@ -16,6 +18,7 @@ from channel_server.impairments import (
     calibration_factors,
     calibration_levels,
     downlink,
+    fronthaul_levels,
     oscillator_levels,
     phase_errors,
 )
@@ -95,6 +98,65 @@ def test_what_an_ap_knows_of_its_world_says_nothing_of_speeds() -> None:
     assert config_for_aps(config).radio == Radio(**config.radio.model_dump(exclude={"ue_speeds_kmh"}))
 
 
+LATE = (
+    *("run.episodes=2", "run.slots_per_episode=4", "cooperation.policy=always", "cooperation.neighbour_sets=common-ue"),
+    *("cooperation.cluster=serving", "precoding.joint=selective", "precoding.alone=mmse", "propagation.block_ms=4"),
+    "cooperation.history_blocks=5",
+)
+
+
+def test_what_an_ap_tells_comes_late_as_its_fronthaul_is_and_receivers_see_how_late() -> None:
+    """The same estimates but for the newest; and nothing else is held back, nor is its AP told why."""
+    blocks = {}
+    mixture = "impairments.fronthaul_blocks=[[0.5, 0], [0.25, 1], [0.25, 5]]"
+    in_time, late = (load("demo", (*LATE, *more)) for more in ((), (mixture,)))
+    for config in (in_time, late):
+        network, sent = LocalNetwork(config), list[ChannelBlock]()
+        for send in network.frames():
+            message = decode(send.frame, 2**31)
+            if isinstance(message, ChannelBlock):
+                sent.append(message)
+        assert not network.coordinator.record.rejected.any()
+        blocks[config] = {(block.slot, block.ap, block.ues): block for block in sent}
+    levels = fronthaul_levels(late)
+    assert sorted(levels) == [0] * 10 + [1] * 5 + [5] * 5
+    assert blocks[late].keys() == blocks[in_time].keys()
+    for at, told in blocks[late].items():
+        fresh, level = blocks[in_time][at], int(levels[told.ap])
+        assert (fresh.age, told.age) == (0, level)
+        remembered = min(5, 4 * (told.slot % 4))  # of this episode only
+        assert len(fresh.h_hat) == remembered + 4
+        kept = max(remembered + 4 - level, 0)
+        np.testing.assert_array_equal(told.h_hat, fresh.h_hat[:kept])
+        np.testing.assert_array_equal(told.untold, fresh.untold[:kept])
+    assert config_for_aps(late) == config_for_aps(in_time)
+
+
+def test_late_estimates_cost_users_that_move_fast_and_hardly_those_that_stand() -> None:
+    lost = {}
+    for speed in (0.1, 60.0):
+        rates = []
+        for late in (0, 1):
+            impaired = f"impairments.fronthaul_blocks=[[1.0, {late}]]"
+            config = load("demo", (*LATE, f"radio.ue_speeds_kmh=[[1.0, {speed}]]", impaired))
+            network = LocalNetwork(config)
+            network.run()
+            later = np.arange(8) % 4 > 0  # in the first slot there is no history
+            rates.append(np.log2(1 + network.coordinator.record.sinr[later]).mean())
+        lost[speed] = 1 - rates[1] / rates[0]
+    assert abs(lost[0.1]) < 0.01
+    assert lost[60.0] > 0.03
+
+
+@pytest.mark.parametrize("order", range(3))
+def test_late_estimates_give_the_same_run_in_any_order_of_delivery(order: int) -> None:
+    config = load("demo", (*LATE, "run.episodes=1", "impairments.fronthaul_blocks=[[0.5, 0], [0.5, 3]]"))
+    networks = LocalNetwork(config), LocalNetwork(config, order_seed=order)
+    for network in networks:
+        network.run()
+    assert networks[0].coordinator.record.digest() == networks[1].coordinator.record.digest()
+
+
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
@@ -103,6 +165,14 @@ def test_what_an_ap_knows_of_its_world_says_nothing_of_speeds() -> None:
         (["impairments.oscillator_deg=[[1.0, -5.0]]"], "oscillator_deg must be from 0 to 180 degrees"),
         (["impairments.calibration_error=[[1.0, 1.1]]"], "calibration_error must be from 0 to 1"),
         (["impairments.recalibrate_slots=5"], "recalibrate_slots has no effect without a phase error"),
+        (["impairments.fronthaul_blocks=[[1.0, 0.5]]"], "fronthaul_blocks must be whole numbers of coherence blocks"),
+        (["impairments.fronthaul_blocks=[[1.0, -1.0]]"], "fronthaul_blocks must be whole numbers of coherence blocks"),
+        (["impairments.fronthaul_blocks=[[1.0, 1.0]]"], "fronthaul_blocks needs propagation.block_ms"),
+        (
+            ["propagation.block_ms=1", "impairments.fronthaul_blocks=[[0.5, 0], [0.5, 3]]"],
+            "fronthaul_blocks = 3 is beyond what APs remember: set cooperation.history_blocks = 3",
+        ),
+        (["cooperation.history_blocks=2"], 'history_blocks has no effect with any cluster but "serving"'),
         (["propagation.block_ms=1", "radio.ue_speeds_kmh=[[1.0, 0.0]]"], "ue_speeds_kmh must be above 0"),
         (["radio.ue_speeds_kmh=[[1.0, 30.0]]"], "ue_speeds_kmh has no effect with propagation.block_ms = 0"),
     ],

@@ -41,6 +41,11 @@ VARIANTS = {
         *("cooperation.cluster=components", "cooperation.max_cluster_aps=6"),
     ),
     "selective": ("run.episodes=3", "cooperation.policy=random", *SELECTIVE),
+    "late estimates": (
+        *("run.episodes=3", "cooperation.policy=random", *SELECTIVE),
+        *("propagation.block_ms=4", "cooperation.history_blocks=2"),
+        "impairments.fronthaul_blocks=[[0.5, 0], [0.5, 2]]",
+    ),
     "agents that share": (
         *("run.episodes=3", *SELECTIVE, "learning.values=neighbours", "learning.share=true"),
         *("reward.gain=absolute", "cooperation.link_price=-1"),

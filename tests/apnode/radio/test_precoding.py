@@ -8,7 +8,7 @@ import pytest
 from apnode.config import Config
 from apnode.config.cooperation import Precoding
 from apnode.config.network import Radio
-from apnode.protocol.messages import Association, ChannelBlock, ComplexArray, FloatArray
+from apnode.protocol.messages import Association, ChannelBlock, ComplexArray, FloatArray, in_time
 from apnode.radio.csi import error_variance
 from apnode.radio.precoding import Precoder, mmse, mrt, positive, rzf, stack_cluster
 from channel_server.fading import complex_normal
@@ -255,6 +255,33 @@ def test_with_groups_a_ue_gets_the_precoder_of_its_group_and_no_one_elses() -> N
     np.testing.assert_array_equal(chosen[..., 1], alone[..., 1])
     np.testing.assert_allclose(chosen[..., 2], both[..., 2], rtol=1e-12)
     assert np.abs(both[..., :2] - chosen[..., :2]).min() > 0
+
+
+@pytest.mark.parametrize("late", [(0, 1), (2, 0), (2, 1)])
+def test_a_group_precodes_each_block_with_the_newest_estimates_that_all_have(late: tuple[int, int]) -> None:
+    """Both ends alike: as if these, of earlier blocks, were those of the block."""
+    aps = [precoder(ap, (1, 4), **SELECTIVE) for ap in (0, 1)]
+    known = [np.concatenate([estimates(80 + ap), estimates(90 + ap)]) for ap in (0, 1)]  # as many blocks before
+    told = [in_time(aps[ap].block(0, EVERYBODY, known[ap]), late[ap]) for ap in (0, 1)]
+    then = [h_hat[BLOCKS - max(late) : 2 * BLOCKS - max(late)] for h_hat in known]
+    expected = {ap: aps[ap].block(0, EVERYBODY, then[ap]) for ap in (0, 1)}
+    for ap, other in ((0, 1), (1, 0)):
+        w = aps[ap].joint(known[ap], aps[ap].alone(known[ap][BLOCKS:]), {other: told[other]}, own_age=late[ap])
+        alike = aps[ap].joint(then[ap], aps[ap].alone(then[ap]), {other: expected[other]})
+        np.testing.assert_allclose(w, alike, rtol=1e-6)
+
+
+def test_where_not_all_of_a_group_have_estimates_they_precode_alone() -> None:
+    """As in the first slot of an episode, or when one of them was restarted, and remembers nothing."""
+    one, other = precoder(0, (1, 4), **SELECTIVE), precoder(1, (1, 4), **SELECTIVE)
+    known = np.concatenate([estimates(84), estimates(85)])
+    alone = one.alone(known[BLOCKS:])
+    told = in_time(other.block(0, EVERYBODY, estimates(86)), 2)  # of this slot only
+    w = one.joint(known, alone, {1: told})
+    np.testing.assert_array_equal(w[:2], alone[:2])
+    assert np.abs(w[2:] - alone[2:]).min() > 0
+    nothing = in_time(other.block(0, EVERYBODY, estimates(86)), BLOCKS)
+    np.testing.assert_array_equal(one.joint(known, alone, {1: nothing}), alone)
 
 
 def test_what_is_not_told_counts_as_covariance() -> None:

@@ -58,7 +58,7 @@ class Told:
         named = [believed] * 2 if measured else np.zeros((2, 0), int)
         nobody = np.zeros((2, 0))
         feedback = SlotFeedback(self.slot, [1.0, 1.0], [1.0, 1.0], nobody.astype(int), nobody, named, gains)
-        self.trust.compare(UES, blocks, feedback)
+        self.trust.compare(UES, blocks, feedback, before_last=1 - self.slot % 2)
 
 
 def test_the_bessel_function_is_close_from_0_to_where_it_would_overflow() -> None:
@@ -144,5 +144,6 @@ def test_long_honesty_is_no_licence_to_lie() -> None:
 def test_without_a_measurement_nothing_is_known() -> None:
     told = Told(false(0.9), of_quality(0.9))
     block = ChannelBlock(0, LIAR, UES, np.ones((2, 4, 2)), [0.5, 0.5], np.zeros((0, 4, 4)))
-    told.trust.compare(UES, {LIAR: block}, SlotFeedback(0, [1.0, 1.0], [1.0, 1.0], np.zeros((2, 0), int), [[], []]))
+    feedback = SlotFeedback(0, [1.0, 1.0], [1.0, 1.0], np.zeros((2, 0), int), [[], []])
+    told.trust.compare(UES, {LIAR: block}, feedback, before_last=1)
     assert told.trust.ratio(LIAR) == 0

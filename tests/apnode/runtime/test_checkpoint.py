@@ -37,7 +37,7 @@ def reason(file: bytes) -> str:
 
 def envelope(payload: bytes) -> bytes:
     """A file with a right digest, whatever is in it."""
-    header = struct.pack("<8sIQQ", b"cfmimock", 2, 50, len(payload))
+    header = struct.pack("<8sIQQ", b"cfmimock", 3, 50, len(payload))
     return header + files._digest(header, payload) + payload
 
 
@@ -86,7 +86,7 @@ def test_another_kind_of_file_is_refused(file: bytes) -> None:
 
 
 def test_another_version_is_refused() -> None:
-    for version in (1, 3):
+    for version in (2, 4):
         assert reason(FILE[:8] + struct.pack("<I", version) + FILE[12:]) == "version"
 
 

@@ -99,6 +99,10 @@ def test_a_run_that_ends_before_its_first_checkpoint_keeps_its_folder_and_says_s
 
 
 ALWAYS = (*SMALL, "run.checkpoint_every_slots=5", "cooperation.policy=always")
+LATE = (
+    *("cooperation.neighbour_sets=common-ue", "cooperation.cluster=serving", "precoding.joint=selective"),
+    *("propagation.block_ms=4", "cooperation.history_blocks=6", "impairments.fronthaul_blocks=[[0.4, 0], [0.6, 5]]"),
+)
 FAULTY = {  # no AP is down where an episode begins
     "faults": [
         {"slot": 4, "action": "lie", "target": "ap/0", "args": {"slots": 56}},
@@ -111,10 +115,10 @@ FAULTY = {  # no AP is down where an episode begins
 CUTS = tuple(np.random.default_rng(17).choice(np.arange(5, 60), 10, replace=False).tolist())
 
 
-def faulty(folder: Path, first_slot: int = 0, until: int | None = None) -> Record:
+def faulty(folder: Path, first_slot: int = 0, until: int | None = None, setting: tuple[str, ...] = ALWAYS) -> Record:
     """A run under all these faults, from a slot on, and until another has closed if it does not end."""
     (folder / "checkpoints").mkdir(exist_ok=True)
-    config = load("demo", ALWAYS)
+    config = load("demo", setting)
     faults = resolve(FaultPlan.model_validate(FAULTY), config)
     network = LocalNetwork(config, faults=faults, folder=folder, first_slot=first_slot)
     for _ in network.frames():
@@ -139,3 +143,16 @@ def test_a_faulty_run_that_is_resumed_is_the_one_that_was_never_stopped(cut: int
         assert slot > cut - 10
         assert len(uninterrupted().suspects) > 50
         assert uninterrupted().silent.sum() > 10
+
+
+@pytest.mark.parametrize("cut", [33, 57])
+def test_so_is_one_in_which_aps_remember_estimates_of_earlier_slots(cut: int, tmp_path: Path) -> None:
+    """Those that survive a kill as those of a boundary in the middle of an episode."""
+    setting = (*ALWAYS, *LATE)
+    with TemporaryDirectory() as folder:
+        uncut = faulty(Path(folder), setting=setting)
+    faulty(tmp_path, until=cut, setting=setting)
+    slot = newest_boundary(tmp_path, load("demo", setting), replays=True)
+    assert slot % 20
+    go_back(tmp_path, load("demo", setting), slot)
+    assert faulty(tmp_path, slot, setting=setting).digest() == uncut.digest()
