@@ -79,6 +79,17 @@ def fronthaul_levels(config: Config) -> IntArray:
     return drawn(config.impairments.fronthaul_blocks, config.radio.num_aps, rng).astype(int)
 
 
+def described_defects(config: Config) -> list[str]:
+    """Of every AP, for people: what is worse about it than about the best APs of the network; "" if nothing is."""
+    kinds = (
+        (oscillator_levels(config), "phase off by {:g} degrees"),
+        (calibration_levels(config), "calibration error {:g}"),
+        (fronthaul_levels(config), "estimates {:g} blocks late"),
+    )
+    worse = [[text.format(level) if level > levels.min() else "" for level in levels] for levels, text in kinds]
+    return [", ".join(filter(None, of_ap)) for of_ap in zip(*worse, strict=True)]
+
+
 def defect_levels(config: Config) -> FloatArray:
     """(M, 3) of every AP the incoherence 1 - e^(-sigma^2), no staleness, and the calibration error: see `Prospects`."""
     incoherence = 1 - np.exp(-(np.radians(oscillator_levels(config)) ** 2))

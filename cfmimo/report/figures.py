@@ -269,6 +269,7 @@ def network_map(shown: SlotMap, sinr_range: tuple[float, float]) -> Figure:
 
 _FEW_APS = 30  # are numbered
 _UE: dict[str, Any] = {"s": 42, "edgecolor": "black", "linewidths": 0.8, "zorder": 5, "clip_on": False}
+_RING: dict[str, Any] = {"s": 130, "facecolor": "none", "edgecolor": "#CC79A7", "linewidths": 1.6, "zorder": 3}
 _AP: dict[str, Any] = {"marker": "^", "s": 34, "edgecolor": "black", "linewidths": 0.8, "zorder": 4, "clip_on": False}
 
 
@@ -282,6 +283,9 @@ def _lines(axes: Axes, pieces: FloatArray, label: str | None, **look: Any) -> No
 def _aps(axes: Axes, shown: SlotMap) -> None:
     """Full triangles; hollow if they transmitted too late to be heard, and crossed out if they were not there."""
     x, y = shown.ap_xy.T
+    bad = shown.defective
+    if bad.any():
+        axes.scatter(x[bad], y[bad], label="AP with a defect (no AP is told)", **_RING)
     ok, stale, down = (shown.status == status for status in ("ok", "stale", "down"))
     axes.scatter(x[ok], y[ok], facecolor="black", label="AP", **_AP)
     if stale.any():

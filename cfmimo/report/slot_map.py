@@ -13,6 +13,7 @@ from apnode.config import Config
 from apnode.protocol.messages import FloatArray
 from cfmimo.errors import ConfigError
 from channel_server.geometry import offsets, period
+from channel_server.impairments import described_defects
 from channel_server.recorded import refuse_without_positions
 from channel_server.topology import BoolArray, make_layout
 from coordinator.tables import Table
@@ -31,6 +32,7 @@ class SlotMap:
     ue_xy: FloatArray  # (K, 2) [m]
     sinr_db: FloatArray  # (K,); NaN if the slot did not close
     status: NDArray[Any]  # (M,) ok, stale or down
+    defective: BoolArray  # (M,) whose hardware is worse than that of others
     serving: FloatArray  # from APs to the UEs they serve
     asked: FloatArray  # between APs of which one asked, with no link formed
     formed: FloatArray  # between APs that precoded together; of those that a cluster adds only who agreed
@@ -63,6 +65,7 @@ def slot_map(config: Config, slot: int, aps: Table, ues: Table, links: Table) ->
         layout.ue_xy,
         sinr_db=ues["sinr_db"][ues["slot"] == slot],
         status=aps["status"][aps["slot"] == slot],
+        defective=np.array([text != "" for text in described_defects(config)]),
         serving=lines(layout.ap_xy, offsets(layout.ap_xy, layout.ue_xy, torus), layout.serving, torus),
         asked=lines(layout.ap_xy, between_aps, np.triu(asked | asked.T) & ~together, torus),
         formed=lines(layout.ap_xy, between_aps, together, torus),

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from channel_server.geometry import period
+from channel_server.impairments import described_defects
 from channel_server.recorded import refuse_without_positions
 from channel_server.topology import make_layout
 from coordinator.collector import Coordinator
@@ -73,7 +74,7 @@ class LiveMap:
 
 
 def _episode(coordinator: Coordinator, episode: int) -> dict[str, Any]:
-    """Positions of APs and UEs [m], and the serving pairs."""
+    """Positions of APs and UEs [m], the serving pairs, and what no AP is told: defects."""
     config = coordinator.config
     policy, alone = LOOKS[config.cooperation.policy], LOOKS["never"]
     about: dict[str, Any] = {"number": episode, "slots": config.num_slots, "policy": config.cooperation.policy}
@@ -87,6 +88,7 @@ def _episode(coordinator: Coordinator, episode: int) -> dict[str, Any]:
         **about,
         "side": config.radio.area_m,
         "torus": period(config.radio) is not None,
+        "defects": described_defects(config),
         "ap": layout.ap_xy.round(1).tolist(),
         "ue": layout.ue_xy.round(1).tolist(),
         "serving": np.argwhere(layout.serving).tolist(),

@@ -17,6 +17,7 @@ from cfmimo.runtime.local import LocalNetwork
 from channel_server.impairments import (
     calibration_factors,
     calibration_levels,
+    described_defects,
     downlink,
     fronthaul_levels,
     oscillator_levels,
@@ -130,6 +131,12 @@ def test_what_an_ap_tells_comes_late_as_its_fronthaul_is_and_receivers_see_how_l
         np.testing.assert_array_equal(told.h_hat, fresh.h_hat[:kept])
         np.testing.assert_array_equal(told.untold, fresh.untold[:kept])
     assert config_for_aps(late) == config_for_aps(in_time)
+
+
+def test_people_are_told_what_is_worse_about_an_ap_than_about_the_best() -> None:
+    config = defective(40, oscillator_deg=((0.5, 5.0), (0.5, 90.0)), calibration_error=((1.0, 0.5),))
+    unlocked = oscillator_levels(config) == 90
+    assert described_defects(config) == ["phase off by 90 degrees" if bad else "" for bad in unlocked]
 
 
 def test_late_estimates_cost_users_that_move_fast_and_hardly_those_that_stand() -> None:

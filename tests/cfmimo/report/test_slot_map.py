@@ -15,6 +15,7 @@ from cfmimo.report import figures
 from cfmimo.report.slot_map import SlotMap, lines, slot_map
 from cfmimo.runtime.local import LocalNetwork
 from channel_server.geometry import distances, offsets
+from channel_server.impairments import oscillator_levels
 from channel_server.topology import make_layout
 from coordinator import tables
 from coordinator.record import Record
@@ -128,6 +129,17 @@ def test_dead_aps_look_dead() -> None:
     ]
     assert {"AP", "AP, too late", "AP, down"} <= set(labels[0])
     assert {name for name in labels[1] if name.startswith("AP")} == {"AP"}
+
+
+def test_aps_with_defects_are_ringed() -> None:
+    """A map knows nature, as no AP does."""
+    config, record = recorded_run(*EGO, "impairments.oscillator_deg=[[0.7, 5], [0.3, 90]]")
+    shown = map_of(config, record, 0)
+    np.testing.assert_array_equal(shown.defective, oscillator_levels(config) == 90)
+    drawn = figures.network_map(shown, (0, 20))
+    rings = next(dots for dots in drawn.axes[0].collections if str(dots.get_label()).startswith("AP with a defect"))
+    np.testing.assert_array_equal(rings.get_offsets(), shown.ap_xy[shown.defective])
+    assert not map_of(*recorded_run(*EGO), 0).defective.any()
 
 
 # --- positions from a file --------------------------------------------------------------------------------

@@ -43,6 +43,7 @@ def served(tmp_path: Path) -> Iterator[str]:
         port = free.getsockname()[1]
     (tmp_path / "plan.toml").write_text(PLAN)
     run = ("run", "hundred", "--runtime", "local", "--faults", str(tmp_path / "plan.toml"), "--set", "run.episodes=500")
+    run = (*run, "--set", "impairments.oscillator_deg=[[0.6, 5], [0.4, 90]]")
     command = [sys.executable, "-m", "cfmimo", *run, "--metrics-port", str(port), "--out", str(tmp_path / "run")]
     process = subprocess.Popen([*command, "--quiet"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
@@ -138,6 +139,9 @@ def test_the_map_moves_shows_who_is_dead_and_tells_of_whom_is_clicked(served: st
             await page.value("document.querySelector('[data-ap=\"0\"]').dispatchEvent(new MouseEvent('click'))")
             told = await page.value("document.getElementById('about').innerText")
             assert "reward" in told
+            assert await page.value("document.querySelectorAll('.ap circle').length") == 0.4 * NUM_APS
+            ringed = "[...document.querySelectorAll('.ap:has(circle) title')]"
+            assert await page.value(f"{ringed}.every(title => title.textContent.includes('90 degrees'))")
             assert float(await page.value("document.querySelectorAll('#about td')[5].textContent")) is not None
             assert await page.value("document.querySelectorAll('.formed line').length") > 0
             assert await page.value("document.querySelectorAll('.ue').length") > 0
