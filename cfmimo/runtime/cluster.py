@@ -60,6 +60,7 @@ class Cluster:
         self.given_up: list[int] = []  # APs that died too often
         self.errors: list[dict[str, Any]] = []  # exceptions of APs, as `note_error` returns them
         self._config, self._faults, self._agents = config, request.faults, request.agents
+        self._late = fronthaul_levels(config)
         self._folder = request.folder
         path = None if request.folder is None else str(request.folder.absolute())
         self._network = Network(config.run.transport, host, CurveKeys.generate(), path, request.first_slot)
@@ -79,7 +80,6 @@ class Cluster:
         self._starting: dict[Any, str] = {}  # calls of `process` of who is being restarted, with the address
         self._lives: Counter[str] = Counter()  # ended, by address
         self._deaths: dict[str, deque[float]] = {}  # by address, when the latest were
-        self._late = fronthaul_levels(self._config)
         self._where: dict[int, Any] = {}  # by AP: what its newest process answers, as ApActor.process
         self._since: Counter[int] = Counter()  # by AP: the newest slot when that process began
         self.watchdog: list[dict[str, int]] = []  # {"ap", "after_slot"} of processes that it has ended
