@@ -18,6 +18,7 @@ from cfmimo.records.agents_file import Weights
 from channel_server.recorded import recorded
 
 _RESAMPLES = 2000  # of the bootstrap
+_FEW = 0.9  # of the links aimed at
 _OTHERS = ("random", "oracle")  # beside whom others are judged
 Results = list[tuple[Contender, dict[str, FloatArray]]]  # by quantity, a value per layout
 
@@ -42,7 +43,8 @@ def compare(
         config: the experiment; its seed is the one before the first layout's, and each layout has the next one.
         policies: of NAMES.
         layouts: number of layouts; a channel file's are taken in turn, each once, so there may be fewer.
-        links: numbers of links to tune the tunable policies to: formed ones, or requests for directed clusters.
+        links: numbers of links to tune the tunable policies to: formed ones, or requests for directed clusters. The
+            oracle, and with joint precoding `selective` those that forecast, form fewer if no more promise a gain.
         slots: that count on each layout. With power rule `average` as many go before, in which its means settle.
         agents: for policy `ddqn`, what the APs' agents have learned.
         progress: told how many slots are done, of how many.
@@ -216,11 +218,17 @@ def interval(values: FloatArray, of: FloatArray | None = None) -> dict[str, floa
 
 
 def notes_of(config: Config, rows: Sequence[dict[str, Any]], layouts: int) -> list[str]:
-    """What a person should know, in a sentence each: of fewer layouts than wanted, and of clusters too large."""
+    """What a person should know, in a sentence each: of fewer layouts or links than wanted, of clusters too large."""
     limit, kind, held = config.cooperation.max_cluster_aps, config.cooperation.cluster, layouts_of(config, layouts)
     file = config.propagation.channel_file
     of_file = f"{file} holds {held} of the {layouts} layouts wanted: every policy is compared on each of them, once."
-    return [of_file] * (held < layouts) + [
+    few = [
+        f"{row['policy']} {row['aimed_at']}: {row['links'][unit(config)]:.0f} links; no more promise a gain."
+        for row in rows
+        if row["aimed_at"] and row["policy"] not in {"random", "threshold"}
+        if row["links"][unit(config)] < _FEW * row["aimed_at"]
+    ]
+    return [*[of_file] * (held < layouts), *few] + [
         f"{row['policy']} {row['aimed_at'] or ''}: {kind} of up to {row['largest_cluster']:.0f} APs exceed "
         f"cooperation.max_cluster_aps = {limit} ({row['clusters_refused']:.1f} in a slot); their APs precoded alone. "
         "Links percolate: use ego clusters, or fewer links."

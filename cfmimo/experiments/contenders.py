@@ -176,7 +176,10 @@ class _World:
 def _tuned(
     policy: str, links: Iterable[int], worlds: Sequence[_World], config: Config, agents: Weights | None
 ) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Numbers of links within reach, and the settings that give so many on average."""
+    """Numbers of links within reach, and the settings that give so many on average; or fewer, if no more are worth it.
+
+    A price below 0 would force links upon APs that expect harm of them: both ends, where they forecast the same.
+    """
     most = sum(len(world.links) for world in worlds) / max(len(worlds), 1)
     aims = [aim for aim in links if aim <= most]
     match policy:
@@ -201,9 +204,10 @@ def _tuned(
             key = "link_price"
             thoughts = [world.at_ends(partial(_advantages, agents)) for world in worlds]
     worth = np.sort(np.concatenate([ends.min(axis=1) for ends in thoughts]))[::-1]
+    least = 0.0 if config.precoding.joint == "selective" else -np.inf
     for aim in aims:
         last = min(aim * len(worlds), len(worth) - 1)
-        yield aim, {"policy": policy, key: float(worth[last - 1 : last + 1].mean())}
+        yield aim, {"policy": policy, key: max(float(worth[last - 1 : last + 1].mean()), least)}
 
 
 def _request_rate(part: float, cooperation: Cooperation) -> float:

@@ -60,7 +60,7 @@ def greedy_links(config: Config, layout: Layout, h: ComplexArray, h_hat: Complex
         count: how many links at most.
 
     Returns:
-        up to `count` links.
+        up to `count` links, fewer if no other adds anything.
 
     Raises:
         ConfigError: if the config's clusters are none of these.
@@ -71,8 +71,10 @@ def greedy_links(config: Config, layout: Layout, h: ComplexArray, h_hat: Complex
     heapq.heapify(queue)
     chosen: list[Link] = []
     while queue and len(chosen) < count:
-        _, known_at, link = heapq.heappop(queue)
+        loss, known_at, link = heapq.heappop(queue)
         if known_at == len(chosen):
+            if loss >= 0:
+                break  # nothing gains any more
             network.add(link)
             chosen.append(link)
         else:
