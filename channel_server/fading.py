@@ -17,6 +17,7 @@ from channel_server.topology import Layout
 
 SPEED_OF_LIGHT_M_S = 299_792_458.0
 _WAVES = 16  # of a link
+_ANGLES = 1024  # at which J0 is integrated, exactly for arguments up to 1000
 
 
 def complex_normal(rng: np.random.Generator, shape: tuple[int, ...]) -> ComplexArray:
@@ -76,14 +77,30 @@ def _waves(config: Config, episode: int) -> tuple[ComplexArray, FloatArray]:
     rng = generator(config.seed, Purpose.SCATTERERS, episode)
     amplitudes = complex_normal(rng, (radio.num_aps, radio.num_ues, _WAVES, radio.antennas)) / math.sqrt(_WAVES)
     angles = 2 * np.pi * (np.arange(_WAVES) + rng.random((radio.num_aps, radio.num_ues, 1))) / _WAVES
-    doppler = ue_speeds(config, episode) / 3.6 * propagation.carrier_hz / SPEED_OF_LIGHT_M_S
-    return amplitudes, 2 * np.pi * doppler[:, None] * propagation.block_ms / 1000 * np.cos(angles)
+    turns = 2 * np.pi * doppler(config, episode) * propagation.block_ms / 1000
+    return amplitudes, turns[:, None] * np.cos(angles)
+
+
+def doppler(config: Config, episode: int) -> FloatArray:
+    """(K,) largest Doppler shift of every UE, v f_c / c [Hz]."""
+    return ue_speeds(config, episode) / 3.6 * config.propagation.carrier_hz / SPEED_OF_LIGHT_M_S
 
 
 def ue_speeds(config: Config, episode: int) -> FloatArray:
     """(K,) [km/h], as the UEs that are drawn anew in an episode have them; UEs that walk keep theirs."""
     index = () if config.radio.ue_mobility == "walk" else (episode,)
     return drawn(config.radio.ue_speeds_kmh, config.radio.num_ues, generator(config.seed, Purpose.SPEED, *index))
+
+
+def late_change(config: Config, episode: int) -> FloatArray:
+    """(K,) the part of the power of every UE's channels that is another one when the latest AP's estimates are used.
+
+    1 - J0(2 pi f tau)^2, with tau the longest fronthaul delay.
+    """
+    blocks = max(blocks for _, blocks in config.impairments.fronthaul_blocks)
+    turn = 2 * np.pi * doppler(config, episode) * blocks * config.propagation.block_ms / 1000
+    angles = np.pi * (np.arange(_ANGLES) + 0.5) / _ANGLES
+    return np.asarray(1 - np.cos(turn[:, None] * np.cos(angles)).mean(axis=1) ** 2)
 
 
 def received_pilots(config: Config, layout: Layout, h: ComplexArray, slot: int) -> ComplexArray:

@@ -91,9 +91,12 @@ def described_defects(config: Config) -> list[str]:
 
 
 def defect_levels(config: Config) -> FloatArray:
-    """(M, 3) of every AP the incoherence 1 - e^(-sigma^2), no staleness, and the calibration error: see `Prospects`."""
+    """(M, 3) of every AP the incoherence 1 - e^(-sigma^2), whether it is late, and the calibration error.
+
+    They are what `Prospects` takes; with several delays it takes each for the longest.
+    """
     incoherence = 1 - np.exp(-(np.radians(oscillator_levels(config)) ** 2))
-    return np.stack([incoherence, np.zeros(len(incoherence)), calibration_levels(config)], axis=1)
+    return np.stack([incoherence, fronthaul_levels(config) > 0, calibration_levels(config)], axis=1)
 
 
 def drawn(mixture: tuple[tuple[float, float], ...], count: int, rng: np.random.Generator) -> FloatArray:

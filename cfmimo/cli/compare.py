@@ -33,10 +33,11 @@ def add_compare(commands: Any) -> None:
         "--policies",
         metavar="A,B,...",
         help="policies of APs: never, random, threshold, master (links of each user's strongest AP), forecast (links "
-        "that promise a gain), informed (forecast that knows the defects of all APs), oracle (greedy, knows every "
-        "channel), always, ddqn (agents of --policy, or of the config, trained first); APs without links: mrt, "
-        "local-rzf, local-mmse; a central processor: centralised (the paper's RZF), p-mmse, full-mmse (default: all "
-        "but ddqn, and informed only where APs have defects; with --policy, ddqn as well)",
+        "that promise a gain), forecasts that are told of all APs how late their estimates are and how fast users move "
+        "(ages), phase errors as well (phases-and-ages), all defects (informed), oracle (greedy, knows every channel), "
+        "always, ddqn (agents of --policy, or of the config, trained first); APs without links: mrt, local-rzf, "
+        "local-mmse; a central processor: centralised (the paper's RZF), p-mmse, full-mmse (default: all but ddqn, and "
+        "of those told defects those that differ; with --policy, ddqn as well)",
     )
     add_policy(comparison, "they are the contender ddqn; in a network of their size they keep their places")
     comparison.add_argument(
@@ -51,8 +52,9 @@ def add_compare(commands: Any) -> None:
         type=counts,
         default=[20, 50, 100, 150, 194],
         metavar="N,N,...",
-        help="numbers of links formed (directed clusters: requests) to which random, threshold, forecast, informed, "
-        "oracle and forecasting agents are tuned (default: 20,50,100,150,194; unreachable numbers are left out)",
+        help="numbers of links formed (directed clusters: requests) to which random, threshold, forecasts, oracle and "
+        "forecasting agents are tuned; forecasts and oracle form fewer where no more promise a gain (default: "
+        "20,50,100,150,194; unreachable numbers are left out)",
     )
     comparison.add_argument("--out", help="folder for the results, new or empty")
     comparison.add_argument("--quiet", action="store_true", help="no progress bar")

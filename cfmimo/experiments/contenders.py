@@ -13,9 +13,9 @@ from pydantic import ValidationError
 
 from apnode.agent.forecast import link_gains
 from apnode.agent.observation import describe, shares, traits_of
+from apnode.agent.prospects import INCOHERENCE, LEVELS, STALENESS
 from apnode.config import Config
 from apnode.config.cooperation import Cooperation
-from apnode.config.network import Impairments
 from apnode.protocol.messages import Association, FloatArray
 from apnode.protocol.rng import config_for_aps
 from cfmimo.errors import ConfigError, did_you_mean
@@ -23,17 +23,23 @@ from cfmimo.experiments.central import REFERENCES
 from cfmimo.experiments.oracle import Link, candidate_links, check_oracle
 from cfmimo.presets import sentences
 from cfmimo.records.agents_file import Weights
+from channel_server.fading import late_change
 from channel_server.impairments import defect_levels
 from channel_server.topology import Layout, associations, make_layout
 
-POLICIES = ("never", "random", "threshold", "master", "forecast", "informed", "oracle", "ddqn", "always")
+TOLD = {  # forecasts that are told defects of all APs, as no AP is: which of their levels
+    "ages": (STALENESS,),  # and how fast every UE moves
+    "phases-and-ages": (INCOHERENCE, STALENESS),
+    "informed": LEVELS,
+}
+POLICIES = ("never", "random", "threshold", "master", "forecast", *TOLD, "oracle", "ddqn", "always")
 LOCAL: dict[str, dict[str, Any]] = {
     "mrt": {"alone": "mrt"},
     "local-rzf": {"alone": "rzf", "rzf_alpha": 0.1},  # within 2 % of the best alpha, at either power rule
     "local-mmse": {"alone": "mmse"},
 }
 NAMES = (*POLICIES, *LOCAL, *REFERENCES)
-_TUNABLE = ("random", "threshold", "forecast", "informed", "oracle")  # to any number of links
+_TUNABLE = ("random", "threshold", "forecast", *TOLD, "oracle")  # to any number of links
 _COUNTED = ("master", "ddqn")  # form as many as they do; others are tuned to that number
 
 
@@ -48,7 +54,7 @@ class Contender:
     def setting(self, config: Config) -> float | None:
         """What it is tuned by: the rate or the share at which an AP asks."""
         cooperation = self.config(config).cooperation
-        price = dict.fromkeys(("forecast", "informed", *(("ddqn",) if self.aimed_at else ())), cooperation.link_price)
+        price = dict.fromkeys(("forecast", *TOLD, *(("ddqn",) if self.aimed_at else ())), cooperation.link_price)
         by = {"random": cooperation.request_rate, "threshold": cooperation.request_share, **price}
         return by.get(self.policy)
 
@@ -64,20 +70,28 @@ def contender(policy: str) -> Contender:
         return Contender(policy, None, {"precoding": LOCAL[policy]})
     if policy in REFERENCES or policy == "oracle":
         return Contender(policy)
-    return Contender(policy, None, {"cooperation": {"policy": "forecast" if policy == "informed" else policy}})
+    return Contender(policy, None, {"cooperation": {"policy": "forecast" if policy in TOLD else policy}})
 
 
 def default_policies(config: Config) -> list[str]:
     """All that can be compared without training."""
-    names = [name for name in NAMES if name != "ddqn"]
-    if config.impairments == Impairments():
-        names.remove("informed")  # it is the forecast
+    different, known = _told_differently(config), {*TOLD, "ddqn"}
+    names = [name for name in NAMES if name not in known or name in different]
     for name, check in _CHECKS.items():
         try:
             check(config)
         except ConfigError:
             names = [other for other in names if other != name]
     return names
+
+
+def _told_differently(config: Config) -> list[str]:
+    """Of the forecasts that are told defects, those that differ here: from the blind one, and from each other."""
+    there = np.flatnonzero(defect_levels(config).any(axis=0))
+    of_told: dict[tuple[int, ...], str] = {(): "forecast"}
+    for name in ("informed", "ages", "phases-and-ages"):
+        of_told.setdefault(tuple(kind for kind in TOLD[name] if kind in there), name)
+    return [name for name in TOLD if name in of_told.values()]
 
 
 def check_policies(policies: Sequence[str], config: Config) -> None:
@@ -99,12 +113,12 @@ def check_policies(policies: Sequence[str], config: Config) -> None:
             raise ConfigError(f"cannot compare {name!r} here: {sentences(error)}") from None
 
 
-def _check_informed(config: Config) -> None:
+def _check_told(config: Config) -> None:
     if config.precoding.joint != "selective":
-        raise ConfigError('the informed forecast knows what defects do to precoding.joint = "selective" only')
+        raise ConfigError('a forecast knows what defects do to precoding.joint = "selective" only')
 
 
-_CHECKS: dict[str, Callable[[Config], None]] = {"oracle": check_oracle, "informed": _check_informed}
+_CHECKS: dict[str, Callable[[Config], None]] = {"oracle": check_oracle, **dict.fromkeys(TOLD, _check_told)}
 
 
 def counted(policies: Iterable[str], config: Config) -> list[str]:
@@ -196,9 +210,9 @@ def _tuned(
         case "forecast":
             key = "link_price"
             thoughts = [world.at_ends(link_gains) for world in worlds]
-        case "informed":
+        case name if name in TOLD:
             policy, key = "forecast", "link_price"
-            thoughts = [world.at_ends(partial(_informed_gains, defect_levels(world.config))) for world in worlds]
+            thoughts = [world.at_ends(_told(name, world.config)) for world in worlds]
         case _:
             assert agents is not None
             key = "link_price"
@@ -215,17 +229,26 @@ def _request_rate(part: float, cooperation: Cooperation) -> float:
     return part if cooperation.acceptance == "all" else math.sqrt(part)
 
 
-def informed_requests(config: Config, layout: Layout) -> list[int]:
-    """The action of every AP if all knew the defects of all: a bit mask over its neighbours, as in `requests`."""
-    price, actions, known, levels = config.cooperation.link_price, [], config_for_aps(config), defect_levels(config)
+def told_requests(rule: str, config: Config, layout: Layout) -> list[int]:
+    """The action of every AP if all were told what a rule of TOLD is: a bit mask over its neighbours, as `requests`."""
+    price, actions, known, gains_of = config.cooperation.link_price, [], config_for_aps(config), _told(rule, config)
     for ap, told in enumerate(associations(config, layout, 0)):
-        gains = _informed_gains(levels, known, ap, told)
+        gains = gains_of(known, ap, told)
         actions.append(int((gains > price) @ 2 ** np.arange(len(gains))))
     return actions
 
 
-def _informed_gains(levels: FloatArray, config: Config, ap: int, told: Association) -> FloatArray:
-    return link_gains(config, ap, told, levels[[ap, *told.neighbours]])
+def _told(rule: str, config: Config) -> Callable[[Config, int, Association], FloatArray]:
+    """(N,) what an AP expects of links on the last layout, if it is told what a rule is."""
+    levels, kinds = np.zeros((config.radio.num_aps, len(LEVELS))), list(TOLD[rule])
+    levels[:, kinds] = defect_levels(config)[:, kinds]
+    change = late_change(config, config.run.episodes - 1)
+
+    def gains(known: Config, ap: int, told: Association) -> FloatArray:
+        around = np.union1d(told.reach, told.around).astype(int)
+        return link_gains(known, ap, told, levels[[ap, *told.neighbours]], change[around])
+
+    return gains
 
 
 def _advantages(agents: Weights, config: Config, ap: int, told: Association) -> FloatArray:

@@ -12,7 +12,7 @@ from apnode.config import Config
 from apnode.protocol.messages import ComplexArray, FloatArray
 from cfmimo.experiments.agents import trained
 from cfmimo.experiments.central import REFERENCES, Sample, fronthaul_scalars, reference, sample
-from cfmimo.experiments.contenders import Contender, informed_requests
+from cfmimo.experiments.contenders import TOLD, Contender, told_requests
 from cfmimo.experiments.oracle import greedy_links, requests
 from cfmimo.experiments.workers import advance
 from cfmimo.records.agents_file import Weights
@@ -58,8 +58,8 @@ def measure(drop: Drop, contenders: Sequence[Contender], agents: Weights | None)
         policy_of: Callable[[int, Config], Policy] = make_policy
         if contender.policy == "oracle":
             policy_of = _given(requests(links[: contender.aimed_at], config, layout))
-        elif contender.policy == "informed":
-            policy_of = _given(informed_requests(contender.config(config), layout))
+        elif contender.policy in TOLD:
+            policy_of = _given(told_requests(contender.policy, contender.config(config), layout))
         elif contender.policy == "ddqn":
             assert agents is not None
             policy_of = trained(agents)

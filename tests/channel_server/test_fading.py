@@ -13,6 +13,7 @@ from channel_server.fading import (
     SPEED_OF_LIGHT_M_S,
     channels,
     complex_normal,
+    late_change,
     received_pilots,
     small_scale_fading,
     ue_speeds,
@@ -160,6 +161,17 @@ def test_fading_is_correlated_over_time_by_clarkes_model_within_and_across_slots
         error = np.sqrt((np.abs(links) ** 2).mean() / links.size)
         assert abs(links.mean() - bessel_j0(z)) < 4 * error + 1e-3
     assert bessel_j0(2.405) == pytest.approx(0, abs=1e-3)
+
+
+def test_what_has_changed_when_the_latest_estimates_are_used_follows_from_clarkes_model() -> None:
+    config = moving((0.75, 3.0), (0.25, 60.0)).variant(
+        impairments={"fronthaul_blocks": ((0.5, 0), (0.25, 1), (0.25, 4))},
+        cooperation={"history_blocks": 4, "cluster": "serving"},
+        precoding={"joint": "selective"},
+    )
+    turn = 2 * np.pi * ue_speeds(config, 0) / 3.6 * 1.9e9 / SPEED_OF_LIGHT_M_S * 4e-3
+    assert late_change(config, 0) == pytest.approx([1 - bessel_j0(z) ** 2 for z in turn], abs=1e-4)
+    assert sorted({*late_change(config, 0).round(3)}) == [0.009, 0.985]
 
 
 def test_every_ue_fades_at_its_own_speed() -> None:

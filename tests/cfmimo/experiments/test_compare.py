@@ -12,7 +12,7 @@ from apnode.config import Config
 from cfmimo.cli.main import run_cfmimo
 from cfmimo.errors import ConfigError
 from cfmimo.experiments.compare import compare, measured, notes_of
-from cfmimo.experiments.contenders import LOCAL, default_policies
+from cfmimo.experiments.contenders import LOCAL, TOLD, default_policies
 from cfmimo.experiments.training import train
 from cfmimo.presets import load
 from channel_server.topology import make_layout
@@ -153,8 +153,46 @@ def test_at_n_links_who_expects_harm_of_more_forms_fewer() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("impaired", "rules"),
+    [
+        ((), []),
+        (("oscillator_deg=[[0.7, 0.0], [0.3, 90.0]]",), ["informed"]),
+        (("fronthaul_blocks=[[0.7, 0], [0.3, 1]]",), ["informed"]),
+        (
+            ("oscillator_deg=[[0.7, 0], [0.3, 90]]", "calibration_error=[[0.5, 0], [0.5, 0.5]]"),
+            ["phases-and-ages", "informed"],
+        ),
+        (("oscillator_deg=[[0.7, 0], [0.3, 90]]", "fronthaul_blocks=[[0.7, 0], [0.3, 1]]"), ["ages", "informed"]),
+        (
+            (
+                "oscillator_deg=[[0.7, 0], [0.3, 90]]",
+                "calibration_error=[[0.5, 0], [0.5, 0.5]]",
+                "fronthaul_blocks=[[0.7, 0], [0.3, 1]]",
+            ),
+            ["ages", "phases-and-ages", "informed"],
+        ),
+    ],
+)
+def test_forecasts_that_are_told_defects_are_compared_where_they_differ(impaired: Any, rules: list[str]) -> None:
+    late = ("propagation.block_ms=4", "cooperation.history_blocks=1")
+    config = load("selective", (*late, *(f"impairments.{setting}" for setting in impaired)))
+    policies = default_policies(config)
+    assert [policy for policy in policies if policy in TOLD] == rules
+
+
+def test_who_is_told_ages_and_speeds_chooses_better_links_among_late_aps_and_needs_no_more_there() -> None:
+    size = ("radio.num_aps=20", "radio.num_ues=10", "radio.area_m=450", "run.blocks_per_slot=2")
+    late = ("propagation.block_ms=4", "cooperation.history_blocks=1", "radio.ue_speeds_kmh=[[0.6, 3.0], [0.4, 30.0]]")
+    config = load("selective", (*size, *late, "impairments.fronthaul_blocks=[[0.7, 0], [0.3, 1]]"))
+    blind, ages, informed = compare(config, ["forecast", "ages", "informed"], 4, [15], slots=2)
+    assert [row["policy"] for row in (blind, ages, informed)] == ["forecast", "ages", "informed"]
+    assert ages["sum_rate_bps_hz"]["mean"] > blind["sum_rate_bps_hz"]["mean"] + 0.5
+    assert {**informed, "policy": "ages"} == ages
+
+
 def test_what_an_informed_forecast_cannot_know_gets_a_sentence() -> None:
-    with pytest.raises(ConfigError, match="informed forecast"):
+    with pytest.raises(ConfigError, match="a forecast knows what defects do"):
         compare(load("paper"), ["informed"], 1, [5], slots=1)
 
 
