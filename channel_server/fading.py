@@ -11,7 +11,7 @@ from apnode.config import Config
 from apnode.protocol.messages import ComplexArray, FloatArray
 from apnode.protocol.rng import Purpose, generator
 from apnode.radio.csi import pilot_book
-from channel_server.impairments import drawn
+from channel_server.geometry import ue_speeds
 from channel_server.recorded import recorded
 from channel_server.topology import Layout
 
@@ -46,7 +46,9 @@ def channels(config: Config, layout: Layout, slot: int) -> ComplexArray:
 
 
 def small_scale_fading(config: Config, slot: int) -> ComplexArray:
-    """The g of a slot: redrawn every block, or moving with time through an episode by Clarke's model.
+    """The g of a slot: redrawn every block, or moving with time by Clarke's model.
+
+    Time starts anew with every episode, unless UEs drive on from one to the next.
 
     UE k drives at speed v_k through N waves that come in from all around:
     g_mkl(t) = N^(-1/2) sum_n a_mkln exp(j 2 pi f_k t cos alpha_mkn), a ~ CN(0, 1), with f_k = v_k f_c / c. Hence every
@@ -61,6 +63,8 @@ def small_scale_fading(config: Config, slot: int) -> ComplexArray:
         shape = (run.blocks_per_slot, radio.num_aps, radio.num_ues, radio.antennas)
         return complex_normal(generator(config.seed, Purpose.FADING, slot), shape)
     episode, position = divmod(slot, run.slots_per_episode)
+    if radio.ue_mobility == "drive":  # time goes on
+        episode, position = 0, slot
     amplitudes, turn = _waves(config, episode)
     block = position * run.blocks_per_slot + np.arange(run.blocks_per_slot)
     phases = np.exp(1j * block[:, None, None, None] * turn)  # (B, M, K, N)
@@ -84,12 +88,6 @@ def _waves(config: Config, episode: int) -> tuple[ComplexArray, FloatArray]:
 def doppler(config: Config, episode: int) -> FloatArray:
     """(K,) largest Doppler shift of every UE, v f_c / c [Hz]."""
     return ue_speeds(config, episode) / 3.6 * config.propagation.carrier_hz / SPEED_OF_LIGHT_M_S
-
-
-def ue_speeds(config: Config, episode: int) -> FloatArray:
-    """(K,) [km/h], as the UEs that are drawn anew in an episode have them; UEs that walk keep theirs."""
-    index = () if config.radio.ue_mobility == "walk" else (episode,)
-    return drawn(config.radio.ue_speeds_kmh, config.radio.num_ues, generator(config.seed, Purpose.SPEED, *index))
 
 
 def late_change(config: Config, episode: int) -> FloatArray:

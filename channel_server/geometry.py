@@ -1,4 +1,4 @@
-"""Where APs and UEs are, how UEs walk, and how far things are apart."""
+"""Where APs and UEs are, how UEs move, and how far things are apart."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from apnode.config import Config
 from apnode.config.network import Radio
 from apnode.protocol.messages import FloatArray
 from apnode.protocol.rng import Purpose, generator
+from channel_server.impairments import drawn
 
 
 def period(radio: Radio) -> float | None:
@@ -22,10 +23,10 @@ def ap_positions(config: Config) -> FloatArray:
 
 
 def ue_positions(config: Config, episode: int) -> FloatArray:
-    """Where the UEs are in an episode: drawn anew, or walked on from the first one's places.
+    """Where the UEs are in an episode: drawn anew, or moved on from the first one's places.
 
-    A walking UE goes `step_m` straight in a random direction between two episodes. On a torus it leaves by one
-    border and enters by the opposite one; otherwise borders reflect it.
+    Between two episodes a UE that walks goes `steps_m` straight in a random direction, one that drives always in the
+    same. On a torus it leaves by one border and enters by the opposite one; otherwise borders reflect it.
 
     Returns:
         (K, 2) [m], uniform over the square, a function of (seed, episode).
@@ -34,12 +35,29 @@ def ue_positions(config: Config, episode: int) -> FloatArray:
     if radio.ue_mobility == "redraw":
         return _uniform_positions(config, episode)
     # the headings of an episode are the first rows of every later one's
-    heading = generator(config.seed, Purpose.WALK).uniform(0, 2 * np.pi, (episode, radio.num_ues))
-    walked = radio.step_m * np.stack([np.cos(heading), np.sin(heading)], axis=-1).sum(axis=0)
-    unbounded = _uniform_positions(config, 0) + walked
+    turns = episode if radio.ue_mobility == "walk" else 1
+    heading = generator(config.seed, Purpose.WALK).uniform(0, 2 * np.pi, (turns, radio.num_ues))
+    directions = np.stack([np.cos(heading), np.sin(heading)], axis=-1).sum(axis=0)  # (K, 2)
+    steps = 1 if radio.ue_mobility == "walk" else episode
+    unbounded = _uniform_positions(config, 0) + steps * steps_m(config)[:, None] * directions
     if radio.wrap_around:
         return np.asarray(unbounded % radio.area_m)
     return np.asarray(radio.area_m - np.abs(unbounded % (2 * radio.area_m) - radio.area_m))  # mirror images
+
+
+def steps_m(config: Config) -> FloatArray:
+    """(K,) how far each UE that walks or drives goes between two episodes [m]."""
+    radio, run = config.radio, config.run
+    if radio.ue_mobility == "walk":
+        return np.full(radio.num_ues, radio.ue_speed_m_s * radio.episode_s)
+    episode_s = run.slots_per_episode * run.blocks_per_slot * config.propagation.block_ms / 1000
+    return ue_speeds(config, 0) / 3.6 * episode_s
+
+
+def ue_speeds(config: Config, episode: int) -> FloatArray:
+    """(K,) [km/h], as the UEs that are drawn anew in an episode have them; UEs that walk or drive keep theirs."""
+    index = (episode,) if config.radio.ue_mobility == "redraw" else ()
+    return drawn(config.radio.ue_speeds_kmh, config.radio.num_ues, generator(config.seed, Purpose.SPEED, *index))
 
 
 def _uniform_positions(config: Config, episode: int) -> FloatArray:

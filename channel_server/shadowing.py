@@ -1,15 +1,13 @@
-"""Shadowing: standard normal per link, independent over APs, over UEs and their walks correlated by distance."""
+"""Shadowing: standard normal per link, independent over APs, over UEs and their ways correlated by distance."""
 
 from __future__ import annotations
-
-import math
 
 import numpy as np
 
 from apnode.config import Config
 from apnode.protocol.messages import FloatArray
 from apnode.protocol.rng import Purpose, generator
-from channel_server.geometry import distances, period, ue_positions
+from channel_server.geometry import distances, period, steps_m, ue_positions
 from channel_server.replayed import replay
 
 
@@ -52,8 +50,8 @@ def correlate(independent: FloatArray, separation: FloatArray, halving: float) -
 def link_field(config: Config, purpose: Purpose, episode: int) -> FloatArray:
     """What shadows (or hides, with `Purpose.LINE_OF_SIGHT`) every link in an episode.
 
-    Drawn anew each episode, unless UEs walk and there is a distance of correlation: then a walking UE's field
-    is correlated with its own last one by 2^(-step / d_corr).
+    Drawn anew each episode, unless UEs move on and there is a distance of correlation: then a UE's field is correlated
+    with its own last one by 2^(-step / d_corr).
 
     Returns:
         (M, K) N(0, 1), a function of (seed, purpose, episode).
@@ -61,13 +59,13 @@ def link_field(config: Config, purpose: Purpose, episode: int) -> FloatArray:
     radio, halving = config.radio, config.propagation.shadowing_correlation_m
     if radio.ue_mobility == "redraw" or not halving:
         return _drawn(config, purpose, episode)
-    kept = float(correlation(np.array(radio.step_m), halving))
+    kept = correlation(steps_m(config), halving)  # (K,)
     return replay(
         f"link field {purpose}",
         config,
         episode,
         first=lambda: _drawn(config, purpose, 0),
-        after=lambda last, index: kept * last + math.sqrt(1 - kept**2) * _drawn(config, purpose, index),
+        after=lambda last, index: kept * last + np.sqrt(1 - kept**2) * _drawn(config, purpose, index),
     )
 
 

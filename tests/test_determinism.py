@@ -44,6 +44,7 @@ VARIANTS = {
         "reward.gain=absolute",
     ),
     "slow fading": ("propagation.block_ms=1", "propagation.angular_spread_deg=15"),
+    "drive": ("radio.ue_mobility=drive", "propagation.block_ms=20", "propagation.shadowing_correlation_m=9"),
     "walk": ("radio.ue_mobility=walk", "propagation.shadowing_correlation_m=9"),
 }
 

@@ -92,6 +92,16 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def _who_drives_moves_with_time(self) -> Self:
+        propagation = self.propagation
+        if self.radio.ue_mobility == "drive":
+            if not propagation.block_ms:
+                raise ValueError('ue_mobility = "drive" needs propagation.block_ms: the time that a block takes')
+            if propagation.shadowing_db and not propagation.shadowing_correlation_m:
+                raise ValueError('ue_mobility = "drive" needs shadowing_correlation_m (9, say): shadowing would jump')
+        return self
+
+    @model_validator(mode="after")
     def _what_comes_late_is_remembered(self) -> Self:
         latest = max(int(blocks) for _, blocks in self.impairments.fronthaul_blocks)
         if latest and not self.propagation.block_ms:

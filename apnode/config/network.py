@@ -47,8 +47,10 @@ class Radio(Section):
     ap_seed: Annotated[int, Field(ge=-1, lt=2**63)] = Field(
         -1, description="seed of the AP positions and defects; -1: they follow seed, as all else does"
     )
-    ue_mobility: Literal["redraw", "walk"] = Field(
-        "redraw", description="UEs between two episodes: placed anew, or each walks straight in a random direction"
+    ue_mobility: Literal["redraw", "walk", "drive"] = Field(
+        "redraw",
+        description="UEs between two episodes: placed anew; each walks straight in a random direction; each goes on "
+        "straight at its speed of ue_speeds_kmh, in the time that an episode takes (see propagation.block_ms)",
     )
     ue_speed_m_s: Positive = Field(1.0, description="walk: speed of a UE [m/s]")
     episode_s: Positive = Field(10.0, description="walk: time between two episodes [s]")
@@ -77,11 +79,6 @@ class Radio(Section):
     def noise_power_w(self) -> float:
         """Thermal noise, -174 dBm/Hz over the bandwidth, raised by the noise figure [W]."""
         return float(10 ** ((-174 + self.noise_figure_db) / 10) * 1e-3 * self.bandwidth_hz)
-
-    @property
-    def step_m(self) -> float:
-        """How far a walking UE goes between two episodes [m]."""
-        return self.ue_speed_m_s * self.episode_s
 
     @property
     def most_serving_aps(self) -> int:

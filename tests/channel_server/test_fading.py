@@ -133,12 +133,14 @@ def test_noise_and_fading_of_a_slot_are_independent() -> None:
 FEW, LONG = 3, 400  # blocks in a slot, slots in an episode
 
 
-def moving(*speeds: tuple[float, float], block_ms: float = 1.0, seed: int = 5, **radio: Any) -> Config:
+def moving(
+    *speeds: tuple[float, float], block_ms: float = 1.0, seed: int = 5, shadowing_correlation_m: float = 0, **radio: Any
+) -> Config:
     return Config(
         seed=seed,
         run=Run(blocks_per_slot=FEW, slots_per_episode=LONG),
         radio=Radio(num_aps=40, num_ues=40, antennas=4, pilot_length=3, ue_speeds_kmh=speeds, **radio),
-        propagation=Propagation(block_ms=block_ms),
+        propagation=Propagation(block_ms=block_ms, shadowing_correlation_m=shadowing_correlation_m),
     )
 
 
@@ -184,6 +186,16 @@ def test_every_ue_fades_at_its_own_speed() -> None:
     assert (ue_speeds(config, 1) != speeds).any()  # other UEs
     walking = moving((0.75, 3.0), (0.25, 120.0), ue_mobility="walk")
     np.testing.assert_array_equal(ue_speeds(walking, 1), ue_speeds(walking, 0))
+
+
+def test_fading_of_ues_that_drive_goes_on_from_one_episode_to_the_next() -> None:
+    jumps = {}
+    for mobility in ("redraw", "drive"):
+        config = moving((1.0, 3.0), ue_mobility=mobility, shadowing_correlation_m=9)
+        before, after = (episode_of(config, 1, first)[at] for first, at in ((LONG - 1, -1), (LONG, 0)))
+        jumps[mobility] = (np.abs(after - before) ** 2).mean()
+    assert jumps["redraw"] == pytest.approx(2, rel=0.1)
+    assert jumps["drive"] < 0.02
 
 
 def test_moving_fading_is_rayleigh_in_every_block_and_independent_over_antennas() -> None:

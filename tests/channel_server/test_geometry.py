@@ -1,6 +1,7 @@
 """Laws of walking UEs: how far, where to, and the same whatever was asked before."""
 
 import itertools
+import re
 
 import numpy as np
 import pytest
@@ -66,6 +67,35 @@ def test_a_walk_diffuses_as_the_square_root_of_time() -> None:
     start = ue_positions(config, 0)
     walked = np.diag(distances(start, ue_positions(config, 100), AREA))
     assert (walked**2).mean() == pytest.approx(100, rel=0.15)
+
+
+def test_who_drives_goes_straight_on_at_its_own_speed_as_long_as_an_episode_takes() -> None:
+    """20 slots of 4 blocks of 25 ms are 2 s."""
+    changes = {"ue_mobility": "drive", "ue_speeds_kmh": [[0.5, 3.6], [0.5, 36.0]]}
+    config = load("demo", [f"radio.{key}={value!r}" for key, value in changes.items()] + list(DRIVING))
+    places = [ue_positions(config, episode) for episode in range(4)]
+    steps = [(b - a + 225) % 450 - 225 for a, b in itertools.pairwise(places)]
+    np.testing.assert_allclose(steps, np.broadcast_to(steps[0], np.shape(steps)))
+    assert sorted(np.hypot(*steps[0].T).round(6)) == 4 * [2.0] + 4 * [20.0]
+    betas = [make_layout(config, episode).beta for episode in range(2)]
+    moved_db = np.abs(np.diff(10 * np.log10(betas), axis=0)).mean(axis=(0, 1))
+    assert moved_db[np.hypot(*steps[0].T) < 3].max() < moved_db[np.hypot(*steps[0].T) > 3].min()
+
+
+DRIVING = ("propagation.block_ms=25", "propagation.shadowing_correlation_m=9")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (DRIVING[1:], 'ue_mobility = "drive" needs propagation.block_ms'),
+        (DRIVING[:1], 'ue_mobility = "drive" needs shadowing_correlation_m (9, say)'),
+        ((*DRIVING, "radio.episode_s=3"), 'episode_s = 3.0 has no effect with ue_mobility = "drive"'),
+    ],
+)
+def test_who_cannot_drive_gets_a_sentence(overrides: tuple[str, ...], said: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        load("demo", ("radio.ue_mobility=drive", *overrides))
 
 
 def test_a_walk_begins_where_ues_would_be_drawn() -> None:

@@ -12,7 +12,8 @@ from apnode.config.network import Radio, Run
 from apnode.protocol.messages import ComplexArray, FloatArray
 from apnode.radio.csi import changed_power, despread, error_variance, estimate, pilot_book
 from cfmimo.presets import load
-from channel_server.fading import SPEED_OF_LIGHT_M_S, channels, complex_normal, received_pilots, ue_speeds
+from channel_server.fading import SPEED_OF_LIGHT_M_S, channels, complex_normal, received_pilots
+from channel_server.geometry import ue_speeds
 from channel_server.topology import Layout, make_layout
 
 PILOTS = np.array([0, 1, 0])  # UEs 0 and 2 share one
