@@ -1,4 +1,4 @@
-"""Random variants of a small experiment that validation accepts, run for two slots: none may end in an exception.
+"""Random variants of a small experiment that validation accepts, run for two slots: no node may fail or refuse.
 
 python -m benchmarks.any_config --variants 10000
 """
@@ -14,6 +14,7 @@ import numpy as np
 from pydantic import BaseModel, ValidationError
 
 from apnode.config import Config
+from apnode.protocol.node import DROPS
 from cfmimo.runtime.local import LocalNetwork
 
 _SIZES = {"num_aps": 6, "num_ues": 6, "antennas": 3, "pilot_length": 4, "blocks_per_slot": 3, "hidden": 0}  # at most
@@ -68,13 +69,19 @@ def _bounds(limit: Any) -> dict[str, Any]:
 
 
 def failure(config: Config) -> str | None:
-    """What ended a run of two slots, if anything did."""
+    """What went wrong in a run of two slots, if anything did: an exception, a refused message, a missing report."""
     try:
-        LocalNetwork(config).run()
+        network = LocalNetwork(config)
+        network.run()
     except Exception as error:  # noqa: BLE001  of any kind: that is what is looked for
         frame = traceback.extract_tb(error.__traceback__)[-1]
         return f"{type(error).__name__}: {str(error)[:200]} ({frame.filename}:{frame.lineno})"
-    return None
+    record = network.coordinator.record
+    if network.errors:
+        return f"of an AP: {network.errors[0]['error']:.200}"
+    if record.rejected.any():
+        return f"refused: {', '.join(reason for reason, count in zip(DROPS, record.rejected, strict=True) if count)}"
+    return None if record.complete else "the record is not complete"
 
 
 def main() -> None:
