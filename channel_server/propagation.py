@@ -174,8 +174,9 @@ def line_of_sight(ground: FloatArray, propagation: Propagation, chance: FloatArr
 def large_scale_fading(
     ground: FloatArray, propagation: Propagation, shadowing: FloatArray, sight: BoolArray | None = None
 ) -> FloatArray:
-    """Beta of every link: path gain times log-normal shadowing, at any distance.
+    """Beta of every link: path gain times log-normal shadowing, at any distance, but never above 1.
 
+    No link amplifies, where a model is used beyond its range or shadowing is in its far tail.
     (Ngo et al. leave links shorter than d1 unshadowed; the seed paper does not say.)
 
     Args:
@@ -191,4 +192,5 @@ def large_scale_fading(
     table = _3GPP.get(propagation.model)
     seen, hidden = table.shadowing_db if table else (propagation.shadowing_db,) * 2
     shadowing_db = np.where(sight, seen, hidden) * shadowing
-    return np.asarray(10 ** ((path_gain_db(ground, propagation, sight) + shadowing_db) / 10))
+    gain_db = path_gain_db(ground, propagation, sight) + shadowing_db
+    return np.asarray(10 ** (np.minimum(gain_db, 0) / 10))

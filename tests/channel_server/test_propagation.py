@@ -87,6 +87,14 @@ def test_shadowing_is_log_normal_of_its_standard_deviation(shadowing_db: float) 
     assert (np.abs(shadow_db) < shadowing_db).mean() == pytest.approx(0.6827, abs=0.01)
 
 
+@pytest.mark.parametrize(
+    "model", [Propagation(reference_loss_db=0.37), Propagation(shadowing_db=30)], ids=["path", "shadow"]
+)
+def test_no_link_amplifies(model: Propagation) -> None:
+    beta = large_scale_fading(np.full((300, 300), 20.0), model, normal(2, (300, 300)))
+    assert beta.max() == 1
+
+
 # --- the other models ---
 
 
