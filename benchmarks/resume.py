@@ -2,7 +2,8 @@
 
 A run over three Ray nodes on this machine. In a random slot one to three APs, or one of the nodes with all its APs, are
 killed without a fault plan. Up to 40 slots later the run is interrupted, at least four slots after a checkpoint was
-due. Then `resume` has to go on at that checkpoint, and to get as far as the run had.
+due. Then `resume` has to go on at that checkpoint, or at a later one if all APs have it and the journal all their
+reports, and to get as far as the run had.
 Example: python -m benchmarks.resume --tries 20
 """
 
@@ -25,12 +26,16 @@ import numpy as np
 from ray._private.state import actors
 from ray.cluster_utils import Cluster
 
+from apnode.runtime.checkpoint import Checkpoints
+from apnode.runtime.host import CHECKPOINTS
 from cfmimo.cli.console import Console
 from cfmimo.errors import Interrupted
 from cfmimo.experiments.resume import resume
 from cfmimo.experiments.run import run
 from cfmimo.presets import load
 from cfmimo.runtime.request import RunRequest
+from coordinator.collector import Coordinator
+from coordinator.journal import JOURNAL, Journal
 from coordinator.watch import Watch
 
 EVERY = 10  # slots from checkpoint to checkpoint
@@ -89,14 +94,24 @@ def tried(cluster: Cluster, seed: int) -> bool:
         interrupted(lambda: run(RunRequest(load("demo", SETTINGS, seed), out, address=cluster.address), first, []))
         if not count:
             cluster.add_node(num_cpus=1)
+        boundary = max((first.newest + 1) // EVERY * EVERY, held_by_all(out))  # news takes its time: the run went on
         second = Interrupting(first.newest)
         interrupted(lambda: resume(str(out), cluster.address, Watch(), second))
-    boundary = (first.newest + 1) // EVERY * EVERY
     goes_on = [text for text in second.said if text.startswith("going on with slot ")]
-    good = len(goes_on) == 1 and int(goes_on[0].split()[4]) >= boundary  # the run went on while the news was under way
+    good = len(goes_on) == 1 and int(goes_on[0].split()[4]) >= boundary
     victims = f"{count} APs" if count else "a node"
     print(f"seed {seed}: {victims} killed in slot {slot}, Ctrl-C in {first.newest}: {goes_on}: {good}", flush=True)
     return good
+
+
+def held_by_all(folder: Path) -> int:
+    """The newest slot before which all APs have reported and of which all have a checkpoint; 0 if there is none."""
+    config = load(str(folder / "config.toml"))
+    journal = Journal(folder / JOURNAL)
+    reported = Coordinator(config, journal).record.reported
+    journal.close()
+    saved = [{*Checkpoints(folder / CHECKPOINTS, f"ap-{ap}").boundaries()} for ap in range(config.radio.num_aps)]
+    return max((slot for slot in set.intersection(*saved) if reported[slot - 1].all()), default=0)
 
 
 def interrupted(act: Callable[[], Any]) -> None:
