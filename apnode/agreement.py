@@ -61,11 +61,11 @@ class Agreement(Node, ABC):
 
     def _meet(self, association: Association) -> list[int]:
         """Learn where the peers are; returns those that have moved, as they were restarted."""
+        self._gone.update(association.away)
         moved = []
         peers = (*association.neighbours, *association.askers)
         for peer, endpoint in zip(peers, association.endpoints + association.asker_endpoints, strict=True):
             if not endpoint:
-                self._gone.add(peer)
                 continue
             if self.endpoints.get(ap_address(peer), endpoint) != endpoint:
                 moved.append(peer)

@@ -173,12 +173,11 @@ class ChannelServer(Node):
 
     def _associate(self, ap: int) -> None:
         told = self._told[ap]
-        endpoints, of_askers = self._reachable(told.neighbours), self._reachable(told.askers)
-        self._send(ap_address(ap), replace(told, endpoints=endpoints, asker_endpoints=of_askers))
-
-    def _reachable(self, aps: tuple[int, ...]) -> tuple[str, ...]:
-        """Endpoints; of who is not live none, so that nobody waits for it."""
-        return tuple(self.endpoints.get(ap_address(ap), "") if ap in self._live else "" for ap in aps)
+        endpoints, of_askers = (
+            tuple(self.endpoints.get(ap_address(n), "") for n in peers) for peers in (told.neighbours, told.askers)
+        )
+        away = tuple(n for n in told.neighbours + told.askers if n not in self._live)
+        self._send(ap_address(ap), replace(told, endpoints=endpoints, asker_endpoints=of_askers, away=away))
 
     def _on_transmission(self, transmission: Transmission) -> Fate:
         """An AP radiates. One that missed its slot is live again from the next one on."""

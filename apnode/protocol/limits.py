@@ -54,6 +54,7 @@ def _largest(config: Config) -> dict[type[Message], Lengths]:
             **dict.fromkeys(("askers", "asker_endpoints"), (min(MOST_ASKERS, aps),)),
             **dict.fromkeys(("around", "around_pilots"), (around,)),
             **dict.fromkeys(("neighbour_beta", "neighbour_serves"), (neighbours, around)),
+            "away": (neighbours + min(MOST_ASKERS, aps),),
         },
         PilotBlock: {"y": (blocks, antennas, radio.pilot_length)},
         CoopRequest: {"ues": (ues,)},

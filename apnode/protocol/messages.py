@@ -46,7 +46,7 @@ class Association(Message):
     beta: Annotated[FloatArray, Array("<f8", 1)]  # (R,) own large-scale fading coefficients [power gain]
     pilots: Annotated[IntArray, Array("<u2", 1)]  # (R,) pilot index of every UE in reach
     neighbours: Ids
-    endpoints: Texts  # of the neighbours, same order; "" of those who are away
+    endpoints: Texts  # of the neighbours, same order, where they were heard of last; "": nowhere yet
     interference: Annotated[FloatArray, Array("<f8", 1)]  # (len(neighbours),) reported long-term power [W]
     askers: Ids = ()  # who else may ask this AP, where neighbour sets are not reciprocal
     asker_endpoints: Texts = ()
@@ -59,12 +59,14 @@ class Association(Message):
     # (len(neighbours), U) large-scale fading coefficients of neighbours, 0 out of their reach [power gain]
     neighbour_serves: Annotated[IntArray, Array("|u1", 2)] = field(default_factory=lambda: np.zeros((0, 0), np.uint8))
     # (len(neighbours), U) 1 where a neighbour serves a UE
+    away: Ids = ()  # neighbours and askers that let a deadline pass: nobody is to wait for them
 
     def __post_init__(self) -> None:
         Message.__post_init__(self)
         count = len(self.neighbours)
         expect(len(self.endpoints) == count == len(self.interference), "one endpoint and power per neighbour")
         expect(len(self.asker_endpoints) == len(self.askers), "one endpoint per asker")
+        expect({*self.away} <= {*self.neighbours, *self.askers}, "only neighbours and askers can be away")
         if not len(self.mastered):
             object.__setattr__(self, "mastered", np.zeros(count, np.uint16))
         expect(len(self.mastered) == count, "one number of mastered UEs per neighbour")

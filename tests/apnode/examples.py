@@ -55,6 +55,7 @@ EXAMPLES: dict[type[Message], Message] = {
             neighbours=(7, 1),
             endpoints=("tcp://a:1", ""),
             interference=[2e-10, 1e-10],
+            away=(1,),
             reach=(0, 2, 5),
             mastered=[2, 0],
             around=(0, 4),

@@ -341,9 +341,10 @@ def test_a_neighbour_that_let_a_deadline_pass_is_not_waited_for_until_it_is_hear
     assert only(driven.give(block(1, slot=2)), Transmission).partners == (1, 2)
 
 
-def test_a_neighbour_without_an_endpoint_is_away_and_not_waited_for_until_it_is_heard_of() -> None:
+@pytest.mark.parametrize("endpoint", ["", "tcp://ap1"])
+def test_a_neighbour_that_is_away_is_not_waited_for_until_it_is_heard_of(endpoint: str) -> None:
     driven = Driven(asks=[3, 1])
-    driven.give(association(endpoints=("tcp://ap3", "", "tcp://ap2")), pilots())
+    driven.give(association(endpoints=("tcp://ap3", endpoint, "tcp://ap2"), away=(1,)), pilots())
     assert kinds(driven.give(block(3)))[-1] == (CHANNEL, Transmission)
     driven.give(feedback(), request(1, slot=1), pilots(1))
     assert only(driven.give(block(3, slot=1)), ChannelBlock)

@@ -26,7 +26,7 @@ from apnode.protocol.wire import decode, encode
 from cfmimo.presets import load
 from channel_server.server import SLACK, ChannelServer
 from channel_server.sinr import sinr, spectral_efficiency
-from channel_server.topology import make_layout
+from channel_server.topology import associations, make_layout
 
 SMALL = (
     "radio.num_aps=4",
@@ -324,6 +324,24 @@ def test_the_silent_are_no_longer_waited_for() -> None:
     driven.tick()
     assert driven.transmit(0, 1, slot=1) == []
     assert report(driven.transmit(2, slot=1)).silent == (3,)
+
+
+def test_the_silent_are_said_to_be_away_and_where_they_were_when_the_next_episode_begins() -> None:
+    """An AP that was cut off, and asks a neighbour that it had never met, can be answered."""
+    driven = started()
+    layout = make_layout(driven.config, 1)
+    away = next(n for told in associations(driven.config, layout, 1) for n in told.neighbours)
+    others = [ap for ap in APS if ap != away]
+    driven.transmit(*others)
+    driven.tick()
+    driven.tick()
+    driven.transmit(*others, slot=1)
+    out = driven.transmit(*others, slot=2)
+    told = [sent_to(out, ap_address(ap), Association) for ap in others]
+    assert any(away in of_one.neighbours for of_one in told)
+    for of_one in told:
+        assert of_one.away == tuple(peer for peer in of_one.neighbours + of_one.askers if peer == away)
+        assert of_one.endpoints == tuple(f"tcp://ap{peer}" for peer in of_one.neighbours)
 
 
 def late_transmission(driven: Driven) -> Message:

@@ -5,6 +5,7 @@ import timeit
 import tracemalloc
 import zlib
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import msgpack
@@ -337,6 +338,7 @@ def test_a_huge_shape_over_no_bytes_harms_nobody(shape: list[int]) -> None:
 FITTING: dict[str, tuple[Callable[..., Message], tuple[Any, ...]]] = {
     "fewer endpoints than neighbours": (Association, (0, (), [1.0], [0], (1, 2), ("a",), [1.0, 1.0])),
     "fewer powers than neighbours": (Association, (0, (), [1.0], [0], (1, 2), ("a", "b"), [1.0])),
+    "a stranger that is away": (partial(Association, away=(2,)), (0, (), [1.0], [0], (1,), ("a",), [1.0])),
     "fewer pilots than beta": (Association, (0, (), [1.0, 1.0], [0], (), (), [])),
     "a served UE without beta": (Association, (0, (2,), [1.0, 1.0], [0, 1], (), (), [])),
     "a served UE out of reach": (Association, (0, (0,), [1.0], [0], (), (), [], (), (), (1,))),

@@ -103,12 +103,12 @@ LATE = (
     *("cooperation.neighbour_sets=common-ue", "cooperation.cluster=serving", "precoding.joint=selective"),
     *("propagation.block_ms=4", "cooperation.history_blocks=6", "impairments.fronthaul_blocks=[[0.4, 0], [0.6, 5]]"),
 )
-FAULTY = {  # no AP is down where an episode begins
+FAULTY = {  # an AP may be down where an episode begins
     "faults": [
         {"slot": 4, "action": "lie", "target": "ap/0", "args": {"slots": 56}},
         {"slot": 17, "action": "disk_full", "target": "ap/1", "args": {"slots": 12}},
         {"slot": 22, "action": "partition", "target": "ap/0-2", "args": {"slots": 9, "others": ["ap/3-5"]}},
-        {"slot": 13, "action": "kill", "target": "ap/*", "share": 0.3, "every": 10, "until": 55, "args": {"slots": 2}},
+        {"slot": 15, "action": "kill", "target": "ap/*", "share": 0.3, "every": 8, "until": 55, "args": {"slots": 4}},
     ],
     "links": [{"loss": 0.1}],
 }
