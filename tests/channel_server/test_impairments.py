@@ -17,6 +17,7 @@ from cfmimo.runtime.local import LocalNetwork
 from channel_server.impairments import (
     calibration_factors,
     calibration_levels,
+    defect_levels,
     described_defects,
     downlink,
     fronthaul_levels,
@@ -162,6 +163,15 @@ def test_late_estimates_give_the_same_run_in_any_order_of_delivery(order: int) -
     for network in networks:
         network.run()
     assert networks[0].coordinator.record.digest() == networks[1].coordinator.record.digest()
+
+
+def test_of_the_preset_hidden_each_ap_has_its_defects_independently_of_its_others() -> None:
+    """By chance one AP in 16 is neither locked nor calibrated, one in 33 late and one of these."""
+    levels = np.array([defect_levels(load("hidden", seed=seed)) for seed in range(40)]) > 0.5 - 1e-9  # (S, M, 3)
+    assert (levels.sum(axis=1) == [25, 12, 25]).all()
+    phase, late, calibration = levels.reshape(-1, 3).T
+    for one, other, share in ((phase, calibration, 1 / 16), (phase, late, 0.03), (calibration, late, 0.03)):
+        assert (one & other).mean() == pytest.approx(share, abs=0.01)
 
 
 @pytest.mark.parametrize(
