@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
 from apnode.agent.observation import relative_gain
 from apnode.agent.policies import Learner, Policy
 from apnode.clusters.rounds import Out
@@ -155,9 +157,15 @@ class Agreement(Node, ABC):
         precoder = slot.episode.precoder
         alone = precoder.alone(slot.h_hat)
         groups, own_age = (slot.formation.groups, slot.formation.own_age) if slot.formation else (None, 0)
+        service: dict[str, Any] = {}
+        if (serving := slot.episode.serving) is not None:
+            service = {"group": serving.first_of(groups), "chosen": serving.choice()}
+            groups = serving.restricted(groups or {})
         joint = precoder.joint(slot.known, alone, slot.cluster, groups, own_age)
+        if serving is not None:
+            joint = np.where(serving.transmits, joint, 0)  # also of those for whom alone stands
         w, w_alone = (block.swapaxes(-1, -2) for block in (joint, alone))
-        transmission = Transmission(slot.index, self.ap, slot.episode.ues, w, w_alone, slot.partners)
+        transmission = Transmission(slot.index, self.ap, slot.episode.ues, w, w_alone, slot.partners, **service)
         self._transmitted.append(transmission)
         self._send(CHANNEL, transmission)
 

@@ -16,6 +16,7 @@ from apnode.agent.policies import Learner
 from apnode.config import Config
 from apnode.protocol.fields import Message
 from apnode.protocol.messages import (
+    NOBODY,
     Association,
     ChannelBlock,
     ClusterBlock,
@@ -72,6 +73,7 @@ class Checks:
             RefusedError: if it is for other UEs or antennas.
         """
         refuse_unless(len(feedback.rate) == len(slot.episode.ues), "feedback for UEs of other APs")
+        refuse_unless(feedback.group.shape == slot.episode.association.served_by.shape, "groups of other APs")
         gains = feedback.partner_gain
         refuse_unless(gains.shape[2] == self._radio.antennas or not gains.size, "gains of other antennas")
 
@@ -84,7 +86,10 @@ class Checks:
         refuse_unless(pilots < self._radio.pilot_length, "unknown pilot")
         loudest = max(association.beta.max(initial=0), association.neighbour_beta.max(initial=0))
         refuse_unless(loudest <= LOUDEST**2, "channels that amplify")
-        refuse_unless(bool(association.around) <= self._config.forecasts, "more of the neighbours than was asked for")
+        refuse_unless(bool(association.around) <= self._config.looks_around, "more of neighbours than was asked for")
+        known, expected = association.served_by, self._config.selects_serving * len(association.ues)
+        refuse_unless(known.shape[1] <= self._radio.most_serving_aps and len(known) == expected, "APs of too many UEs")
+        refuse_unless(bool(((known < self._radio.num_aps) | (known == NOBODY)).all()), "unknown AP")
         self._audible(association.interference)
 
     def _pilots(self, pilots: PilotBlock) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from apnode.agent.observation import describe, observe, reported_interference
+from apnode.agent.serving import NOTHING_SERVED, SERVED, Serving
 from apnode.clusters.graph import Entry
 from apnode.config import Config
 from apnode.protocol.messages import (
@@ -42,6 +43,7 @@ class Episode:
     times_linked: FloatArray  # (N,)
     observation: FloatArray  # (10), made of these; or where APs forecast, what they expect of the episode
     recent: Recent  # own estimates of the newest coherence blocks
+    serving: Serving | None = None  # where a forecast tells which of a UE's APs transmit to it
 
     @classmethod
     def begin(cls, config: Config, ap: int, association: Association, precoder: Precoder) -> Episode:
@@ -49,7 +51,8 @@ class Episode:
         known = association.interference.copy(), [False] * count, np.zeros(count)
         seen = describe(config, ap, association) if config.forecasts else _observation(config, association, *known)
         recent = Recent(config.cooperation.history_blocks, config.radio.antennas, len(association.reach))
-        return cls(association, precoder, *known, np.zeros(count), seen, recent)
+        serving = Serving(config, ap, association) if config.selects_serving else None
+        return cls(association, precoder, *known, np.zeros(count), seen, recent, serving)
 
     @property
     def ues(self) -> tuple[int, ...]:
@@ -75,6 +78,8 @@ class Episode:
                 self.gain[position] += (gain - self.gain[position]) / self.times_linked[position]
             else:
                 self.interference[position] += weight * (reported[position] - self.interference[position])
+        if self.serving is not None:
+            self.serving.take_in(feedback)
         self._observe(config)
 
     def state(self) -> State:
@@ -87,7 +92,8 @@ class Episode:
             "gain": self.gain.copy(),
             "times_linked": self.times_linked.copy(),
         }
-        return {**own, **joined(power=self.precoder.average.state(), recent=self.recent.state())}
+        serving = NOTHING_SERVED if self.serving is None else self.serving.state()
+        return {**own, **joined(power=self.precoder.average.state(), recent=self.recent.state(), serving=serving)}
 
     def recall(self, config: Config, state: State) -> bool:
         """Take over running means, as `state` gave them, if they are of this layout; returns whether they are."""
@@ -97,6 +103,8 @@ class Episode:
         self.linked, self.times_linked = state["linked"].tolist(), state["times_linked"].copy()
         self.precoder.average.restore(part(state, "power"))
         self.recent.restore(part(state, "recent"))
+        if self.serving is not None:
+            self.serving.restore(part(state, "serving"))
         self._observe(config)
         return True
 
@@ -111,7 +119,7 @@ class Episode:
         Raises:
             StateError: if it has other arrays, dtypes or shapes.
         """
-        parts = {"power": AVERAGES, "recent": RECENT}
+        parts = {"power": AVERAGES, "recent": RECENT, "serving": SERVED}
         inside = {f"{name}.{key}": spec for name, layout in parts.items() for key, spec in layout.items()}
         refuse_other(state, {**_EPISODE, **inside})
 

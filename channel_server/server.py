@@ -36,7 +36,7 @@ from channel_server.fading import channels, received_pilots
 from channel_server.impairments import downlink
 from channel_server.sinr import received, received_interference, sinr_of, spectral_efficiency
 from channel_server.topology import Layout, associations, make_layout
-from channel_server.ue_reports import partner_gains, strongest_interferers
+from channel_server.ue_reports import partner_gains, service_of, strongest_interferers
 
 SLACK = 8.0  # standard deviations of about one AP's power: honest APs stay below 3 of them
 _Reports = tuple[IntArray, FloatArray, IntArray, FloatArray]  # as in SlotFeedback
@@ -190,6 +190,8 @@ class ChannelServer(Node):
         refuse_unless(transmission.ues == self.layout.ues_of[ap], "transmission for other UEs than the AP serves")
         shape = (self._config.run.blocks_per_slot, len(transmission.ues), radio.antennas)
         refuse_unless(transmission.w.shape == shape, f"precoders of shape {transmission.w.shape}, expected {shape}")
+        told = self._config.selects_serving * len(transmission.ues)
+        refuse_unless(len(transmission.group) == told, f"groups for {len(transmission.group)} UEs, expected {told}")
         powers = np.array([self._counted_power(w) for w in (transmission.w, transmission.w_alone)])
         if ap in air.transmissions:
             return "duplicate"
@@ -215,8 +217,11 @@ class ChannelServer(Node):
         rate, rate_alone = (spectral_efficiency(s).mean(axis=0) for s in (sinr_now, sinr_alone))
         suffered = received_interference(h, precoders[0], serving, self._config.cooperation.interference)
         reports = self._ue_reports(air, h, suffered)
+        service = self._service(air)
         for ap, (ues, report) in enumerate(zip(self.layout.ues_of, reports, strict=True)):
-            self._send(ap_address(ap), SlotFeedback(air.index, rate[list(ues)], rate_alone[list(ues)], *report))
+            own = list(ues)
+            served = {name: of_all[own] for name, of_all in service.items()}
+            self._send(ap_address(ap), SlotFeedback(air.index, rate[own], rate_alone[own], *report, **served))
         gain, gain_alone = np.diagonal(effective, axis1=-2, axis2=-1)
         self._report(air, precoders[0], sinr=sinr_now, sinr_alone=sinr_alone, gain=gain, gain_alone=gain_alone)
         self.air = None
@@ -241,6 +246,13 @@ class ChannelServer(Node):
         for ues, named, end in zip(self.layout.ues_of, partners, ends.tolist(), strict=True):
             rows, columns = slice(end - len(ues), end), slice(len(named))
             yield interferers[rows], powers[rows], sounded[rows, columns], gains[rows, columns]
+
+    def _service(self, air: Air) -> dict[str, Any]:
+        """What all UEs report of who serves them, as fields of SlotFeedback."""
+        if not self._config.selects_serving:
+            return {}
+        group, chosen = service_of(self.layout.aps_of, self.layout.beta.argmax(axis=0), air.transmissions)
+        return {"group": group, "chosen": chosen}
 
     def _report(self, air: Air, w: ComplexArray, **at_ues: Any) -> None:
         silent = tuple(ap for ap in range(self._config.radio.num_aps) if ap not in air.transmissions)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from apnode.config import Config
 from apnode.config.network import Radio
 from apnode.protocol.limits import MOST_ASKERS
-from apnode.protocol.messages import Association, ComplexArray, FloatArray, IntArray
+from apnode.protocol.messages import NOBODY, Association, ComplexArray, FloatArray, IntArray
 from apnode.protocol.rng import Purpose, generator
 from apnode.radio.power import power_split
 from channel_server.geometry import ap_positions, distances, offsets, period, ue_positions
@@ -43,6 +43,14 @@ class Layout:
     def ues_of(self) -> list[tuple[int, ...]]:
         """K_m of every AP."""
         return [tuple(np.flatnonzero(row).tolist()) for row in self.serving]
+
+    @cached_property
+    def aps_of(self) -> IntArray:
+        """(K, A) the APs that serve every UE, NOBODY pads."""
+        count = self.serving.sum(axis=0)
+        aps, place = np.full((len(count), count.max(initial=0)), NOBODY), np.arange(count.max(initial=0))
+        aps[place < count[:, None]] = np.nonzero(self.serving.T)[1]
+        return aps
 
     @cached_property
     def beta_in_reach(self) -> FloatArray:
@@ -84,6 +92,10 @@ class Layout:
             "neighbour_beta": self.beta_in_reach[rows][:, around],
             "neighbour_serves": self.serving[rows][:, around].astype(np.uint8),
         }
+
+    def told_of_service(self, ap: int) -> dict[str, Any]:
+        """What an AP is told of who else serves its UEs, where not all transmit, as a field of an Association."""
+        return {"served_by": self.aps_of[list(self.ues_of[ap])]}
 
     @cached_property
     def pairs(self) -> int:
@@ -295,7 +307,8 @@ def associations(config: Config, layout: Layout, episode: int) -> list[Associati
             askers=askers[ap],
             asker_endpoints=("",) * len(askers[ap]),
             mastered=layout.mastered[ap, list(known)],
-            **(layout.told_around(known) if config.forecasts else {}),
+            **(layout.told_around(known) if config.looks_around else {}),
+            **(layout.told_of_service(ap) if config.selects_serving else {}),
         )
         for ap, known in enumerate(neighbours)
     ]

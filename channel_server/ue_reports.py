@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from apnode.protocol.messages import NOBODY, ComplexArray, FloatArray, IntArray
+from apnode.protocol.messages import NOBODY, SILENT, ComplexArray, FloatArray, IntArray, Transmission
 from channel_server.propagation import BoolArray
 
 
@@ -68,3 +68,28 @@ def partner_gains(
     total = np.where(named == NOBODY, -1, gain.sum(axis=2))
     order = np.argsort(-total, axis=1, kind="stable")[:, :count]
     return np.take_along_axis(named, order, axis=1), np.take_along_axis(gain, order[..., None], axis=1)
+
+
+def service_of(aps_of: IntArray, masters: IntArray, sent: Mapping[int, Transmission]) -> tuple[IntArray, IntArray]:
+    """What every UE reports of its APs: which of them precode together for it, and who is to transmit to it.
+
+    Args:
+        aps_of: (K, A) the APs that serve every UE, in order, NOBODY pads.
+        masters: (K,) the strongest of them.
+        sent: what was heard in the slot, by AP.
+
+    Returns:
+        (K, A) and (K,) as group and chosen in SlotFeedback.
+    """
+    group, chosen = np.full(aps_of.shape, SILENT), np.zeros(len(aps_of), np.int64)
+    for ue, (row, master) in enumerate(zip(aps_of.tolist(), masters.tolist(), strict=True)):
+        heard = 0
+        for place, ap in enumerate(row):
+            if ap in sent:
+                first = int(sent[ap].group[sent[ap].ues.index(ue)])
+                group[ue, place] = row.index(first) if first in row else place
+                heard |= 1 << place
+        if master in sent:
+            told = int(sent[master].chosen[sent[master].ues.index(ue)])
+            chosen[ue] = told if told & heard else 0
+    return group, chosen

@@ -69,6 +69,14 @@ VARIANTS = {
     "serving": (*ASKING, *SERVING),
     "serving, neighbourhood": (*ASKING, *SERVING, "cooperation.neighbour_sets=common-ue", "reward.scope=neighbourhood"),
     "forecast": (*SERVING, *MMSE_LEAVES, "cooperation.policy=forecast", "cooperation.neighbour_sets=common-ue"),
+    "serving sets": (*SERVING, *MMSE_LEAVES, *ASKING, "cooperation.serving=forecast"),
+    "serving sets, forecast": (
+        *SERVING,
+        *MMSE_LEAVES,
+        "cooperation.policy=forecast",
+        "cooperation.neighbour_sets=common-ue",
+        "cooperation.serving=forecast",
+    ),
     "agents that forecast": (*SERVING, *MMSE_LEAVES, "learning.values=neighbours", "reward.gain=absolute"),
 }
 FROM_CHANNEL = (Association, PilotBlock, SlotFeedback, Deadline, RunOver)
@@ -138,7 +146,7 @@ def test_an_ap_is_told_its_own_large_scale_row_of_the_ues_in_its_reach_and_no_ot
 
 def test_of_its_neighbours_an_ap_that_forecasts_is_told_what_these_are_told_and_another_nothing(run: Watched) -> None:
     for _, association in run.of(Association):
-        if not run.config.forecasts:
+        if not run.config.looks_around:
             assert association.around == ()
             continue
         layout, rows = make_layout(run.config, association.episode), list(association.neighbours)
@@ -149,6 +157,14 @@ def test_of_its_neighbours_an_ap_that_forecasts_is_told_what_these_are_told_and_
         np.testing.assert_array_equal(association.neighbour_beta, beta)
         np.testing.assert_array_equal(association.neighbour_serves, layout.serving[rows][:, around])
         np.testing.assert_array_equal(association.around_pilots, layout.pilots[around])
+
+
+def test_of_who_else_serves_its_ues_an_ap_is_told_where_not_all_do_and_never_of_other_ues(run: Watched) -> None:
+    for _, association in run.of(Association):
+        serving = make_layout(run.config, association.episode).serving
+        told = [[ap for ap in row if ap != NOBODY] for row in association.served_by.tolist()]
+        served = [np.flatnonzero(serving[:, ue]).tolist() for ue in association.ues]
+        assert told == (served if run.config.selects_serving else [])
 
 
 def larger(times: int, *overrides: str) -> Config:
@@ -247,6 +263,39 @@ def own_estimates(run: Watched) -> dict[tuple[int, int], Any]:
             y, known.beta, known.pilots, radio.pilot_power_w, radio.noise_power_w
         )
     return estimates
+
+
+def test_all_aps_of_a_ue_obey_the_choice_that_its_strongest_ap_made_of_who_transmits(run: Watched) -> None:
+    """A slot later, as the UE has repeated it to all of them; in the first slot all transmit."""
+    if not run.config.selects_serving:
+        assert not any(len(sent.chosen) for _, sent in run.of(Transmission))
+        return
+    sent, told, left_out = run.by(Transmission), run.by(SlotFeedback), 0
+    for slot in range(8):
+        layout, first = run.layout(slot), slot % 4 == 0
+        for ue, serving in enumerate(layout.serving.T):
+            aps = np.flatnonzero(serving).tolist()
+            master, place = int(layout.beta[:, ue].argmax()), {ap: sent[slot, ap].ues.index(ue) for ap in aps}
+            choice = 0 if first else int(sent[slot - 1, master].chosen[place[master]])
+            for index, ap in enumerate(aps):
+                radiates = bool(sent[slot, ap].w[:, place[ap]].any())
+                assert radiates == (not choice or bool(choice >> index & 1))
+                assert sent[slot, ap].w_alone[:, place[ap]].any()
+                assert told[slot, ap].chosen[place[ap]] == sent[slot, master].chosen[place[master]]
+                assert ap == master or not sent[slot, ap].chosen[place[ap]]
+                left_out += not radiates
+    assert left_out > 5
+
+
+def test_ues_repeat_to_all_their_aps_which_of_these_precode_together_for_them(run: Watched) -> None:
+    if not run.config.selects_serving:
+        return
+    for slot in range(8):
+        layout, found = run.layout(slot), components(run, slot)
+        for (_, ap), feedback in ((at, told) for at, told in run.by(SlotFeedback).items() if at[0] == slot):
+            for ue, row in zip(layout.ues_of[ap], feedback.group.tolist(), strict=True):
+                aps = np.flatnonzero(layout.serving[:, ue]).tolist()
+                assert [aps[first] for first in row[: len(aps)]] == [min(found[member, ue]) for member in aps]
 
 
 def test_a_channel_block_is_the_senders_own_estimate_and_a_cluster_block_the_owners(run: Watched) -> None:

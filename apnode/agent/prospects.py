@@ -57,20 +57,38 @@ class Prospects:
         self._change = np.ones(len(columns)) if change is None else change[columns]
         self._h, self._h_hat, self._unknown = drawn(config, around, rows, columns, self._key)
         self._parts: dict[Group, ComplexArray] = {}  # (2, C, B, U) F and E of the groups that were last asked about
+        self._known: dict[Group, ComplexArray] = {}  # (B, U) of the groups that were asked about so far
         self.alone: Partition = tuple(frozenset([row]) for row in rows)
-        self._alone = self._received(self._places(self.alone))  # (C, B, U)
-        self._nobody = float(self._value(self._alone.sum(axis=0)))
 
     def with_group(self, group: Group) -> Partition:
         """The partition in which a group precodes jointly and all others for themselves."""
         return (group, *(single for single in self.alone if not single <= group))
 
     def gains(self, partitions: Sequence[Partition], levels: FloatArray | None = None) -> FloatArray:
-        """(P, ...) what partitions bring against everybody for himself [bit/s/Hz]: see `values`."""
-        if levels is None:
-            return np.asarray(self.values(partitions) - self._nobody)
-        values = self.values([self.alone, *partitions], levels)
+        """(P, ...) what partitions bring against everybody for himself [bit/s/Hz]: see `values`.
+
+        Where a forecast tells who transmits to a UE, each with the APs that then serve it best.
+        """
+        find = self._best_values if self._config.selects_serving else self.values
+        values = find([self.alone, *partitions], levels)
         return np.asarray(values[1:] - values[0])
+
+    def best_served(self, partition: Partition, levels: FloatArray | None = None) -> Group:
+        """The APs of a partition whose service is worth most while its others are silent; of equals the most APs.
+
+        Args:
+            partition: of one AP at least.
+            levels: (1 + N, 3) as in `values`.
+        """
+        served = _sets_of(partition)
+        return served[int(self.values([_only(partition, aps) for aps in served], levels).argmax())]
+
+    def _best_values(self, partitions: Sequence[Partition], levels: FloatArray | None) -> FloatArray:
+        """(P, ...) the value of every partition, none of them empty, if those of its APs transmit that serve best."""
+        of_each = [[_only(partition, aps) for aps in _sets_of(partition)] for partition in partitions]
+        place = {served: at for at, served in enumerate(dict.fromkeys(itertools.chain(*of_each)))}
+        values = self.values(list(place), levels)
+        return np.array([values[[place[served] for served in of_one]].max(axis=0) for of_one in of_each])
 
     def values(self, partitions: Sequence[Partition], levels: FloatArray | None = None) -> FloatArray:
         """(P, ...) V = 2 l_k - sum_j l_j of every partition, l_j the mean of log2(1 + power at UE j / residual).
@@ -104,11 +122,13 @@ class Prospects:
     # --- as drawn -----------------------------------------------------------------------------------------
 
     def _blind(self, partitions: Sequence[Partition]) -> FloatArray:
-        groups = list(dict.fromkeys(group for partition in partitions for group in partition if len(group) > 1))
-        jointly = self._received(self._places(groups))
-        joined = np.array([[group in partition for group in groups] for partition in partitions], bool)
-        single = np.array([[group in partition for group in self.alone] for partition in partitions], bool)
-        total = np.einsum("pg,gbu->pbu", joined, jointly) + np.einsum("pc,cbu->pbu", single, self._alone)
+        missing = [group for group in dict.fromkeys(itertools.chain(*partitions)) if group not in self._known]
+        if missing:
+            self._known |= zip(missing, self._received(self._places(missing)), strict=True)
+        total = np.zeros((len(partitions), len(self._h), len(self._change)), complex)
+        for received, partition in zip(total, partitions, strict=True):
+            for group in sorted(partition, key=len):
+                received += self._known[group]
         return self._value(total)
 
     def _received(self, groups: BoolArray) -> ComplexArray:
@@ -183,6 +203,17 @@ class Prospects:
         """(C, B) phases of what APs radiate, of variance 1."""
         rng = generator(self._config.seed, Purpose.WHAT_IF, self._key, 1)
         return rng.standard_normal((len(self.members), len(self._h)))
+
+
+def _sets_of(partition: Partition) -> list[Group]:
+    """Of the APs in a partition, all sets that are not empty, the largest first."""
+    aps = sorted(itertools.chain(*partition))
+    return [frozenset(some) for size in range(len(aps), 0, -1) for some in itertools.combinations(aps, size)]
+
+
+def _only(partition: Partition, served: Group) -> Partition:
+    """A partition of which nobody else transmits; its groups in order, so that equal ones are equal."""
+    return tuple(sorted((group & served for group in partition if group & served), key=min))
 
 
 def _mmse(h_hat: ComplexArray, unknown: FloatArray, ue: int, groups: BoolArray) -> ComplexArray:

@@ -44,6 +44,16 @@ class Config(Section):
         policy = self.cooperation.policy
         return policy == "forecast" or (policy == "ddqn" and self.learning.values == "neighbours")
 
+    @property
+    def selects_serving(self) -> bool:
+        """Whether a forecast tells which of a UE's APs transmit to it."""
+        return self.cooperation.serving == "forecast"
+
+    @property
+    def looks_around(self) -> bool:
+        """Whether APs are told what their neighbours are told."""
+        return self.forecasts or self.selects_serving
+
     @model_validator(mode="after")
     def _a_table_of_subsets_stays_small(self) -> Self:
         most = self.cooperation.max_neighbours
@@ -122,6 +132,16 @@ class Config(Section):
     def _a_file_has_no_layouts_left(self) -> Self:
         if self.propagation.channel_file and self.learning.evaluate_every_episodes:
             raise ValueError("evaluate_every_episodes must be 0 with a channel_file: training sees all its layouts")
+        return self
+
+    @model_validator(mode="after")
+    def _sets_of_aps_stay_few(self) -> Self:
+        most = self.radio.most_serving_aps
+        if self.selects_serving and most > 8:
+            raise ValueError(
+                f'serving = "forecast" would compare 2^{most} sets of APs for a UE; '
+                "set radio.max_serving_aps to 8 or fewer"
+            )
         return self
 
     @model_validator(mode="after")

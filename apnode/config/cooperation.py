@@ -60,6 +60,11 @@ class Cooperation(Section):
     max_cluster_aps: Annotated[int, Field(ge=2, le=2**16)] = Field(
         5, description="components: largest cluster; the APs of a larger one precode alone"
     )
+    serving: Literal["strongest", "forecast"] = Field(
+        "strongest",
+        description="which of the APs that serve a UE by (2) transmit to it: all; or, in clusters serving, those with "
+        "which a forecast values its service most",
+    )
     acceptance: Literal["mutual", "all"] = Field(
         "mutual",
         description="requests that an AP accepts: from APs that it asked as well; from all (directed clusters)",
@@ -80,6 +85,8 @@ class Cooperation(Section):
     def _agreement_is_possible(self) -> Self:
         if (self.cluster == "directed") != (self.acceptance == "all"):
             raise ValueError('cluster "directed" goes with acceptance "all", and only with it')
+        if self.serving == "forecast" and self.cluster != "serving":
+            raise ValueError('serving = "forecast" needs cluster = "serving": it forecasts no other clusters')
         return self
 
     @model_validator(mode="after")

@@ -42,7 +42,8 @@ def _largest(config: Config) -> dict[type[Message], Lengths]:
     radio, cooperation = config.radio, config.cooperation
     blocks, antennas, ues, aps = config.run.blocks_per_slot, radio.antennas, radio.num_ues, radio.num_aps
     neighbours, reported = cooperation.max_neighbours, cooperation.reported_interferers
-    around = ues if config.forecasts else 0
+    around = ues if config.looks_around else 0
+    chosen, of_ue = ues * config.selects_serving, radio.most_serving_aps
     weights = sum((inputs + 1) * outputs for inputs, outputs in itertools.pairwise(config.layers))
     told = blocks + cooperation.history_blocks
     estimates = {"ues": (ues,), "h_hat": (told, antennas, ues), "rho": (ues,), "untold": (told, antennas, antennas)}
@@ -55,6 +56,7 @@ def _largest(config: Config) -> dict[type[Message], Lengths]:
             **dict.fromkeys(("around", "around_pilots"), (around,)),
             **dict.fromkeys(("neighbour_beta", "neighbour_serves"), (neighbours, around)),
             "away": (neighbours + min(MOST_ASKERS, aps),),
+            "served_by": (chosen, of_ue),
         },
         PilotBlock: {"y": (blocks, antennas, radio.pilot_length)},
         CoopRequest: {"ues": (ues,)},
@@ -71,11 +73,18 @@ def _largest(config: Config) -> dict[type[Message], Lengths]:
         CommonLinks: {
             "links": (radio.max_services * (radio.most_serving_aps - 1) * (cooperation.cluster == "serving"), 3)
         },
-        Transmission: {"ues": (ues,), **dict.fromkeys(("w", "w_alone"), (blocks, ues, antennas)), "partners": (aps,)},
+        Transmission: {
+            "ues": (ues,),
+            **dict.fromkeys(("w", "w_alone"), (blocks, ues, antennas)),
+            "partners": (aps,),
+            **dict.fromkeys(("group", "chosen"), (chosen,)),
+        },
         SlotFeedback: {
             **dict.fromkeys(("rate", "rate_alone"), (ues,)),
             **dict.fromkeys(("interferers", "interference", "partners"), (ues, reported)),
             "partner_gain": (ues, reported, antennas),
+            "group": (chosen, of_ue),
+            "chosen": (chosen,),
         },
         ApReport: {
             **dict.fromkeys(("neighbours", "requested", "suspects"), (neighbours,)),

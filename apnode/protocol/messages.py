@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from apnode.protocol.fields import Array, Counter, Id, Ids, Message, Real, Slot, Text, Texts, expect
 
 NOBODY = 2**16 - 1  # pads arrays of ids: no id
+SILENT = 2**8 - 1  # in place of a group: an AP that was not heard
 
 ComplexArray = NDArray[np.complex128]  # in computation; complex64 on the wire
 FloatArray = NDArray[np.float64]
@@ -60,6 +61,8 @@ class Association(Message):
     neighbour_serves: Annotated[IntArray, Array("|u1", 2)] = field(default_factory=lambda: np.zeros((0, 0), np.uint8))
     # (len(neighbours), U) 1 where a neighbour serves a UE
     away: Ids = ()  # neighbours and askers that let a deadline pass: nobody is to wait for them
+    served_by: Annotated[IntArray, Array("<u2", 2)] = field(default_factory=lambda: np.zeros((0, 0), np.uint16))
+    # (|K_m|, A) all APs that serve each of your UEs, NOBODY pads; not given where all of them transmit in any case
 
     def __post_init__(self) -> None:
         Message.__post_init__(self)
@@ -80,6 +83,7 @@ class Association(Message):
         expect(len(self.around_pilots) == len(self.around), "one pilot per UE around")
         rows = (count, len(self.around)) if self.around else (0, 0)
         expect(self.neighbour_beta.shape == self.neighbour_serves.shape == rows, "a row around per neighbour")
+        expect(len(self.served_by) in {0, len(self.ues)}, "the APs of every UE")
 
     def columns(self, ues: Sequence[int]) -> list[int]:
         """Where UEs in reach are in beta and pilots, and in estimates."""
@@ -225,11 +229,17 @@ class Transmission(Message):
     w: Annotated[ComplexArray, Array("<c8", 3)]  # (B, len(ues), L) [sqrt W]
     w_alone: Annotated[ComplexArray, Array("<c8", 3)]  # (B, len(ues), L) [sqrt W]
     partners: Ids  # whose channel blocks this AP precoded with
+    group: Annotated[IntArray, Array("<u2", 1)] = field(default_factory=lambda: np.zeros(0, np.uint16))
+    # (len(ues),) the first of the APs with which this one precodes for each UE, itself included; or not given
+    chosen: Annotated[IntArray, Array("|u1", 1)] = field(default_factory=lambda: np.zeros(0, np.uint8))
+    # (len(ues),) of UEs whose strongest AP I am, who of a UE's APs, by id, is to transmit to it (bit i: the i-th); 0 if
+    # all are, and for other UEs; or not given
 
     def __post_init__(self) -> None:
         Message.__post_init__(self)
         expect(self.w.shape == self.w_alone.shape, "w and w_alone must have the same shape")
         expect(self.w.shape[1] == len(self.ues), "w must have one row per UE")
+        expect(len(self.group) == len(self.chosen) and len(self.group) in {0, len(self.ues)}, "a group for every UE")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -248,6 +258,10 @@ class SlotFeedback(Message):
     # (|K_m|, P) the strongest of the partners I named, P <= R
     partner_gain: Annotated[FloatArray, Array("<f4", 3)] = field(default_factory=lambda: np.zeros((0, 0, 0), "<f4"))
     # (|K_m|, P, L) |h|^2 from each of their antennas in block (slot mod B), by their reference signals [power gain]
+    group: Annotated[IntArray, Array("|u1", 2)] = field(default_factory=lambda: np.zeros((0, 0), np.uint8))
+    # (|K_m|, A) of each UE's APs, by id, the place of the first with which it precodes for the UE; SILENT if unheard
+    chosen: Annotated[IntArray, Array("|u1", 1)] = field(default_factory=lambda: np.zeros(0, np.uint8))
+    # (|K_m|,) who of them is to transmit to the UE, as its strongest AP says (bit i: the i-th); 0: all
 
     def __post_init__(self) -> None:
         Message.__post_init__(self)
@@ -256,6 +270,7 @@ class SlotFeedback(Message):
         expect(len(self.interferers) == len(self.rate), "one report per UE")
         expect(self.partner_gain.shape[:2] == self.partners.shape, "one gain per partner")
         expect(len(self.partners) in {0, len(self.rate)}, "partners of every UE")
+        expect(len(self.group) == len(self.chosen) and len(self.group) in {0, len(self.rate)}, "a group for every UE")
         _expect_not_negative(self.rate, self.rate_alone, self.interference, self.partner_gain)
 
 

@@ -209,6 +209,16 @@ def test_a_key_that_is_no_setting_is_refused_by_its_name(key: str) -> None:
         (("cooperation.cluster=components", "cooperation.acceptance=all"), ("cluster", "acceptance")),
         (("cooperation.cluster=serving", "cooperation.acceptance=all"), ("cluster", "acceptance")),
         (("cooperation.cluster=serving",), ("cluster", "precoding.joint")),
+        (("cooperation.serving=forecast",), ("serving", "cluster")),
+        (
+            (
+                "cooperation.serving=forecast",
+                "cooperation.cluster=serving",
+                "precoding.joint=selective",
+                "radio.max_serving_aps=9",
+            ),
+            ("serving", "max_serving_aps", "2^9"),
+        ),
         (("cooperation.max_neighbours=9",), ("ddqn", "max_neighbours", "2^9")),
         (("learning.replay_capacity=16",), ("replay_capacity",)),
         (("learning.batch_size=1001",), ("replay_capacity", "batch")),

@@ -1,4 +1,4 @@
-"""What UEs report of interference: laws of a ranking that each UE does once for all APs that serve it."""
+"""What UEs report: of interference, a ranking that each UE does once for all its APs; and of who serves them."""
 
 import numpy as np
 import pytest
@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from apnode.protocol.messages import NOBODY, FloatArray, IntArray
-from channel_server.ue_reports import partner_gains, strongest_interferers
+from apnode.protocol.messages import NOBODY, SILENT, FloatArray, IntArray, Transmission
+from channel_server.ue_reports import partner_gains, service_of, strongest_interferers
 
 K = 5
 
@@ -84,3 +84,40 @@ def test_without_ues_or_partners_nothing_is_measured(served: bool, partners: tup
     named, gains = partner_gains(h, serving, [partners] * 3, 8)
     assert named.shape == (6 * served, len(partners))
     assert gains.shape == (6 * served, len(partners), 4)
+
+
+# --- who serves a UE --------------------------------------------------------------------------------------
+
+APS_OF = np.array([[2, 4, 7], [4, 7, NOBODY]])  # of UE 0 and of UE 1
+
+
+def transmission(ap: int, ues: tuple[int, ...], group: list[int], chosen: list[int]) -> Transmission:
+    nothing = np.zeros((1, len(ues), 2), complex)
+    return Transmission(0, ap, ues, nothing, nothing, (), group, chosen)
+
+
+SENT = {
+    2: transmission(2, (0,), [2], [0b110]),
+    4: transmission(4, (0, 1), [2, 4], [0, 0b10]),
+    7: transmission(7, (0, 1), [7, 4], [0b001, 0]),
+}
+
+
+def service(*silent: int, **changed: Transmission) -> tuple[list[list[int]], list[int]]:
+    sent = SENT | {int(name[2:]): message for name, message in changed.items()}
+    group, chosen = service_of(APS_OF, np.array([2, 4]), {ap: m for ap, m in sent.items() if ap not in silent})
+    return group.tolist(), chosen.tolist()
+
+
+def test_a_ue_reports_the_groups_of_its_aps_and_what_its_strongest_chooses_whatever_others_would() -> None:
+    assert service() == ([[0, 0, 2], [0, 0, SILENT]], [0b110, 0b10])
+
+
+def test_who_is_silent_is_reported_so_and_if_it_decides_or_all_it_chose_are_silent_all_are_to_serve() -> None:
+    assert service(2) == ([[SILENT, 0, 2], [0, 0, SILENT]], [0, 0b10])
+    assert service(7) == ([[0, 0, SILENT], [0, SILENT, SILENT]], [0b110, 0])
+    assert service(2, 4, 7) == ([[SILENT] * 3] * 2, [0, 0])
+
+
+def test_who_names_a_stranger_as_its_group_is_reported_as_one_for_itself() -> None:
+    assert service(ap7=transmission(7, (0, 1), [3, 9], [0, 0]))[0] == [[0, 0, 2], [0, 1, SILENT]]

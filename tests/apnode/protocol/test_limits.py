@@ -185,3 +185,16 @@ def test_all_links_between_aps_that_serve_a_ue_fit_a_frame_where_they_are_told(r
         precoding=Precoding(joint="selective"),
     )
     assert all(is_read(message, largest_frame(config)) for message in messages)
+
+
+def test_who_transmits_to_each_ue_fits_a_frame_where_it_is_told() -> None:
+    """Where many APs may serve a UE, messages of links are longer."""
+    config = Config(
+        radio=Radio(num_aps=6, num_ues=3000, antennas=1, pilot_length=1, max_serving_aps=1),
+        run=Run(blocks_per_slot=1),
+        cooperation=Cooperation(cluster="serving", serving="forecast", reported_interferers=1, max_neighbours=1),
+        precoding=Precoding(joint="selective"),
+    )
+    per_ue, one = np.ones(3000), np.ones((3000, 1), int)
+    feedback = SlotFeedback(0, per_ue, per_ue, one, one.astype(float), one, one[..., None], one, one[:, 0])
+    assert is_read(feedback, largest_frame(config))

@@ -44,6 +44,13 @@ VARIANTS = {
     "average": ("precoding.power=average", "propagation.block_ms=1"),
     "selective": SELECTIVE,
     "serving": (*SELECTIVE, "cooperation.cluster=serving"),
+    "serving sets": (
+        *SELECTIVE,
+        "cooperation.cluster=serving",
+        "cooperation.serving=forecast",
+        "cooperation.residual_db=20",
+        "cooperation.policy=random",
+    ),
     "components": ("cooperation.cluster=components", "cooperation.policy=random", "reward.scope=neighbourhood"),
 }
 MID_EPISODE, BORDER = 18, 24

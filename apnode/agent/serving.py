@@ -1,0 +1,109 @@
+"""Which of a UE's APs transmit to it: those with which a forecast values its service most (`cooperation.serving`).
+
+An AP that eq. (2) of the seed paper names may bring its UE less than its stream costs other UEs. So a UE is served by
+those of its APs for which the forecast's value is largest, given who precodes jointly for it. Its strongest AP decides:
+
+1. With what an AP transmits to a UE it says with whom it precodes for it: the first AP of the group, as a receiver must
+   know it to tell reference signals apart. In its report the UE repeats this of all its APs that it hears.
+2. The UE's strongest AP finds the best of the APs that are heard, and says who they are with what it transmits next.
+3. The UE repeats that, too, unless it hears none of them; in the slot after, its APs obey.
+
+So no AP waits for another, and all of a UE's APs obey the same choice. It costs a byte a UE of what its strongest AP
+transmits, two of what every AP does, and six of its reports. Who is left out radiates nothing for the UE, but tells its
+channels and agrees on links as before, and serves others. All of a UE's APs serve it until something is chosen, and
+where its strongest AP is silent or does not know all the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+import numpy as np
+
+from apnode.agent.prospects import Prospects
+from apnode.agent.surroundings import BoolArray, Surroundings
+from apnode.config import Config
+from apnode.protocol.messages import NOBODY, SILENT, Association, FloatArray, IntArray, SlotFeedback
+from apnode.protocol.state import Layout, State
+
+SERVED: Layout = {"group": (np.int64, ("K", "A")), "chosen": (np.int64, ("K",))}  # as in SlotFeedback
+NOTHING_SERVED: State = {"group": np.zeros((0, 0), np.int64), "chosen": np.zeros(0, np.int64)}
+
+
+class Serving:
+    """What one AP knows, in one layout, of who transmits to its UEs, and what it says to that."""
+
+    def __init__(self, config: Config, ap: int, association: Association, levels: FloatArray | None = None) -> None:
+        """Draw the fading around the UEs whose strongest AP this is.
+
+        Args:
+            config: as for `Prospects`.
+            ap: this AP.
+            association: what it has been told.
+            levels: (1 + N, 3) how defective it takes itself and its neighbours to be; not at all without.
+        """
+        self._ap, self._ues, self._levels = ap, association.ues, levels
+        self._aps = [[other for other in row if other != NOBODY] for row in association.served_by.tolist()]
+        self._group = np.tile(np.arange(association.served_by.shape[1]), (len(self._ues), 1))  # all for themselves
+        self._chosen = np.zeros(len(self._ues), np.int64)
+        around = Surroundings(ap, association, config.radio)
+        column = {int(ue): at for at, ue in enumerate(around.ids)}
+        self._prospects = {
+            row: Prospects(config, around, column[ue])
+            for row, ue in enumerate(self._ues)
+            if set(self._aps[row]) <= set(around.aps) and around.beta[0, column[ue]] >= around.beta[:, column[ue]].max()
+        }
+        self._last: dict[int, tuple[bytes, int]] = {}  # by row of a UE, what was reported of it, and the choice then
+
+    @property
+    def transmits(self) -> BoolArray:
+        """(|K_m|,) whether this AP is to transmit to each of its UEs."""
+        return np.array([self._ap in self._among(row) for row in range(len(self._ues))], bool)
+
+    def restricted(self, groups: Mapping[int, Collection[int]]) -> dict[int, Collection[int]]:
+        """Of the APs with which one precodes for each UE those that are to transmit to it."""
+        among = {ue: self._among(row) for row, ue in enumerate(self._ues)}
+        return {ue: [ap for ap in group if ap in among[ue]] for ue, group in groups.items()}
+
+    def _among(self, row: int) -> list[int]:
+        """The APs that are to transmit to a UE of this AP."""
+        mask = int(self._chosen[row])
+        return [ap for place, ap in enumerate(self._aps[row]) if not mask or mask >> place & 1]
+
+    def choice(self) -> IntArray:
+        """(|K_m|,) as in Transmission: whom this AP chooses for each of the UEs whose strongest AP it is."""
+        chosen = np.zeros(len(self._ues), np.uint8)
+        for row, prospects in self._prospects.items():
+            reported = self._group[row].tobytes()
+            if row not in self._last or self._last[row][0] != reported:
+                self._last[row] = reported, self._best(row, prospects)
+            chosen[row] = self._last[row][1]
+        return chosen
+
+    def _best(self, row: int, prospects: Prospects) -> int:
+        """The choice, given the groups that were reported: a bit mask; 0 if nobody is heard."""
+        groups: dict[int, set[int]] = {}
+        for place, first in enumerate(self._group[row, : len(self._aps[row])].tolist()):
+            if first != SILENT:
+                groups.setdefault(first, set()).add(prospects.members[place])
+        if not groups:
+            return 0
+        best = prospects.best_served(tuple(map(frozenset, groups.values())), self._levels)
+        return sum(1 << place for place, member in enumerate(prospects.members) if member in best)
+
+    def first_of(self, groups: Mapping[int, Collection[int]] | None) -> IntArray:
+        """(|K_m|,) as in Transmission: the first AP of the group that this one precodes with for each of its UEs."""
+        return np.array([min([self._ap, *(groups or {}).get(ue, ())]) for ue in self._ues], np.uint16)
+
+    def take_in(self, feedback: SlotFeedback) -> None:
+        """UEs report who precoded jointly for them, and who is to transmit from now on."""
+        self._group, self._chosen = feedback.group.astype(np.int64), feedback.chosen.astype(np.int64)
+
+    def state(self) -> State:
+        """Copies of what was reported last, as SERVED."""
+        return {"group": self._group.copy(), "chosen": self._chosen.copy()}
+
+    def restore(self, state: State) -> None:
+        """Take over what `state` gave, if it was of as many UEs and APs."""
+        if state["group"].shape == self._group.shape:
+            self._group, self._chosen = state["group"].copy(), state["chosen"].copy()
