@@ -451,6 +451,20 @@ def test_gains_are_reported_to_partners_with_a_link_and_in_a_neighbourhood_only(
     assert told == (expected if run.config.reward.scope == "neighbourhood" else {})
 
 
+def test_defects_of_aps_show_in_what_users_report_and_in_nothing_else() -> None:
+    """Every other frame is the same to the last bit."""
+    short = (*SHORT, *SERVING, "cooperation.policy=always", "run.episodes=1", "run.slots_per_episode=3")  # unsuspected
+    frames, reports = [], []
+    for defects in ((), ("oscillator_deg=[[0.5, 0], [0.5, 90]]", "calibration_error=[[0.5, 0], [0.5, 0.5]]")):
+        config = load("demo", (*short, *(f"impairments.{defect}" for defect in defects)))
+        sent = sorted((send.to, send.frame) for send in LocalNetwork(config).frames())
+        said = [(to, frame, type(decode(frame, largest_frame(config)))) for to, frame in sent]
+        frames.append([(to, frame) for to, frame, kind in said if kind not in {SlotFeedback, ApReport, SlotReport}])
+        reports.append([(to, frame) for to, frame, kind in said if kind is SlotFeedback])
+    assert frames[0] == frames[1]
+    assert not {*reports[0]} & {*reports[1]}
+
+
 # --- what an AP object can reach ---------------------------------------------------------------------------
 
 LEAVES = (types.ModuleType, type, types.BuiltinFunctionType, types.CodeType, str, bytes, int, float, complex)
