@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cfmimo.runtime.session import processes_of
+from cfmimo.runtime.session import processes_of, processes_with
 
 FIRST_S, LAST_S = 0.1, 20.0
 _MARK = "CFMIMO_TRY"  # in the environment of all processes of a try
@@ -64,7 +64,7 @@ def _sessions() -> set[Path]:
 
 def _processes_with(mark: str) -> list[int]:
     give_up = time.monotonic() + 5
-    while (left := processes_of(Path(mark))) and time.monotonic() < give_up:
+    while (left := processes_with(_MARK, mark)) and time.monotonic() < give_up:
         time.sleep(0.1)
     return left
 

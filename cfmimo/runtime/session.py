@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -26,7 +27,10 @@ _QUICK_NEWS = {  # of a death, and that a process is there again: a call to who 
     "RAY_core_worker_internal_heartbeat_ms": "200",  # 1000 by default
 }
 _SWEEP_S = 5.0
-_SESSION = "session"  # in a run's folder
+_LONGEST_PATH = 4096
+_SESSION = "session"  # in a run's folder: which session it has
+_RUN = "run"  # in a session's folder: whose it is
+_NAME = re.compile(r"cfmimo-\w{8}")  # of a session's folder, as mkdtemp makes it
 _MEMORY_MIB = {  # by start and whether APs learn: what all share and what each has for itself, as benchmarks/startup.py
     ("fork", True): (500, 52),  # measures it, a little rounded up
     ("fork", False): (100, 50),
@@ -51,6 +55,7 @@ def connected(address: str | None, num_aps: int, run_folder: Path | None = None)
     if address is None:
         with _private_session(num_aps) as folder:
             if run_folder is not None:
+                (folder / _RUN).write_text(str(run_folder.resolve()))
                 (run_folder / _SESSION).write_text(str(folder))
             yield str(folder / "fork")
         with suppress(OSError):  # a folder that is gone or read-only: what is written next tells
@@ -72,7 +77,7 @@ def connected(address: str | None, num_aps: int, run_folder: Path | None = None)
 @contextmanager
 def _private_session(num_aps: int) -> Iterator[Path]:
     folder = Path(tempfile.mkdtemp(prefix="cfmimo-", dir="/tmp"))  # short: it holds Unix sockets
-    token = folder / "token"
+    token = _token_of(folder)
     settings = {
         "RAY_AUTH_TOKEN_PATH": str(token),
         "RAY_worker_niceness": "0",  # at Ray's default of 15 any other process starves the actors
@@ -117,12 +122,17 @@ def _init(folder: Path) -> None:
 
 
 def sweep_earlier(run_folder: Path) -> None:
-    """End what is left of a run's private session whose driver was killed."""
+    """End what is left of a run's private session whose driver was killed.
+
+    The folder of a run may come from elsewhere: a session that does not say that it is of this run is left alone.
+    """
     named = run_folder / _SESSION
     if not named.is_file():
         return
-    folder = Path(named.read_text())
-    if folder.parent == Path("/tmp") and folder.name.startswith("cfmimo-"):
+    folder = Path(named.read_text(errors="replace")[:_LONGEST_PATH])
+    whose = folder / _RUN
+    in_place = folder.parent == Path("/tmp") and _NAME.fullmatch(folder.name) and not folder.is_symlink()
+    if in_place and whose.is_file() and whose.read_text() == str(run_folder.resolve()):
         _sweep(folder)
         shutil.rmtree(folder, ignore_errors=True)
     named.unlink()
@@ -139,14 +149,23 @@ def _sweep(folder: Path) -> None:
 
 
 def processes_of(folder: Path) -> list[int]:
-    """Other processes whose environment names a folder."""
-    found = []
+    """Processes of the session in a folder, but for this one: they were started with its token."""
+    return processes_with("RAY_AUTH_TOKEN_PATH", str(_token_of(folder)))
+
+
+def processes_with(name: str, value: str) -> list[int]:
+    """Other processes that were started with an environment variable of this value."""
+    found, entry = [], f"{name}={value}".encode()
     for environ in Path("/proc").glob("[0-9]*/environ"):
         pid = int(environ.parent.name)
         with suppress(OSError):  # ended by itself, or somebody else's
-            if pid != os.getpid() and str(folder).encode() in environ.read_bytes():
+            if pid != os.getpid() and entry in environ.read_bytes().split(b"\0"):
                 found.append(pid)
     return found
+
+
+def _token_of(folder: Path) -> Path:
+    return folder / "token"
 
 
 def memory_needed(config: Config) -> int:
