@@ -31,6 +31,7 @@ from apnode.protocol.messages import (
     PilotBlock,
     Resend,
     RunOver,
+    SelfReport,
     SlotFeedback,
     Tick,
 )
@@ -41,7 +42,7 @@ from apnode.radio.trust import OPINIONS, Trust
 from apnode.slot import Slot
 
 _InCluster = LinkState | CommonLinks | ClusterBlock
-_OfSlot = CoopRequest | ChannelBlock | CoopDecline | _InCluster | SlotFeedback | GainReport
+_OfSlot = CoopRequest | ChannelBlock | CoopDecline | _InCluster | SlotFeedback | GainReport | SelfReport
 
 
 class AccessPoint(Agreement):
@@ -52,7 +53,7 @@ class AccessPoint(Agreement):
         self.completed = 0  # slots
         self.incarnation = incarnation
         self._restored = 0  # slots completed by the checkpoint it came back with
-        self._checks = Checks(ap, config, self.learner)
+        self._checks = Checks(ap, config, policy)
         self._inbox = SlotInbox()
         self._episode: Episode | None = None
         self._upcoming: Association | None = None  # of an episode whose first slot has not opened
@@ -154,9 +155,7 @@ class AccessPoint(Agreement):
         self.slot = Slot.open(self.ap, self._config, pilots, episode, action, suspects, learned)
         self.slot.doubted = {*neighbours} & self._gone
         self.opened = pilots.slot
-        for neighbour in self.slot.chosen:
-            self._send(ap_address(neighbour), CoopRequest(pilots.slot, self.ap, episode.precoder.matters))
-        self._transmit_when_agreed(self.slot)
+        self._begin_to_agree(self.slot)
 
     # --- inside a slot ------------------------------------------------------------------------------------
 
@@ -212,6 +211,7 @@ class AccessPoint(Agreement):
         self._learn()
         if self.learner:
             self.learner.take_in([block.learned for block in slot.agreed.values() if len(block.learned)])
+        self._find_out(slot)
         earned = gain = 0.0
         if slot.feedback is not None:
             gain = relative_gain(slot.feedback)
@@ -302,7 +302,7 @@ class AccessPoint(Agreement):
         gone = np.array(sorted(self._gone), np.int64)
         own = {"completed": np.array(self.completed), "next": np.array(self._next or 0), "gone": gone}
         lesson = lesson_arrays(self._lesson, self._config.observed)
-        learnt = self.learner.state() if self.learner else {}
+        learnt = self.lasting.state() if self.lasting else {}
         return {**own, **joined(lesson=lesson, episode=episode, trust=self.trust.state(), policy=learnt)}
 
     def restore(self, state: State) -> None:
@@ -317,8 +317,8 @@ class AccessPoint(Agreement):
         refuse_other(parts["lesson"], lesson_layout(self._config.observed))
         Episode.refuse_other(parts["episode"])
         refuse_other(parts["trust"], OPINIONS)
-        if self.learner:
-            self.learner.restore(parts["policy"])
+        if self.lasting:
+            self.lasting.restore(parts["policy"])
         else:
             refuse_other(parts["policy"], {})
         self.trust.restore(parts["trust"])

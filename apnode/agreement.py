@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from apnode.agent.observation import relative_gain
-from apnode.agent.policies import Learner, Policy
+from apnode.agent.policies import NOTHING, Lasting, Learner, Observer, Policy
 from apnode.clusters.rounds import Out
 from apnode.config import Config
 from apnode.protocol.fields import Message
@@ -30,6 +30,7 @@ from apnode.protocol.messages import (
     CoopRequest,
     GainReport,
     LinkState,
+    SelfReport,
     SlotFeedback,
     Transmission,
 )
@@ -47,6 +48,8 @@ class Agreement(Node, ABC):
         self.ap = ap
         self.policy = policy
         self.learner = policy if isinstance(policy, Learner) else None
+        self.observer = policy if isinstance(policy, Observer) else None
+        self.lasting = policy if isinstance(policy, Lasting) else None
         self.slot: Slot | None = None  # the open one
         self._config = config
         self._gone: set[int] = set()  # peers presumed down: announced absent, or silent past a deadline
@@ -75,6 +78,13 @@ class Agreement(Node, ABC):
         return moved
 
     # --- neighbours agree ---------------------------------------------------------------------------------
+
+    def _begin_to_agree(self, slot: Slot) -> None:
+        """Tell the neighbours what there is to tell, and ask those that are chosen."""
+        self._report_of_oneself(slot)
+        for neighbour in slot.chosen:
+            self._send(ap_address(neighbour), CoopRequest(slot.index, self.ap, slot.episode.precoder.matters))
+        self._transmit_when_agreed(slot)
 
     def _answer(self, slot: Slot, request: CoopRequest) -> None:
         """A neighbour asks: yes if this AP asked it too, or if clusters are directed."""
@@ -149,6 +159,30 @@ class Agreement(Node, ABC):
         if slot.formation is not None and slot.formation.complete:
             self._transmit(slot)
 
+    # --- where agents find out about APs ------------------------------------------------------------------
+
+    def _report_of_oneself(self, slot: Slot) -> None:
+        """Tell the neighbours what one's agent makes of oneself, where it is time to."""
+        told = self.observer.tells(slot.index) if self.observer else NOTHING
+        if len(told):
+            slot.tellers = frozenset(slot.episode.neighbours)
+            slot.told[self.ap] = told
+            for peer in dict.fromkeys((*slot.episode.neighbours, *slot.episode.association.askers)):
+                self._send(ap_address(peer), SelfReport(slot.index, self.ap, told))
+
+    def _note_self(self, slot: Slot, report: SelfReport) -> None:
+        """A neighbour reports of itself."""
+        if report.ap in slot.tellers:
+            slot.told[report.ap] = report.levels
+            self._complete_when_reported(slot)
+
+    def _find_out(self, slot: Slot) -> None:
+        """Let one's agent take in what neighbours told of themselves, then what UEs reported of one's streams."""
+        if self.observer:
+            self.observer.hear(slot.told)
+            if slot.feedback is not None:
+                self.observer.observe(slot.feedback, slot.groups)
+
     # --- transmission and what comes of it ----------------------------------------------------------------
 
     def _transmit(self, slot: Slot) -> None:
@@ -221,4 +255,5 @@ HANDLERS: Mapping[tuple[Phase, type[Message]], Callable[[Any, Slot, Any], None]]
     **{(phase, kind): Agreement._form for phase in _BEFORE for kind in (LinkState, CommonLinks, ClusterBlock)},
     **{(phase, SlotFeedback): Agreement._note_feedback for phase in _IN_ANY},
     **{(phase, GainReport): Agreement._note_gain for phase in _IN_ANY},
+    **{(phase, SelfReport): Agreement._note_self for phase in _IN_ANY},
 }

@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 
 from apnode.agent.observation import MOST_GAIN
-from apnode.agent.policies import Learner
+from apnode.agent.policies import Learner, Observer, Policy
 from apnode.config import Config
 from apnode.protocol.fields import Message
 from apnode.protocol.messages import (
+    LEAST_LEVEL,
     NOBODY,
     Association,
     ChannelBlock,
@@ -28,6 +29,7 @@ from apnode.protocol.messages import (
     IntArray,
     LinkState,
     PilotBlock,
+    SelfReport,
     SlotFeedback,
 )
 from apnode.protocol.node import refuse_unless
@@ -41,8 +43,8 @@ LOUDEST = (
 class Checks:
     """What AP `ap` refuses, from its config alone."""
 
-    def __init__(self, ap: int, config: Config, learner: Learner | None) -> None:
-        self._ap, self._config, self._radio, self._learner = ap, config, config.radio, learner
+    def __init__(self, ap: int, config: Config, policy: Policy) -> None:
+        self._ap, self._config, self._radio, self._policy = ap, config, config.radio, policy
         self._by_kind: dict[type[Message], Callable[[Any], None]] = {
             Association: self._association,
             PilotBlock: self._pilots,
@@ -54,6 +56,7 @@ class Checks:
             Deadline: self._deadline,
             SlotFeedback: self._feedback,
             GainReport: self._gain,
+            SelfReport: self._self_report,
         }
 
     def refuse_unfit(self, message: Message) -> None:
@@ -107,7 +110,8 @@ class Checks:
 
     def _block(self, block: ChannelBlock) -> None:
         self._estimates(block)
-        understood = self._learner.understands(block.learned) if self._learner else not len(block.learned)
+        policy = self._policy
+        understood = policy.understands(block.learned) if isinstance(policy, Learner) else not len(block.learned)
         refuse_unless(understood, "weights of another network")
 
     def _link_state(self, state: LinkState) -> None:
@@ -145,9 +149,17 @@ class Checks:
     def _feedback(self, feedback: SlotFeedback) -> None:
         self._audible(feedback.interference)
         self._audible(feedback.partner_gain)
+        refuse_unless(bool(len(feedback.hearers)) <= self._config.hears_streams, "levels of streams unasked for")
+        refuse_unless(self._known(feedback.heard_at.tolist()), "a stream heard by an unknown UE")
+        refuse_unless(feedback.level.min(initial=LEAST_LEVEL) >= LEAST_LEVEL, "a stream too weak to be reported")
 
     def _gain(self, report: GainReport) -> None:
         refuse_unless(-1 <= report.gain <= MOST_GAIN, "gain out of range")
+
+    def _self_report(self, report: SelfReport) -> None:
+        refuse_unless(self._is_peer(report.ap), "sent by an unknown AP")
+        credible = isinstance(self._policy, Observer) and self._policy.credible(report.levels)
+        refuse_unless(credible, "levels that cannot be")
 
     def _in_cluster(self, sender: int) -> None:
         refuse_unless(self._config.cooperation.is_transitive, "clusters do not reach beyond an AP's partners")

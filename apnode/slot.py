@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
@@ -58,6 +58,8 @@ class Slot:
     phase: Phase = Phase.AGREEING
     feedback: SlotFeedback | None = None
     gains: dict[int, float] = field(default_factory=dict)  # partners' reports
+    tellers: frozenset[int] = frozenset()  # neighbours who report of themselves in this slot
+    told: dict[int, FloatArray] = field(default_factory=dict)  # what they reported
 
     @classmethod
     def open(
@@ -102,8 +104,8 @@ class Slot:
 
     @property
     def unanswering(self) -> set[int]:
-        """Neighbours that were asked and have said nothing."""
-        return {*self.chosen} - self.blocks.keys() - self.declined
+        """Neighbours that were asked, or were to report of themselves, and have said nothing."""
+        return ({*self.chosen} - self.blocks.keys() - self.declined) | (self.tellers - self.told.keys())
 
     @property
     def agreed(self) -> dict[int, ChannelBlock]:
@@ -129,6 +131,11 @@ class Slot:
         return sum(1 << position for position, n in enumerate(self.episode.neighbours) if n in linked)
 
     @property
+    def groups(self) -> Mapping[int, Collection[int]]:
+        """With which partners this AP has precoded for its UEs, by UE, where clusters are of one UE each."""
+        return (self.formation.groups or {}) if self.formation and self.partners else {}
+
+    @property
     def readers(self) -> set[int]:
         """Those with a link to this AP who may precode with its channels, as far as it knows."""
         if self.formation is None or self.formation.members is None:
@@ -136,9 +143,10 @@ class Slot:
         return self.shared & self.formation.members
 
     def awaited(self, config: Config) -> set[int]:
-        """Partners whose reports are needed before the slot is complete, and have not come."""
-        awaited = self.linked_partners if config.reward.scope == "neighbourhood" else set()
-        return awaited - self.gains.keys() - self.restarted
+        """Peers whose reports are needed before the slot is complete, and have not come."""
+        partners = self.linked_partners if config.reward.scope == "neighbourhood" else set()
+        tellers = self.tellers - self.told.keys() - self.doubted
+        return (partners - self.gains.keys() | tellers) - self.restarted
 
     def reward(self, config: Config, gain: float) -> float:
         """Eq. (12) of this slot, from the relative gain of this AP's UEs."""

@@ -36,7 +36,7 @@ from channel_server.fading import channels, received_pilots
 from channel_server.impairments import downlink
 from channel_server.sinr import received, received_interference, sinr_of, spectral_efficiency
 from channel_server.topology import Layout, associations, make_layout
-from channel_server.ue_reports import partner_gains, service_of, strongest_interferers
+from channel_server.ue_reports import partner_gains, service_of, stream_levels, strongest_interferers
 
 SLACK = 8.0  # standard deviations of about one AP's power: honest APs stay below 3 of them
 _Reports = tuple[IntArray, FloatArray, IntArray, FloatArray]  # as in SlotFeedback
@@ -218,10 +218,12 @@ class ChannelServer(Node):
         suffered = received_interference(h, precoders[0], serving, self._config.cooperation.interference)
         reports = self._ue_reports(air, h, suffered)
         service = self._service(air)
+        heard = stream_levels(effective[0], noise) if self._config.hears_streams else None
         for ap, (ues, report) in enumerate(zip(self.layout.ues_of, reports, strict=True)):
             own = list(ues)
-            served = {name: of_all[own] for name, of_all in service.items()}
-            self._send(ap_address(ap), SlotFeedback(air.index, rate[own], rate_alone[own], *report, **served))
+            told = {name: of_all[own] for name, of_all in service.items()}
+            told |= {} if heard is None else _own_streams(heard[:, own])
+            self._send(ap_address(ap), SlotFeedback(air.index, rate[own], rate_alone[own], *report, **told))
         gain, gain_alone = np.diagonal(effective, axis1=-2, axis2=-1)
         self._report(air, precoders[0], sinr=sinr_now, sinr_alone=sinr_alone, gain=gain, gain_alone=gain_alone)
         self.air = None
@@ -292,6 +294,12 @@ class ChannelServer(Node):
             self._send(ap_address(ap), RunOver(slot))
         self._send(COORDINATOR, RunOver(slot))
         self.done = True
+
+
+def _own_streams(level: IntArray) -> dict[str, IntArray]:
+    """What an AP is told of its n streams' levels (K, n), as in SlotFeedback."""
+    stream, ue = np.nonzero(level.T)
+    return {"hearers": (level > 0).sum(axis=0), "heard_at": ue, "level": level[ue, stream]}
 
 
 def radiated_power(w: ComplexArray) -> FloatArray:

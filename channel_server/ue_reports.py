@@ -6,7 +6,17 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from apnode.protocol.messages import NOBODY, SILENT, ComplexArray, FloatArray, IntArray, Transmission
+from apnode.protocol.messages import (
+    LEAST_LEVEL,
+    LEVELS_PER_DB,
+    MOST_STREAMS,
+    NOBODY,
+    SILENT,
+    ComplexArray,
+    FloatArray,
+    IntArray,
+    Transmission,
+)
 from channel_server.propagation import BoolArray
 
 
@@ -93,3 +103,23 @@ def service_of(aps_of: IntArray, masters: IntArray, sent: Mapping[int, Transmiss
             told = int(sent[master].chosen[sent[master].ues.index(ue)])
             chosen[ue] = told if told & heard else 0
     return group, chosen
+
+
+def stream_levels(effective: ComplexArray, noise_power: float) -> IntArray:
+    """The streams that every UE hears, by their precoded reference signals, as it reports them: the strongest few.
+
+    A UE measures received power as the linear average over what it has heard (RSRP, 3GPP TS 38.215), and tells it in
+    steps of 1 / LEVELS_PER_DB.
+
+    Args:
+        effective: (B, K, K) at UE j of stream k in every block [sqrt W].
+        noise_power: sigma^2 [W].
+
+    Returns:
+        (K, K) at UE j of stream k, power over noise in steps of 0.5 dB; 0 where the UE does not report it.
+    """
+    power = (np.abs(effective) ** 2).mean(axis=0) / noise_power
+    level = 10 * LEVELS_PER_DB * np.log10(np.maximum(power, np.finfo(float).tiny))
+    weaker = np.argsort(-level, axis=1, kind="stable")[:, MOST_STREAMS:]
+    np.put_along_axis(level, weaker, 0, axis=1)
+    return np.where(level < LEAST_LEVEL, 0, np.minimum(np.rint(level), 255)).astype(np.uint8)

@@ -34,6 +34,7 @@ from apnode.protocol.messages import (
     LinkState,
     PilotBlock,
     RunOver,
+    SelfReport,
     SlotFeedback,
     SlotReport,
     Transmission,
@@ -46,8 +47,9 @@ from cfmimo.presets import load
 from cfmimo.runtime.local import LocalNetwork
 from channel_server.fading import channels, received_pilots
 from channel_server.server import Air, ChannelServer
-from channel_server.sinr import spectral_efficiency
+from channel_server.sinr import received, spectral_efficiency
 from channel_server.topology import Layout, associations, make_layout
+from channel_server.ue_reports import stream_levels
 from coordinator import tables
 from coordinator.collector import Coordinator
 from coordinator.record import Record
@@ -77,6 +79,7 @@ VARIANTS = {
         "cooperation.neighbour_sets=common-ue",
         "cooperation.serving=forecast",
     ),
+    "belief": (*SERVING, *MMSE_LEAVES, "cooperation.policy=belief", "cooperation.neighbour_sets=common-ue"),
     "agents that forecast": (*SERVING, *MMSE_LEAVES, "learning.values=neighbours", "reward.gain=absolute"),
 }
 FROM_CHANNEL = (Association, PilotBlock, SlotFeedback, Deadline, RunOver)
@@ -239,8 +242,44 @@ def test_of_other_aps_channels_an_ap_learns_what_its_own_ues_measure_of_its_part
             np.testing.assert_allclose(gain, np.abs(h[named, ue]) ** 2, rtol=1e-6)
 
 
-def test_between_aps_only_channel_blocks_and_link_states_carry_arrays(run: Watched) -> None:
-    with_arrays = (Association, PilotBlock, SlotFeedback, ChannelBlock, LinkState, CommonLinks, ClusterBlock)
+def test_of_streams_an_ap_that_asks_is_told_where_its_own_are_heard_and_another_nothing(run: Watched) -> None:
+    radiated, noise = run.by(Transmission), run.config.radio.noise_power_w
+    told = run.by(SlotFeedback)
+    assert any(len(feedback.level) for feedback in told.values()) == run.config.hears_streams
+    for slot in range(8 * run.config.hears_streams):
+        layout, h = run.layout(slot), channels(run.config, run.layout(slot), slot)
+        w = np.zeros(h.shape, complex)
+        for ap in range(11):
+            w[:, ap, list(radiated[slot, ap].ues)] = radiated[slot, ap].w
+        levels = stream_levels(received(h, w), noise)
+        for ap in range(11):
+            feedback, ues = told[slot, ap], np.array(layout.ues_of[ap], int)
+            own = np.zeros((len(ues), len(levels)), int)
+            own[feedback.stream, feedback.heard_at] = feedback.level
+            np.testing.assert_array_equal(own, levels[:, ues].T)
+
+
+def test_beliefs_are_told_to_neighbours_in_the_first_slot_of_an_episode(run: Watched) -> None:
+    told = {(m.slot, m.ap, index(to)) for to, m in run.of(SelfReport)}
+    if run.config.cooperation.policy != "belief":
+        assert not told
+        return
+    neighbours = {(a.episode, index(to)): a.neighbours for to, a in run.of(Association)}
+    assert told == {(4 * episode, ap, peer) for (episode, ap), peers in neighbours.items() for peer in peers}
+    assert len(run.of(SelfReport)) == len(told) > 50
+
+
+def test_between_aps_only_channel_blocks_link_states_and_beliefs_carry_arrays(run: Watched) -> None:
+    with_arrays = (
+        Association,
+        PilotBlock,
+        SlotFeedback,
+        ChannelBlock,
+        LinkState,
+        CommonLinks,
+        ClusterBlock,
+        SelfReport,
+    )
     for to, message, _ in run.frames:
         if to.startswith("ap/") and type(message) not in with_arrays:
             assert not [v for v in content(message).values() if not isinstance(v, (int, float, tuple))]

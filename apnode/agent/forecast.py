@@ -19,6 +19,8 @@ from apnode.protocol.messages import Association, ComplexArray, FloatArray, IntA
 
 _OTHERWISE_SINR = 8.0  # taken for that of a UE of whose other APs nothing is known
 
+Links = dict[tuple[int, int], float]  # by rows in `Surroundings` [bit/s/Hz]
+
 
 def link_gains(
     config: Config,
@@ -66,21 +68,25 @@ def gains_of_links(
     around: Surroundings, prospects: Iterable[Prospects], levels: FloatArray | None = None
 ) -> FloatArray:
     """(N,) as `link_gains`, from what `prospects_of` gave."""
+    return gains_along(around, [joining_links(around, of_ue, levels) for of_ue in prospects])
+
+
+def gains_along(around: Surroundings, joining: Iterable[Links]) -> FloatArray:
+    """(N,) as `link_gains`, from the `joining_links` of every UE that the AP serves."""
     gains = np.zeros(len(around.aps))
-    if levels is not None and not levels.any():
-        levels = None  # to the last bit
-    for of_ue in prospects:
-        for pair, gain in _joined(around, of_ue, levels).items():
-            if 0 in pair:
-                gains[max(pair)] += gain
+    for pair, gain in itertools.chain.from_iterable(links.items() for links in joining):
+        if 0 in pair:
+            gains[max(pair)] += gain
     return gains[1:]
 
 
-def _joined(around: Surroundings, prospects: Prospects, levels: FloatArray | None) -> dict[tuple[int, int], float]:
+def joining_links(around: Surroundings, prospects: Prospects, levels: FloatArray | None) -> Links:
     """The links that join the APs of one UE, and what each adds when it does; others add nothing."""
+    if levels is not None and not levels.any():
+        levels = None  # to the last bit
     group_of = {row: frozenset([row]) for row in prospects.members}
     known: dict[Group, float] = dict.fromkeys(group_of.values(), 0.0)  # an AP for itself changes nothing
-    links: dict[tuple[int, int], float] = {}
+    links: Links = {}
     while True:
         pairs = [p for p in itertools.combinations(prospects.members, 2) if group_of[p[0]] is not group_of[p[1]]]
         merged = {pair: group_of[pair[0]] | group_of[pair[1]] for pair in pairs}

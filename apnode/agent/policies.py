@@ -6,16 +6,17 @@ added here and to `config.Cooperation.policy`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 
+from apnode.agent.beliefs import Belief, Believer
 from apnode.agent.observation import interference_position, shares, traits_of
 from apnode.agent.replay import Replay, Transition
 from apnode.config import Config
 from apnode.config.learning import Learning
-from apnode.protocol.messages import Association, FloatArray
+from apnode.protocol.messages import Association, FloatArray, SlotFeedback
 from apnode.protocol.rng import Purpose, generator, integer_seed
 from apnode.protocol.state import State, joined, layout_of, part, refuse_other
 
@@ -36,7 +37,7 @@ class Policy(Protocol):
 
 @runtime_checkable
 class Learner(Protocol):
-    """What a policy has besides if it learns."""
+    """What a policy has besides if it learns from rewards."""
 
     def learn(self, transition: Transition, slot: int) -> float:
         """Take in what came of the slot's action; returns the loss of an update, 0 if there was none, -1 if skipped."""
@@ -52,6 +53,28 @@ class Learner(Protocol):
 
     def take_in(self, learned: Sequence[FloatArray]) -> None:
         """Learn from what partners told."""
+
+
+@runtime_checkable
+class Observer(Protocol):
+    """What a policy has besides if it finds out about APs from what UEs report of their streams."""
+
+    def tells(self, slot: int) -> FloatArray:
+        """What all neighbours are told of this AP in this slot; nothing but in an episode's first."""
+
+    def credible(self, told: FloatArray) -> bool:
+        """Whether a neighbour may have told this of itself."""
+
+    def hear(self, told: Mapping[int, FloatArray]) -> None:
+        """Take in what neighbours have told of themselves in a slot."""
+
+    def observe(self, feedback: SlotFeedback, groups: Mapping[int, Collection[int]]) -> None:
+        """Take in what UEs report of this AP's streams; `groups` as in `Slot`."""
+
+
+@runtime_checkable
+class Lasting(Protocol):
+    """What a policy has besides if an AP that is restarted must not forget what it knows."""
 
     def state(self) -> State:
         """Copies of all that it has learnt; what is keyed by the slot it need not keep."""
@@ -217,6 +240,13 @@ class Ddqn:
         self._synced = int(state["synced"])
 
 
+def trained_policy(ap: int, config: Config, learned: list[FloatArray]) -> Policy:
+    """The policy that the config names, for AP `ap`, with what an agent has learned; it learns no more."""
+    if config.cooperation.policy == "belief":
+        return Believer(ap, config, learned[0])
+    return Trained(config, learned)
+
+
 def epsilon_at(learning: Learning, episode: int) -> float:
     """Chance to explore: falls by epsilon_decay each episode, never below epsilon_end."""
     return max(learning.epsilon_end, learning.epsilon_start - learning.epsilon_decay * episode)
@@ -239,3 +269,5 @@ def make_policy(ap: int, config: Config) -> Policy:
             return Forecast(config)
         case "ddqn":
             return Ddqn(ap, config)
+        case "belief":
+            return Belief(ap, config)

@@ -10,7 +10,7 @@ from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
-from apnode.config.cooperation import Cooperation, Precoding
+from apnode.config.cooperation import LEARNERS, Cooperation, Precoding
 from apnode.config.learning import TRAITS, Learning, Reward
 from apnode.config.network import Impairments, Propagation, Radio, Run
 from apnode.config.section import Section
@@ -42,7 +42,18 @@ class Config(Section):
     def forecasts(self) -> bool:
         """Whether APs forecast what links would bring."""
         policy = self.cooperation.policy
-        return policy == "forecast" or (policy == "ddqn" and self.learning.values == "neighbours")
+        return policy in {"forecast", "belief"} or (policy == "ddqn" and self.learning.values == "neighbours")
+
+    @property
+    def hears_streams(self) -> bool:
+        """Whether APs are told at which UEs their streams are heard, and how strongly."""
+        return self.cooperation.policy == "belief"
+
+    @model_validator(mode="after")
+    def _beliefs_are_of_joint_precoding_for_a_ue(self) -> Self:
+        if self.cooperation.policy == "belief" and self.cooperation.cluster != "serving":
+            raise ValueError('policy "belief" needs cooperation.cluster = "serving": it learns from groups of one UE')
+        return self
 
     @property
     def selects_serving(self) -> bool:
@@ -80,7 +91,7 @@ class Config(Section):
     @property
     def evaluate_every_slots(self) -> int:
         """Slots between two evaluations of learning agents; 0: never."""
-        learns = self.cooperation.policy == "ddqn"
+        learns = self.cooperation.policy in LEARNERS
         return self.learning.evaluate_every_episodes * self.run.slots_per_episode if learns else 0
 
     @model_validator(mode="after")

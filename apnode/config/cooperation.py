@@ -8,14 +8,17 @@ from pydantic import Field, model_validator
 
 from apnode.config.section import Fraction, Positive, Section
 
+LEARNERS = ("ddqn", "belief")  # policies whose agents learn
+
 
 class Cooperation(Section):
     """Which neighbours an AP may ask, which requests it accepts, and which APs then precode jointly."""
 
-    policy: Literal["ddqn", "never", "always", "random", "threshold", "master", "forecast"] = Field(
+    policy: Literal["ddqn", "never", "always", "random", "threshold", "master", "forecast", "belief"] = Field(
         "ddqn",
         description="how an AP chooses the neighbours to ask. master: those with which it serves a UE whose strongest "
-        "AP is one of the two; forecast: those whose link promises more than link_price",
+        "AP is one of the two; forecast: those whose link promises more than link_price; belief: the same, "
+        "with every AP as defective as it has found itself to be",
     )
     request_rate: Fraction = Field(0.565, description="policy random: probability of asking a neighbour")
     request_share: Fraction = Field(

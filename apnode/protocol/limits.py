@@ -10,6 +10,7 @@ from apnode.config import Config
 from apnode.protocol.fields import MAX_TEXT, Array, Message, specs
 from apnode.protocol.messages import (
     KINDS,
+    MOST_STREAMS,
     ApReport,
     Association,
     ChannelBlock,
@@ -18,6 +19,7 @@ from apnode.protocol.messages import (
     CoopRequest,
     LinkState,
     PilotBlock,
+    SelfReport,
     SlotFeedback,
     SlotReport,
     Transmission,
@@ -25,6 +27,7 @@ from apnode.protocol.messages import (
 
 MOST_BYTES = 2**32 - 1  # [B] of a frame in msgpack
 MOST_ASKERS = 64  # an Association lists no more; about 15 is the most seen among 100 APs
+_MOST_LEVELS = 6  # in a SelfReport
 _REASONS = 16  # for which frames are dropped, at most
 _HEADER = 9  # [B] of a number, or of the length of what follows, at most
 
@@ -85,7 +88,10 @@ def _largest(config: Config) -> dict[type[Message], Lengths]:
             "partner_gain": (ues, reported, antennas),
             "group": (chosen, of_ue),
             "chosen": (chosen,),
+            "hearers": (ues,),
+            **dict.fromkeys(("heard_at", "level"), (ues * min(ues, MOST_STREAMS) * config.hears_streams,)),
         },
+        SelfReport: {"levels": (_MOST_LEVELS,)},
         ApReport: {
             **dict.fromkeys(("neighbours", "requested", "suspects"), (neighbours,)),
             "partners": (aps,),

@@ -16,6 +16,9 @@ from apnode.protocol.fields import Array, Counter, Id, Ids, Message, Real, Slot,
 
 NOBODY = 2**16 - 1  # pads arrays of ids: no id
 SILENT = 2**8 - 1  # in place of a group: an AP that was not heard
+LEVELS_PER_DB = 2  # UEs tell the level of a stream in steps of 0.5 dB
+LEAST_LEVEL = 5 * LEVELS_PER_DB  # streams below 5 dB over noise go unreported
+MOST_STREAMS = 20  # that a UE reports in a slot
 
 ComplexArray = NDArray[np.complex128]  # in computation; complex64 on the wire
 FloatArray = NDArray[np.float64]
@@ -262,6 +265,12 @@ class SlotFeedback(Message):
     # (|K_m|, A) of each UE's APs, by id, the place of the first with which it precodes for the UE; SILENT if unheard
     chosen: Annotated[IntArray, Array("|u1", 1)] = field(default_factory=lambda: np.zeros(0, np.uint8))
     # (|K_m|,) who of them is to transmit to the UE, as its strongest AP says (bit i: the i-th); 0: all
+    hearers: Annotated[IntArray, Array("<u2", 1)] = field(default_factory=lambda: np.zeros(0, np.uint16))
+    # (|K_m|,) UEs that report to hear the stream of each of your UEs; none if this AP does not ask for it
+    heard_at: Annotated[IntArray, Array("<u2", 1)] = field(default_factory=lambda: np.zeros(0, np.uint16))
+    # (E,) these UEs, stream after stream
+    level: Annotated[IntArray, Array("|u1", 1)] = field(default_factory=lambda: np.zeros(0, np.uint8))
+    # (E,) the stream's power over noise, mean over the blocks, in steps of 0.5 dB
 
     def __post_init__(self) -> None:
         Message.__post_init__(self)
@@ -271,7 +280,16 @@ class SlotFeedback(Message):
         expect(self.partner_gain.shape[:2] == self.partners.shape, "one gain per partner")
         expect(len(self.partners) in {0, len(self.rate)}, "partners of every UE")
         expect(len(self.group) == len(self.chosen) and len(self.group) in {0, len(self.rate)}, "a group for every UE")
+        expect(len(self.hearers) in {0, len(self.rate)}, "hearers of every stream")
+        expect(int(self.hearers.sum()) == len(self.heard_at) == len(self.level), "one level per hearer of a stream")
+        heard = self.stream.astype(int) << 16 | self.heard_at
+        expect(len(np.unique(heard)) == len(heard), "a UE hears a stream at one level")
         _expect_not_negative(self.rate, self.rate_alone, self.interference, self.partner_gain)
+
+    @property
+    def stream(self) -> IntArray:
+        """(E,) which of your UEs each entry of `heard_at` and `level` is about: a position in Association.ues."""
+        return np.repeat(np.arange(len(self.hearers)), self.hearers)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -281,6 +299,15 @@ class GainReport(Message):
     slot: Slot
     ap: Id
     gain: Real
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SelfReport(Message):
+    """AP -> neighbours, in the first slot of an episode, where agents find out about APs. What mine makes of me."""
+
+    slot: Slot
+    ap: Id
+    levels: Annotated[FloatArray, Array("<f4", 1)]  # as the agents' policy has them
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -371,6 +398,7 @@ FRONTHAUL = (  # AP -> AP: the price of cooperation
     ClusterBlock,
     CommonLinks,
     GainReport,
+    SelfReport,
 )
 KINDS: tuple[type[Message], ...] = (  # position = tag on the wire: another order is another VERSION
     Hello,
@@ -391,5 +419,6 @@ KINDS: tuple[type[Message], ...] = (  # position = tag on the wire: another orde
     CommonLinks,
     FaultFired,
     Resend,
+    SelfReport,
 )
 TAGS = {kind: tag for tag, kind in enumerate(KINDS)}

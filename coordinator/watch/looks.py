@@ -23,13 +23,14 @@ LOOKS = {  # what APs run: the colours of Okabe and Ito, told apart by colour-bl
     "informed": Look("#117733", "H"),
     "oracle": Look("#000000", "*"),
     "ddqn": Look("#0072B2", "^"),
+    "belief": Look("#DDCC77", "p"),
     "always": Look("#D55E00", "X"),
     # references without links
     "mrt": Look("#882255", "<"),
     "local-rzf": Look("#999933", ">"),
     "local-mmse": Look("#44AA99", "h"),
     "centralised": Look("#332288", "d"),
-    "p-mmse": Look("#8C564B", "p"),
+    "p-mmse": Look("#8C564B", "1"),
     "full-mmse": Look("#AA4499", "8"),
 }
-GLYPHS = {"s": "■", "o": "●", "v": "▼", "P": "✚", "D": "◆", "^": "▲", "X": "✖"}  # markers of policies that runs have
+GLYPHS = {"s": "■", "o": "●", "v": "▼", "P": "✚", "D": "◆", "^": "▲", "X": "✖", "p": "⬟"}  # markers of policies

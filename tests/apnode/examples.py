@@ -29,6 +29,7 @@ from apnode.protocol.messages import (
     PilotBlock,
     Resend,
     RunOver,
+    SelfReport,
     SlotFeedback,
     SlotReport,
     Transmission,
@@ -80,6 +81,9 @@ EXAMPLES: dict[type[Message], Message] = {
             partner_gain=np.abs(gaussian(2, 1, 4)),
             group=[[0, 0, SILENT], [0, 1, 2]],
             chosen=[0, 6],
+            hearers=[2, 1],
+            heard_at=[0, 5, 5],
+            level=[120, 10, 255],
         ),
         GainReport(41, 7, -0.125),
         Deadline(41),
@@ -104,6 +108,7 @@ EXAMPLES: dict[type[Message], Message] = {
         CommonLinks(41, 7, 2, [[0, 3, 7], [0, 3, 9], [5, 9, 3]]),
         FaultFired(41, "ap/7", "kill"),
         Resend(41),
+        SelfReport(41, 7, [0.25, 0.0, 0.5, 0.05, 0.0625, 0.01]),
     )
 }
 

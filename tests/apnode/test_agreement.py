@@ -1,10 +1,12 @@
 """Inside a slot: who agrees with whom, and which clusters are found, by the rules of the protocol."""
 
+from collections.abc import Collection, Iterable, Mapping
 from functools import partial
 
 import numpy as np
 import pytest
 
+from apnode.access_point import AccessPoint
 from apnode.clusters.relaying import common_links
 from apnode.protocol.fields import Message
 from apnode.protocol.messages import (
@@ -13,19 +15,27 @@ from apnode.protocol.messages import (
     ClusterBlock,
     CommonLinks,
     CoopDecline,
+    CoopRequest,
     Deadline,
+    FloatArray,
     GainReport,
     LinkState,
+    SelfReport,
+    SlotFeedback,
     Transmission,
 )
 from apnode.protocol.node import CHANNEL, COORDINATOR
+from cfmimo.presets import load
 from tests.apnode.driving import (
     COMPONENTS,
     DIRECTED,
     NEIGHBOURHOOD,
+    NEIGHBOURS,
     SERVING,
     SHAPE,
+    SMALL,
     UES,
+    Asks,
     Driven,
     associated,
     association,
@@ -404,3 +414,86 @@ def test_directed_does_not_depend_on_the_order_of_arrival() -> None:
     outcomes = each_order(lambda: opened(*DIRECTED, asks=[1, 2]), [request(1), block(1), block(2), request(3)])
     assert len(set(outcomes)) == 1
     assert len(outcomes[0]) == 3
+
+
+# --- where APs find out about themselves --------------------------------------------------------------------
+
+
+class Confides(Asks):
+    """Tells its neighbours of itself in every fifth slot, and notes what they tell."""
+
+    def __init__(self, neighbours: Iterable[int]) -> None:
+        super().__init__(neighbours)
+        self.heard: list[dict[int, list[float]]] = []
+        self.observed: list[int] = []
+
+    def tells(self, slot: int) -> FloatArray:
+        return np.array([0.5, slot], np.float32) if slot % 5 == 0 else np.zeros(0)
+
+    def credible(self, told: FloatArray) -> bool:
+        return len(told) == 2
+
+    def hear(self, told: Mapping[int, FloatArray]) -> None:
+        self.heard.append({ap: levels.tolist() for ap, levels in told.items()})
+
+    def observe(self, feedback: SlotFeedback, groups: Mapping[int, Collection[int]]) -> None:
+        self.observed.append(feedback.slot)
+
+
+def confiding(asks: Iterable[int] = ()) -> tuple[Driven, Confides]:
+    """AP 0 that knows its UEs and its neighbours."""
+    driven, policy = Driven(), Confides(asks)
+    driven.ap = AccessPoint(0, load("demo", SMALL), policy)
+    driven.give(association())
+    return driven, policy
+
+
+def test_an_ap_tells_all_its_neighbours_of_itself_before_it_asks_any() -> None:
+    driven, _ = confiding(asks=[1])
+    out = driven.give(pilots())
+    assert kinds(out)[:3] == [(f"ap/{peer}", SelfReport) for peer in NEIGHBOURS]
+    assert {tuple(m.levels.tolist()) for _, m in out if isinstance(m, SelfReport)} == {(0.5, 0.0)}
+    assert kinds(out)[3:] == [("ap/1", CoopRequest)]
+
+
+def test_a_slot_is_not_over_before_all_neighbours_have_told_of_themselves() -> None:
+    driven, policy = confiding()
+    driven.give(pilots(), SelfReport(0, 2, [0.1, 0.2]), SelfReport(0, 3, [0.5, 0.5]), feedback())
+    assert driven.give(pilots(1), SelfReport(0, 4, [0.7, 0.7])) == []  # AP 4 is no neighbour
+    out = kinds(driven.give(SelfReport(0, 1, [0.25, 0.0])))
+    assert out == [(COORDINATOR, ApReport), (CHANNEL, Transmission)]
+    told = {0: [0.5, 0.0], 2: [0.1, 0.2], 3: [0.5, 0.5], 1: [0.25, 0.0]}
+    assert {ap: pytest.approx(levels) for ap, levels in policy.heard[0].items()} == told
+    assert policy.observed == [0]
+    driven.give(feedback(1))
+    assert policy.heard[1:] == [{}]  # the next slot waits for nobody
+    assert policy.observed == [0, 1]
+
+
+def test_what_a_neighbour_tells_of_itself_at_another_time_is_of_no_account() -> None:
+    driven, policy = confiding()
+    driven.give(pilots(), *(SelfReport(0, peer, [0.1, 0.2]) for peer in NEIGHBOURS), feedback())
+    driven.give(pilots(1), SelfReport(1, 1, [0.9, 0.9]), feedback(1))
+    assert policy.heard[1] == {}
+
+
+def test_in_which_order_neighbours_tell_of_themselves_changes_nothing() -> None:
+    def started() -> Driven:
+        driven, _ = confiding(asks=[1])
+        driven.give(pilots(), block(1), SelfReport(0, 3, [0.3, 0.2]))
+        return driven
+
+    outcomes = each_order(started, [SelfReport(0, 1, [0.1, 0.2]), SelfReport(0, 2, [0.2, 0.2]), feedback(), pilots(1)])
+    assert len(set(outcomes)) == 1
+    assert [to for to, _ in outcomes[0]] == ["ap/1", COORDINATOR]
+
+
+def test_a_neighbour_that_was_restarted_or_misses_the_deadline_keeps_nobody_waiting() -> None:
+    driven, _ = confiding()
+    driven.give(pilots(), SelfReport(0, 2, [0.1, 0.2]), feedback())
+    assert driven.give(SelfReport(0, 3, [0.1, 0.2])) == []
+    moved = association(endpoints=("tcp://ap2", "tcp://elsewhere", "tcp://ap3"))
+    assert kinds(driven.give(moved)) == [(COORDINATOR, ApReport)]
+    driven, _ = confiding()
+    driven.give(pilots(), SelfReport(0, 2, [0.1, 0.2]), feedback(), pilots(1))
+    assert kinds(driven.give(Deadline(1))) == [(COORDINATOR, ApReport), (CHANNEL, Transmission)]

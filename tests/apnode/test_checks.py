@@ -13,6 +13,7 @@ from apnode.protocol.messages import (
     GainReport,
     Hello,
     PilotBlock,
+    SelfReport,
     Transmission,
 )
 from apnode.protocol.node import CHANNEL
@@ -54,6 +55,8 @@ MISFITS = {
     "feedback of more power than was sent": replace(feedback(), interference=np.full((2, 2), 1e12)),
     "a gain that there cannot be": GainReport(0, 1, 1000.5),
     "a gain of less than nothing": GainReport(0, 1, -1.5),
+    "levels of streams that nobody asked for": replace(feedback(), hearers=[1, 0], heard_at=[1], level=[40]),
+    "a neighbour's opinion of itself that nobody asked for": SelfReport(0, 1, 6 * [0.5]),
     "the deadline of a slot that there is not": Deadline(2**40),
     "an association with too many neighbours": association(
         neighbours=(1, 2, 3, 4, 5), endpoints=5 * ("x",), interference=[1, 1, 1, 1, 1]

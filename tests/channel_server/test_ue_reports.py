@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from apnode.protocol.messages import NOBODY, SILENT, FloatArray, IntArray, Transmission
-from channel_server.ue_reports import partner_gains, service_of, strongest_interferers
+from apnode.protocol.messages import LEAST_LEVEL, MOST_STREAMS, NOBODY, SILENT, FloatArray, IntArray, Transmission
+from channel_server.ue_reports import partner_gains, service_of, stream_levels, strongest_interferers
 
 K = 5
 
@@ -121,3 +121,31 @@ def test_who_is_silent_is_reported_so_and_if_it_decides_or_all_it_chose_are_sile
 
 def test_who_names_a_stranger_as_its_group_is_reported_as_one_for_itself() -> None:
     assert service(ap7=transmission(7, (0, 1), [3, 9], [0, 0]))[0] == [[0, 0, 2], [0, 1, SILENT]]
+
+
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    num_ues=st.integers(1, 40),
+    blocks=st.integers(1, 4),
+    weakest_db=st.integers(-30, 20),
+)
+def test_a_ue_reports_the_power_of_the_strongest_streams_it_hears_in_half_decibels(
+    seed: int, num_ues: int, blocks: int, weakest_db: int
+) -> None:
+    rng, noise = np.random.default_rng(seed), 1e-13
+    amplitude = 10 ** (rng.uniform(weakest_db, 60, (num_ues, num_ues)) / 20) * np.sqrt(noise)
+    phase = rng.standard_normal((blocks, num_ues, num_ues)) + 1j * rng.standard_normal((blocks, num_ues, num_ues))
+    levels = stream_levels(amplitude * phase, noise)
+    measured_db = 10 * np.log10((np.abs(amplitude * phase) ** 2).mean(axis=0) / noise)
+    for reported, heard_db in zip(levels.astype(int), measured_db, strict=True):
+        told = reported > 0
+        np.testing.assert_allclose(reported[told] / 2, heard_db[told], atol=0.25 + 1e-9)
+        assert (heard_db[told] >= 5).all()
+        assert told.sum() == min(MOST_STREAMS, (heard_db >= 5).sum())
+        assert heard_db[told].min(initial=np.inf) >= heard_db[~told & (heard_db >= 5)].max(initial=-np.inf)
+
+
+def test_a_ue_reports_no_stream_that_it_does_not_hear() -> None:
+    just, below = 10 ** (LEAST_LEVEL / 2 / 20), 10 ** ((LEAST_LEVEL / 2 - 0.01) / 20)
+    levels = stream_levels(np.array([[[just, below, 0], [1e9, 1, 0], [0, 0, 0]]], complex), 1.0)
+    np.testing.assert_array_equal(levels, [[LEAST_LEVEL, 0, 0], [255, 0, 0], [0, 0, 0]])

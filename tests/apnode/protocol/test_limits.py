@@ -14,6 +14,7 @@ from apnode.protocol.fields import MAX_TEXT, Message
 from apnode.protocol.limits import largest_frame
 from apnode.protocol.messages import (
     KINDS,
+    MOST_STREAMS,
     ApReport,
     Association,
     ChannelBlock,
@@ -22,6 +23,7 @@ from apnode.protocol.messages import (
     CoopRequest,
     LinkState,
     PilotBlock,
+    SelfReport,
     SlotFeedback,
     SlotReport,
     Transmission,
@@ -37,6 +39,7 @@ WAYS = {  # to cooperate
     "components": ("cooperation.cluster=components", "cooperation.policy=always"),
     "serving": ("cooperation.cluster=serving", "cooperation.policy=always", *SELECTIVE),
     "selective": ("cooperation.policy=forecast", *SELECTIVE),
+    "belief": ("cooperation.cluster=serving", "cooperation.policy=belief", *SELECTIVE),
     "shared subsets": ("learning.share=true",),
     "shared neighbours": ("learning.share=true", "learning.values=neighbours", "learning.hidden=[300,200]"),
 }
@@ -91,6 +94,9 @@ def largest_messages(config: Config) -> list[Message]:
     w = np.ones((blocks, radio.num_ues, radio.antennas), complex)
     interferers = np.ones((radio.num_ues, min(cooperation.reported_interferers, radio.num_aps)), int)
     gains = np.ones((*interferers.shape, radio.antennas))
+    hearers = np.full(radio.num_ues, min(radio.num_ues, MOST_STREAMS) * config.hears_streams)
+    at = np.concatenate([np.arange(count) for count in hearers])
+    heard = {"hearers": hearers, "heard_at": at, "level": np.full(len(at), 255)}
     far, sent, dropped = 2**40, np.full((2, len(KINDS)), 2**32 - 1), np.full(16, 2**32 - 1)
     endpoints = ("x" * MAX_TEXT,) * len(others)
     shape = (blocks, radio.antennas)
@@ -102,7 +108,8 @@ def largest_messages(config: Config) -> list[Message]:
         ChannelBlock(far, 0, ues, *estimates),
         ClusterBlock(far, 0, 0, ues, *estimates),
         Transmission(far, 0, ues, w, w, partners),
-        SlotFeedback(far, per_ue, per_ue, interferers, interferers.astype(float), interferers, gains),
+        SlotFeedback(far, per_ue, per_ue, interferers, interferers.astype(float), interferers, gains, **heard),
+        SelfReport(far, 0, np.ones(6)),
         ApReport(far, 0, others, others, partners, *4 * (0.1,), sent, dropped, 65534, far, far, far, others, far),
         SlotReport(
             far,
@@ -134,10 +141,12 @@ def is_read(message: Message, max_bytes: int) -> bool:
     ],
 )
 @pytest.mark.parametrize("reported", [1, 64])
-def test_no_frame_is_longer_than_the_config_foresees(radio: Radio, reported: int) -> None:
+@pytest.mark.parametrize("cluster", [{}, {"policy": "belief", "cluster": "serving"}], ids=["ego", "belief"])
+def test_no_frame_is_longer_than_the_config_foresees(radio: Radio, reported: int, cluster: dict[str, Any]) -> None:
     config = Config(
         radio=radio,
-        cooperation=Cooperation(max_neighbours=8, reported_interferers=reported, max_cluster_aps=2000),
+        cooperation=Cooperation(max_neighbours=8, reported_interferers=reported, max_cluster_aps=2000, **cluster),
+        precoding=Precoding(joint="selective"),
     )
     for message in largest_messages(config):
         assert is_read(message, largest_frame(config))

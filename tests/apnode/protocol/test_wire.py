@@ -28,6 +28,7 @@ from apnode.protocol.messages import (
     Hello,
     LinkState,
     PilotBlock,
+    SelfReport,
     SlotFeedback,
     SlotReport,
     Tick,
@@ -270,6 +271,7 @@ HOSTILE: list[tuple[type[Message], str, tuple[Any, ...]]] = [
     (SlotReport, "silent", NO_IDS),
     (GainReport, "gain", NO_REAL),
     (ApReport, "loss", NO_REAL),
+    (SelfReport, "ap", NO_ID),
     (Hello, "endpoint", NO_TEXT),
     (Association, "endpoints", (None, 5, b"ab", [5, 6], ["a"], ["a", "b", "c"], [["a"], "b"], ["a", 65 * "x"], "ab")),
 ]
@@ -335,6 +337,8 @@ def test_a_huge_shape_over_no_bytes_harms_nobody(shape: list[int]) -> None:
     assert message == "malformed" or (isinstance(message, PilotBlock) and message.y.size == 0)
 
 
+NO_SERVICE = np.zeros((0, 0), int), np.zeros(0, int)
+OF_TWO = np.zeros((2, 0), int), np.zeros((2, 0)), np.zeros((0, 0), int), np.zeros((0, 0, 0)), *NO_SERVICE
 FITTING: dict[str, tuple[Callable[..., Message], tuple[Any, ...]]] = {
     "fewer endpoints than neighbours": (Association, (0, (), [1.0], [0], (1, 2), ("a",), [1.0, 1.0])),
     "fewer powers than neighbours": (Association, (0, (), [1.0], [0], (1, 2), ("a", "b"), [1.0])),
@@ -349,6 +353,10 @@ FITTING: dict[str, tuple[Callable[..., Message], tuple[Any, ...]]] = {
     "a negative rate": (SlotFeedback, (0, [-1.0], [1.0], np.zeros((1, 0)), np.zeros((1, 0)))),
     "a negative rate alone": (SlotFeedback, (0, [1.0], [-1.0], np.zeros((1, 0)), np.zeros((1, 0)))),
     "negative interference reported": (SlotFeedback, (0, [1.0], [1.0], [[1]], [[-1.0]])),
+    "hearers of fewer streams than UEs": (SlotFeedback, (0, [1.0] * 2, [1.0] * 2, *OF_TWO, [1], [0], [40])),
+    "fewer levels than hearers": (SlotFeedback, (0, [1.0] * 2, [1.0] * 2, *OF_TWO, [1, 1], [0, 1], [40])),
+    "more hearers than a stream has": (SlotFeedback, (0, [1.0] * 2, [1.0] * 2, *OF_TWO, [1, 0], [0, 1], [40, 40])),
+    "a stream heard twice at a UE": (SlotFeedback, (0, [1.0] * 2, [1.0] * 2, *OF_TWO, [0, 2], [3, 3], [40, 50])),
     "links of negative weight": (LinkState, (0, 0, 1, (1,), [[1, 2]], [-1.0], [[1, 0]])),
     "more columns than UEs": (ChannelBlock, (0, 0, (1,), np.zeros((2, 4, 2)), [0.0], np.zeros((0, 4, 4)))),
     "more powers than UEs": (ChannelBlock, (0, 0, (1,), np.zeros((2, 4, 1)), [0.0, 0.0], np.zeros((0, 4, 4)))),

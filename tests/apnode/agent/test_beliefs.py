@@ -1,0 +1,186 @@
+"""An AP finds out how defective it is from what UEs report of its streams, keeps it, and tells it."""
+
+from collections.abc import Mapping
+from functools import cache
+
+import numpy as np
+import pytest
+
+from apnode.agent.beliefs import Belief, Believer, believed_gains, innocent, least, stream_values
+from apnode.agent.forecast import link_gains, prospects_of
+from apnode.agent.prospects import INCOHERENCE, STALENESS, WRONGNESS
+from apnode.agent.surroundings import Surroundings
+from apnode.config import Config
+from apnode.protocol.messages import LEAST_LEVEL, LEVELS_PER_DB, Association, FloatArray, SlotFeedback
+from apnode.protocol.state import StateError
+from cfmimo.presets import load
+from channel_server.topology import associations, make_layout
+
+SLOTS = 10  # of an episode
+SMALL = ("radio.num_aps=30", "radio.num_ues=12", "radio.area_m=550", f"run.slots_per_episode={SLOTS}")
+CONFIG = load("selective", (*SMALL, "cooperation.policy=belief"), 3)
+
+
+@cache
+def told(layout: int) -> list[Association]:
+    return associations(CONFIG, make_layout(CONFIG, layout), 0)
+
+
+def report(association: Association, slot: int, levels_db: Mapping[int, Mapping[int, float]]) -> SlotFeedback:
+    """Of the levels [dB over noise] of own streams, by UE, at UEs."""
+    heard = [sorted(levels_db.get(ue, {})) for ue in association.ues]
+    level = [levels_db[ue][at] * LEVELS_PER_DB for ue, ats in zip(association.ues, heard, strict=True) for at in ats]
+    count, nothing = len(association.ues), np.zeros((len(association.ues), 0))
+    return SlotFeedback(
+        slot,
+        np.ones(count),
+        np.ones(count),
+        nothing.astype(int),
+        nothing,
+        hearers=[len(ats) for ats in heard],
+        heard_at=[at for ats in heard for at in ats],
+        level=np.rint(level).astype(np.uint8),
+    )
+
+
+def of_value(association: Association, slot: int, values: Mapping[int, float]) -> SlotFeedback:
+    """A report from which own streams have these values, about: l_k of the UE itself and nothing else."""
+    own = {ue: {ue: CONFIG.cooperation.residual_db + 10 * np.log10(2 ** max(v, 0.01) - 1)} for ue, v in values.items()}
+    return report(association, slot, own)
+
+
+def school(defects: FloatArray, learners: list[int], layouts: int) -> dict[int, Belief]:
+    """Some APs of a world in which all of a UE's APs precode jointly, and what comes of it is as `Prospects` says."""
+    policies, noise = {ap: Belief(ap, CONFIG) for ap in learners}, np.random.default_rng(0)
+    for slot in range(layouts * SLOTS):
+        for ap, policy in policies.items():
+            association = told(slot // SLOTS)[ap]
+            if not association.neighbours:
+                continue
+            policy.act(np.zeros(0), association, slot)
+            if len(own := policy.tells(slot)):
+                policy.hear({ap: own})
+                policy.hear({n: np.array([*defects[n], 0, 0, 0], np.float32) for n in association.neighbours})
+            around, groups, values = Surroundings(ap, association, CONFIG.radio), {}, {}
+            aps = [ap, *association.neighbours]
+            for ue, prospects in prospects_of(CONFIG, around, np.zeros(len(around.ids))).items():
+                group = frozenset(prospects.members)
+                if len(group) > 1:
+                    values[ue] = prospects.values([(group,)], defects[aps])[0] + noise.normal(0, 0.3)
+                    groups[ue] = [aps[row] for row in group - {0}]
+            policy.observe(of_value(association, slot, values), groups)
+    return policies
+
+
+def test_an_ap_finds_out_that_something_is_wrong_with_it_and_with_nobody_else() -> None:
+    defects = np.zeros((30, 3))
+    defects[[1, 5], INCOHERENCE], defects[[2, 7], WRONGNESS] = 0.3, 0.3
+    learned = {ap: policy.beliefs[0] for ap, policy in school(defects, list(range(8)), layouts=3).items()}
+    found = np.array([learned[ap] for ap in range(8)])
+    assert (found[[1, 5, 2, 7]].max(axis=1) > 0.1).all()
+    assert found[[0, 3, 4, 6]].max() < 0.05
+    assert found[[2, 7]].argmax() % 3 == WRONGNESS
+    assert not found[:, STALENESS].any()  # nothing is late here
+
+
+def test_who_has_told_nothing_is_taken_for_innocent() -> None:
+    """So links are those of the forecast."""
+    for ap, association in enumerate(told(0)[:6]):
+        gains = link_gains(CONFIG, ap, association)
+        asked = Belief(ap, CONFIG).act(np.zeros(0), association, 0)
+        assert asked == (gains > CONFIG.cooperation.link_price) @ 2 ** np.arange(len(gains))
+    assert not least(innocent()).any()
+
+
+def test_an_ap_asks_as_the_beliefs_say_that_were_told_at_the_start_of_an_episode() -> None:
+    rng = np.random.default_rng(1)
+    ap, association = next((ap, a) for ap, a in enumerate(told(0)) if len(a.neighbours) > 8)
+    beliefs = {n: rng.uniform(0, 0.5, 6).astype(np.float32) for n in association.neighbours}
+    policy = Belief(ap, CONFIG)
+    own = policy.tells(0)
+    policy.hear({ap: own, **beliefs})
+    policy.beliefs[0] = 1  # what it finds out later it does not act on: the other end does not know
+    of_all = np.array([own, *beliefs.values()], float).reshape(-1, 2, 3)
+    gains = believed_gains(CONFIG, ap, association, of_all)
+    blind = link_gains(CONFIG, ap, association)
+    assert policy.act(np.zeros(0), association, 1) == (gains > 0.2) @ 2 ** np.arange(len(gains))
+    assert (gains > 0.2).sum() < (blind > 0.2).sum()
+
+
+def test_beliefs_are_told_in_the_first_slot_of_an_episode_and_in_24_bytes() -> None:
+    policy = Belief(3, CONFIG)
+    lengths = [policy.tells(slot).nbytes for slot in range(2 * SLOTS)]
+    assert [slot for slot, length in enumerate(lengths) if length] == [0, SLOTS]
+    assert max(lengths) == 24
+
+
+@pytest.mark.parametrize("lie", [[-0.1, 0, 0, 0, 0, 0], [0, 0, 0], [], [0.5] * 7])
+def test_what_no_ap_can_believe_of_itself_is_not_credible(lie: list[float]) -> None:
+    policy = Belief(3, CONFIG)
+    assert not policy.credible(np.array(lie, np.float32))
+    assert policy.credible(np.array([5, 0, 0, 0, 0, 9], np.float32))
+
+
+def test_exaggerations_count_as_the_most_that_there_is() -> None:
+    ap, association = next((ap, a) for ap, a in enumerate(told(0)) if a.neighbours)
+    boasting, modest = Belief(ap, CONFIG), Belief(ap, CONFIG)
+    boasting.hear(dict.fromkeys(association.neighbours, np.full(6, 1e6, np.float32)))
+    modest.hear(dict.fromkeys(association.neighbours, np.ones(6, np.float32)))
+    for name, array in boasting.state().items():
+        np.testing.assert_array_equal(array, modest.state()[name])
+
+
+def test_streams_have_the_value_that_their_levels_give_them() -> None:
+    association = next(a for a in told(0) if len(a.ues) == 2)
+    first, second = association.ues
+    levels = {first: {first: 60.0, second: 20.0, 11: 5.0}, second: {first: 40.0}}
+    values = stream_values(CONFIG, association.ues, report(association, 0, levels))
+    bits = {db: np.log2(1 + 10 ** ((db - CONFIG.cooperation.residual_db) / 10)) for db in (5, 20, 40, 60)}
+    assert values == pytest.approx({first: bits[60] - bits[20] - bits[5], second: -bits[40]})
+    assert stream_values(CONFIG, association.ues, of_value(association, 0, {})) == {first: 0, second: 0}
+    assert LEAST_LEVEL == 5 * LEVELS_PER_DB
+
+
+def test_an_ap_that_learns_no_more_acts_on_its_beliefs_and_keeps_them() -> None:
+    association = next(a for a in told(0) if a.neighbours)
+    beliefs = np.array([[0.5, 0, 0.25], [0.01, 0.02, 0.03]])
+    policy = Believer(0, CONFIG, beliefs.copy())
+    policy.act(np.zeros(0), association, 0)
+    policy.observe(of_value(association, 0, dict.fromkeys(association.ues, 0.1)), {})
+    np.testing.assert_array_equal(policy.tells(0).reshape(2, 3), beliefs.astype(np.float32))
+
+
+def same(one: Belief, other: Belief) -> bool:
+    states = one.state(), other.state()
+    return all(np.array_equal(states[0][name], states[1][name]) for name in states[0])
+
+
+def test_a_restored_ap_goes_on_as_if_it_had_never_stopped() -> None:
+    """In the middle of an episode too: it still knows what it was told, and what it has made of the others since."""
+    defects = np.zeros((30, 3))
+    defects[:10, WRONGNESS] = 0.3
+    ap, association = next((ap, a) for ap, a in enumerate(told(0)) if a.neighbours and len(a.ues) > 1)
+    stayed = school(defects, [ap], layouts=1)[ap]
+    back = Belief(ap, CONFIG)
+    back.restore(stayed.state())
+    assert same(stayed, back)
+    groups = dict.fromkeys(association.ues, association.neighbours[:2])
+    for policy in (stayed, back):
+        policy.act(np.zeros(0), association, SLOTS - 1)
+        policy.observe(of_value(association, SLOTS - 1, dict.fromkeys(association.ues, 1.0)), groups)
+    assert same(stayed, back)
+    assert not same(stayed, Belief(ap, CONFIG))
+
+
+def test_a_state_of_another_policy_is_refused_and_changes_nothing() -> None:
+    policy = Belief(3, CONFIG)
+    state = dict(policy.state())
+    for wrong in ({}, {**state, "own": np.zeros((2, 2))}, {**state, "others.ap": np.zeros(1, np.int64)}):
+        with pytest.raises(StateError):
+            policy.restore(wrong)
+    assert same(policy, Belief(3, CONFIG))
+
+
+def test_beliefs_need_clusters_of_one_ue() -> None:
+    with pytest.raises(ValueError, match=r'needs cooperation.cluster = "serving"'):
+        Config.model_validate({"cooperation": {"policy": "belief"}})
