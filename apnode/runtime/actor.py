@@ -20,7 +20,7 @@ import ray
 from ray.exceptions import RayError
 
 from apnode.access_point import AccessPoint
-from apnode.agent.policies import Policy, Trained, make_policy
+from apnode.agent.policies import Policy, make_policy, trained_policy
 from apnode.config import Config
 from apnode.protocol.limits import largest_frame
 from apnode.protocol.messages import FloatArray
@@ -214,7 +214,9 @@ class ApActor(NodeActor):
         return {"completed": node.completed, **books}
 
     def _make_policy(self, weights: list[FloatArray] | None) -> Policy:
-        return make_policy(self._ap, self.config) if weights is None else Trained(self.config, weights)
+        if weights is None:
+            return make_policy(self._ap, self.config)
+        return trained_policy(self._ap, self.config, weights)
 
 
 class RayCallTransport:

@@ -35,16 +35,16 @@ def add_compare(commands: Any) -> None:
         help="policies of APs: never, random, threshold, master (links of each user's strongest AP), forecast (links "
         "that promise a gain), forecasts that are told of all APs how late their estimates are and how fast users move "
         "(ages), phase errors as well (phases-and-ages), all defects (informed), oracle (greedy, knows every channel), "
-        "always, ddqn (agents of --policy, or of the config, trained first); APs without links: mrt, local-rzf, "
-        "local-mmse; a central processor: centralised (the paper's RZF), p-mmse, full-mmse (default: all but ddqn, and "
-        "of those told defects those that differ; with --policy, ddqn as well)",
+        "always; ddqn or belief (agents of --policy, or of the config, trained first); APs without links: mrt, "
+        "local-rzf, local-mmse; a central processor: centralised (the paper's RZF), p-mmse, full-mmse (default: all "
+        "but agents, and of those told defects those that differ; with --policy, its agents as well)",
     )
-    add_policy(comparison, "they are the contender ddqn; in a network of their size they keep their places")
+    add_policy(comparison, "they are a contender; in a network of their size they keep their places")
     comparison.add_argument(
         "--layouts",
         type=count,
         default=20,
-        help="number of layouts; each has new users and, without ddqn (agents keep places), new APs (default: 20)",
+        help="number of layouts; each has new users and, without agents (these keep places), new APs (default: 20)",
     )
     comparison.add_argument("--slots", type=count, default=5, help="slots measured on each layout (default: 5)")
     comparison.add_argument(
@@ -53,7 +53,7 @@ def add_compare(commands: Any) -> None:
         default=[20, 50, 100, 150, 194],
         metavar="N,N,...",
         help="numbers of links formed (directed clusters: requests) to which random, threshold, forecasts, oracle and "
-        "forecasting agents are tuned; forecasts and oracle form fewer where no more promise a gain (default: "
+        "agents that forecast are tuned; forecasts and oracle form fewer where no more promise a gain (default: "
         "20,50,100,150,194; unreachable numbers are left out)",
     )
     comparison.add_argument("--out", help="folder for the results, new or empty")
@@ -63,8 +63,9 @@ def add_compare(commands: Any) -> None:
 
 def compare_command(options: argparse.Namespace) -> int:
     """Compare policies; returns the exit status."""
+    from apnode.config.cooperation import LEARNERS
     from cfmimo.cli.console import Console
-    from cfmimo.experiments.agents import load_agents, where_they_learned
+    from cfmimo.experiments.agents import learner_of, load_agents, where_they_learned
     from cfmimo.experiments.compare import compare, layouts_of, notes_of
     from cfmimo.experiments.contenders import check_policies, default_policies
     from cfmimo.experiments.training import train
@@ -75,11 +76,17 @@ def compare_command(options: argparse.Namespace) -> int:
     config = load(options.experiment, options.set, options.seed)
     console = Console(None, quiet=options.quiet or options.json)
     policies = options.policies.split(",") if options.policies else default_policies(config)
-    if options.policy and not options.policies:
-        policies.append("ddqn")
+    learner = learner_of(options.policy) if options.policy else None
+    if learner and not options.policies:
+        policies.append(learner)
     check_policies(policies, config)
-    if options.policy and "ddqn" not in policies:
-        raise ConfigError("--policy names agents for policy ddqn, which --policies leaves out; add it there")
+    if learner and learner not in policies:
+        raise ConfigError(f"--policy names agents for policy {learner}, which --policies leaves out; add it there")
+    learning = [name for name in policies if name in LEARNERS]
+    if len(learning) > 1:
+        raise ConfigError(f"cannot compare agents of {len(learning)} kinds at once: choose {' or '.join(learning)}")
+    if learning:
+        config = config.variant(cooperation={"policy": learning[0]})
     layouts = layouts_of(config, options.layouts)
     agents = load_agents(options.policy, config) if options.policy else None
     if agents is not None:
@@ -87,7 +94,7 @@ def compare_command(options: argparse.Namespace) -> int:
     path = new_folder(options.out or default_out(f"compare-{options.experiment}", config))
     with console:
         weights = None if agents is None else agents.weights
-        if "ddqn" in policies and weights is None:
+        if learning and weights is None:
             weights = train(config, console.stage("training: slots"))[1]
         rows = compare(
             config,

@@ -6,7 +6,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from apnode.agent.policies import Policy, Trained
+import numpy as np
+
+from apnode.agent.policies import Policy, trained_policy
 from apnode.config import Config
 from apnode.protocol.messages import FloatArray
 from apnode.protocol.state import Checkpoint, part
@@ -17,16 +19,30 @@ from cfmimo.presets import load
 from cfmimo.records.agents_file import AGENTS, Agents, Origin, Weights, read_agents
 
 # what an agent observes, what its actions mean and how large its network is follows from these
-_FITTING = (
-    "cooperation.policy",
-    "cooperation.max_neighbours",
-    *(f"learning.{key}" for key in ("values", "observed_ues", "hidden")),
-)
+_FITTING = {
+    "ddqn": ("cooperation.max_neighbours", *(f"learning.{key}" for key in ("values", "observed_ues", "hidden"))),
+    "belief": (),
+}
 
 
 def trained(weights: Weights) -> Callable[[int, Config], Policy]:
     """Makes the policy of an AP: AP m has agent m modulo their number, so that networks of other sizes can use them."""
-    return lambda ap, config: Trained(config, weights[ap % len(weights)])
+    return lambda ap, config: trained_policy(ap, config, weights[ap % len(weights)])
+
+
+def learner_of(run_dir: str) -> str:
+    """The policy of the agents that a run has trained.
+
+    Raises:
+        ConfigError: if there are none.
+    """
+    folder = Path(run_dir)
+    if not (folder / "config.toml").is_file():
+        raise ConfigError(f"{folder} holds no run; name the directory of one that has trained agents")
+    policy = load(str(folder / "config.toml")).cooperation.policy
+    if policy not in _FITTING:
+        raise ConfigError(f'the run in {folder} has trained nobody: its policy is "{policy}"')
+    return policy
 
 
 def load_agents(run_dir: str, config: Config) -> Agents:
@@ -39,13 +55,10 @@ def load_agents(run_dir: str, config: Config) -> Agents:
     Raises:
         ConfigError: if there are none, or they do not fit the config.
     """
-    folder = Path(run_dir)
-    if not (folder / "config.toml").is_file():
-        raise ConfigError(f"{folder} holds no run; name the directory of one that has trained agents")
+    folder, policy = Path(run_dir), learner_of(run_dir)
     theirs = load(str(folder / "config.toml"))
-    if theirs.cooperation.policy != "ddqn":
-        raise ConfigError(f'the run in {folder} has trained nobody: its policy is "{theirs.cooperation.policy}"')
-    differing = [key for key in _FITTING if _setting(theirs, key) != _setting(config, key)]
+    fitting = ("cooperation.policy", *_FITTING[policy])
+    differing = [key for key in fitting if _setting(theirs, key) != _setting(config, key)]
     if differing:
         needed = ", ".join(f"{key} = {_setting(theirs, key)} (here {_setting(config, key)})" for key in differing)
         raise ConfigError(f"the agents in {folder} do not fit this experiment; they need {needed}")
@@ -101,7 +114,9 @@ def agents_of(saved: Sequence[Checkpoint | None], config: Config, folder: Path) 
 
 
 def _weights_of(checkpoint: Checkpoint) -> list[FloatArray]:
-    """Of the online network, layer by layer; nothing if there is none."""
+    """What an agent has learned: its beliefs, or its online network, layer by layer; nothing if there is none."""
+    if "policy.own" in checkpoint.state:
+        return [checkpoint.state["policy.own"].astype(np.float32).astype(float)]  # as told, and as a file keeps it
     layers = part(checkpoint.state, "policy.network.online")
     return [layers[number].astype(float) for number in sorted(layers, key=int)]
 

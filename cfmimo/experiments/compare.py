@@ -35,8 +35,8 @@ def compare(
 ) -> list[dict[str, Any]]:
     """Run every policy on the same layouts and fading.
 
-    On each layout APs and UEs are anew; but agents that have learned belong to their places, so with `ddqn` among the
-    policies the APs stay where the agents have learned, and the UEs are where the agents have never seen any. Agents of
+    On each layout APs and UEs are anew; but agents that have learned belong to their places, so with a policy that
+    learns the APs stay where the agents have learned, and the UEs are where the agents have never seen any. Agents of
     another number of APs have no places here.
 
     Args:
@@ -46,7 +46,7 @@ def compare(
         links: numbers of links to tune the tunable policies to: formed ones, or requests for directed clusters. The
             oracle, and with joint precoding `selective` those that forecast, form fewer if no more promise a gain.
         slots: that count on each layout. With power rule `average` as many go before, in which its means settle.
-        agents: for policy `ddqn`, what the APs' agents have learned.
+        agents: for policies that learn, what the APs' agents have learned.
         progress: told how many slots are done, of how many.
         workers: processes that share the layouts.
 

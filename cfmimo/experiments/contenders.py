@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 from pydantic import ValidationError
 
+from apnode.agent.beliefs import believed_gains
 from apnode.agent.forecast import link_gains
 from apnode.agent.observation import describe, shares, traits_of
 from apnode.agent.prospects import INCOHERENCE, LEVELS, STALENESS
 from apnode.config import Config
-from apnode.config.cooperation import Cooperation
+from apnode.config.cooperation import LEARNERS, Cooperation
 from apnode.protocol.messages import Association, FloatArray
 from apnode.protocol.rng import config_for_aps
 from cfmimo.errors import ConfigError, did_you_mean
@@ -32,14 +33,14 @@ TOLD = {  # forecasts that are told defects of all APs, as no AP is: which of th
     "phases-and-ages": (INCOHERENCE, STALENESS),
     "informed": LEVELS,
 }
-POLICIES = ("never", "random", "threshold", "master", "forecast", *TOLD, "oracle", "ddqn", "always")
+POLICIES = ("never", "random", "threshold", "master", "forecast", *TOLD, "oracle", *LEARNERS, "always")
 LOCAL: dict[str, dict[str, Any]] = {
     "mrt": {"alone": "mrt"},
     "local-rzf": {"alone": "rzf", "rzf_alpha": 0.1},  # within 2 % of the best alpha, at either power rule
     "local-mmse": {"alone": "mmse"},
 }
 NAMES = (*POLICIES, *LOCAL, *REFERENCES)
-_TUNABLE = ("random", "threshold", "forecast", *TOLD, "oracle")  # to any number of links
+_TUNABLE = ("random", "threshold", "forecast", *TOLD, "oracle", "belief")  # to any number of links
 _COUNTED = ("master", "ddqn")  # form as many as they do; others are tuned to that number
 
 
@@ -54,7 +55,9 @@ class Contender:
     def setting(self, config: Config) -> float | None:
         """What it is tuned by: the rate or the share at which an AP asks."""
         cooperation = self.config(config).cooperation
-        price = dict.fromkeys(("forecast", *TOLD, *(("ddqn",) if self.aimed_at else ())), cooperation.link_price)
+        price = dict.fromkeys(
+            ("forecast", *TOLD, "belief", *(("ddqn",) if self.aimed_at else ())), cooperation.link_price
+        )
         by = {"random": cooperation.request_rate, "threshold": cooperation.request_share, **price}
         return by.get(self.policy)
 
@@ -75,7 +78,7 @@ def contender(policy: str) -> Contender:
 
 def default_policies(config: Config) -> list[str]:
     """All that can be compared without training."""
-    different, known = _told_differently(config), {*TOLD, "ddqn"}
+    different, known = _told_differently(config), {*TOLD, *LEARNERS}
     names = [name for name in NAMES if name not in known or name in different]
     for name, check in _CHECKS.items():
         try:
@@ -141,7 +144,7 @@ def contenders(
         configs: an experiment per layout.
         policies: of NAMES.
         links: numbers to tune to, on average over the layouts; those out of reach are left out.
-        agents: for policy `ddqn`, what the APs' agents have learned.
+        agents: for policies that learn, what the APs' agents have learned.
     """
     tunable = tunable_policies(configs[0])
     worlds = [_World.of(config) for config in configs] if {*policies} & {*tunable} else []
@@ -213,6 +216,11 @@ def _tuned(
         case name if name in TOLD:
             policy, key = "forecast", "link_price"
             thoughts = [world.at_ends(_told(name, world.config)) for world in worlds]
+        case "belief":
+            assert agents is not None
+            key = "link_price"
+            of_aps = np.array([beliefs for [beliefs] in agents])
+            thoughts = [world.at_ends(partial(_believed_gains, of_aps)) for world in worlds]
         case _:
             assert agents is not None
             key = "link_price"
@@ -249,6 +257,11 @@ def _told(rule: str, config: Config) -> Callable[[Config, int, Association], Flo
         return link_gains(known, ap, told, levels[[ap, *told.neighbours]], change[around])
 
     return gains
+
+
+def _believed_gains(beliefs: FloatArray, config: Config, ap: int, told: Association) -> FloatArray:
+    """(N,) what each link is worth if every AP is as defective as its agent believes it is (M, 2, 3)."""
+    return believed_gains(config, ap, told, beliefs[np.array([ap, *told.neighbours]) % len(beliefs)])
 
 
 def _advantages(agents: Weights, config: Config, ap: int, told: Association) -> FloatArray:

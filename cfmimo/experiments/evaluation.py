@@ -15,7 +15,7 @@ from apnode.runtime.host import CHECKPOINTS
 from cfmimo.errors import ConfigError
 from cfmimo.experiments.agents import agents_of
 from cfmimo.experiments.compare import drop_of, unit
-from cfmimo.experiments.contenders import Contender
+from cfmimo.experiments.contenders import contender
 from cfmimo.experiments.measure import Drop, measure
 from cfmimo.records.agents_file import AGENTS, Weights, write_agents
 from cfmimo.records.held_out import HELD_OUT, MEASURED, RATE, Row, read_rows, write_rows
@@ -32,8 +32,8 @@ def held_out(config: Config) -> list[Drop]:
 
 def evaluate(config: Config, agents: Weights) -> Row:
     """What agents reach that take the best action they know, and learn nothing: means over the layouts held out."""
-    contender = Contender("ddqn", None, {"cooperation": {"policy": "ddqn"}})
-    reached = [measure(drop, [contender], agents)[0] for drop in held_out(config)]
+    entrant = contender(config.cooperation.policy)
+    reached = [measure(drop, [entrant], agents)[0] for drop in held_out(config)]
     return {column: float(np.mean([row[name] for row in reached])) for column, name in MEASURED.items()}
 
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from apnode.agent.policies import Given, Policy, make_policy
 from apnode.config import Config
+from apnode.config.cooperation import LEARNERS
 from apnode.protocol.messages import ComplexArray, FloatArray
 from cfmimo.experiments.agents import trained
 from cfmimo.experiments.central import REFERENCES, Sample, fronthaul_scalars, reference, sample
@@ -60,7 +61,7 @@ def measure(drop: Drop, contenders: Sequence[Contender], agents: Weights | None)
             policy_of = _given(requests(links[: contender.aimed_at], config, layout))
         elif contender.policy in TOLD:
             policy_of = _given(told_requests(contender.policy, contender.config(config), layout))
-        elif contender.policy == "ddqn":
+        elif contender.policy in LEARNERS:
             assert agents is not None
             policy_of = trained(agents)
         measured.append(_measured_run(replace(drop, config=contender.config(config)), layout, policy_of))

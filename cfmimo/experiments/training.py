@@ -4,8 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from apnode.agent.policies import Ddqn
+import numpy as np
+
+from apnode.agent.beliefs import Belief
+from apnode.agent.policies import Ddqn, Policy
 from apnode.config import Config
+from apnode.config.cooperation import LEARNERS
+from apnode.protocol.messages import FloatArray
 from cfmimo.errors import ConfigError
 from cfmimo.records.agents_file import Weights
 from cfmimo.runtime.local import LocalNetwork
@@ -16,7 +21,7 @@ def train(config: Config, progress: Callable[[int, int], None] = lambda done, to
     """Run an experiment in which every AP learns.
 
     Args:
-        config: the experiment, with policy `ddqn`.
+        config: the experiment, with policy `ddqn` or `belief`.
         progress: told how many slots are done, of how many.
 
     Returns:
@@ -25,7 +30,7 @@ def train(config: Config, progress: Callable[[int, int], None] = lambda done, to
     Raises:
         ConfigError: if the config names another policy.
     """
-    if config.cooperation.policy != "ddqn":
+    if config.cooperation.policy not in LEARNERS:
         raise ConfigError(f'policy "{config.cooperation.policy}" does not learn; set cooperation.policy=ddqn to train')
     network = LocalNetwork(config)
     newest = -1
@@ -33,5 +38,9 @@ def train(config: Config, progress: Callable[[int, int], None] = lambda done, to
         if network.coordinator.newest > newest:
             newest = network.coordinator.newest
             progress(newest + 1, config.num_slots)
-    policies = [ap.policy for ap in network.aps]
-    return network.coordinator.record, [p.network.weights() for p in policies if isinstance(p, Ddqn)]
+    return network.coordinator.record, [_learned(ap.policy) for ap in network.aps]
+
+
+def _learned(policy: Policy) -> list[FloatArray]:
+    assert isinstance(policy, (Ddqn, Belief))
+    return policy.network.weights() if isinstance(policy, Ddqn) else [policy.beliefs.astype(np.float32).astype(float)]

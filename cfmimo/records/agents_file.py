@@ -81,4 +81,4 @@ def read_agents(path: Path) -> Agents:
         return Agents(weights, Origin(**json.loads(str(file["origin"]))))
 
 
-Weights = list[list[FloatArray]]  # of each AP's network, layer by layer
+Weights = list[list[FloatArray]]  # of each AP: its network, layer by layer; or its beliefs, in one array

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from apnode.agent.beliefs import Belief
 from apnode.agent.policies import Ddqn
 from apnode.config import Config
 from apnode.protocol.state import part
@@ -21,6 +22,7 @@ from cfmimo.experiments.agents import load_agents, trained, where_they_learned
 from cfmimo.experiments.compare import compare
 from cfmimo.experiments.resume import resume
 from cfmimo.experiments.run import run
+from cfmimo.experiments.training import train
 from cfmimo.presets import load
 from cfmimo.records.agents_file import AGENTS, read_agents, write_agents
 from cfmimo.runtime.local import LocalNetwork
@@ -192,3 +194,63 @@ def test_agents_that_are_not_to_be_compared_are_refused(
 
 def same(one: Any, other: Any) -> bool:
     return all(np.array_equal(a, b) for x, y in zip(one, other, strict=True) for a, b in zip(x, y, strict=True))
+
+
+# --- agents that believe something of themselves ------------------------------------------------------------
+
+BELIEVING = (
+    *("radio.num_aps=12", "radio.num_ues=6", "radio.area_m=350", "run.slots_per_episode=4", "run.episodes=2"),
+    *("cooperation.link_price=-0.5", "impairments.calibration_error=[[0.5, 0.0], [0.5, 0.9]]"),
+)
+BELIEF = "cooperation.policy=belief"
+
+
+@pytest.fixture(scope="module")
+def believers(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of a run in which 12 APs find out about themselves."""
+    folder = tmp_path_factory.mktemp("believers") / "run"
+    options = ("--runtime", "local", "--quiet", "--out", str(folder), "--set", *BELIEVING, BELIEF)
+    assert run_cfmimo(["run", "selective", *options]) == 0
+    return folder
+
+
+def test_beliefs_are_taken_to_a_comparison_and_to_another_run(
+    believers: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = load("selective", (*BELIEVING, BELIEF))
+    agents = load_agents(str(believers), config)
+    network = LocalNetwork(config)
+    network.run()
+    for ap, (beliefs,) in zip(network.aps, agents.weights, strict=True):
+        assert isinstance(ap.policy, Belief)
+        np.testing.assert_array_equal(beliefs, ap.policy.beliefs.astype(np.float32))
+    options = ("--layouts", "2", "--slots", "1", "--links", "8", "--json", "--seed", "7", "--set", *BELIEVING)
+    command = ["compare", "selective", "--policy", str(believers), "--policies", "forecast,belief", *options]
+    assert run_cfmimo([*command, "--out", str(tmp_path / "c")]) == 0
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    here = load("selective", (*BELIEVING, BELIEF, "radio.ap_seed=0"), seed=7)
+    assert rows == compare(here, ["forecast", "belief"], 2, [8], slots=1, agents=agents.weights)
+    assert [row["policy"] for row in rows] == ["forecast", "belief"]
+    assert rows[0]["sum_rate_bps_hz"] != rows[1]["sum_rate_bps_hz"]
+    again = ("--runtime", "local", "--json", "--seed", "5", "--out", str(tmp_path / "r"), "--set", *BELIEVING, BELIEF)
+    assert run_cfmimo(["run", "selective", "--policy", str(believers), *again]) == 0
+    digest = json.loads(capsys.readouterr().out)["digest"]
+    assert (
+        digest == record_of(load("selective", (*BELIEVING, BELIEF), seed=5), policy_of=trained(agents.weights)).digest()
+    )
+    kept = [Checkpoints(tmp_path / "r/checkpoints", f"ap-{ap}").load() for ap in range(12)]
+    assert not any(part(saved.state, "policy") for saved in kept if saved)  # they learn no more
+
+
+def test_beliefs_learned_for_the_comparison_are_those_of_a_run(believers: Path) -> None:
+    config = load("selective", (*BELIEVING, BELIEF))
+    _, weights = train(config)
+    assert same(weights, load_agents(str(believers), config).weights)
+
+
+def test_agents_of_two_kinds_are_not_compared_at_once(
+    believers: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["compare", "selective", "--policy", str(believers), "--policies", "ddqn,belief"]
+    assert run_cfmimo([*command, "--out", str(tmp_path / "c"), "--set", *BELIEVING]) == 2
+    assert "cannot compare agents of 2 kinds at once: choose ddqn or belief" in capsys.readouterr().err

@@ -145,6 +145,24 @@ def test_a_faulty_run_that_is_resumed_is_the_one_that_was_never_stopped(cut: int
         assert uninterrupted().silent.sum() > 10
 
 
+BELIEF = (
+    *("cooperation.policy=belief", "cooperation.neighbour_sets=common-ue", "cooperation.cluster=serving"),
+    *("precoding.joint=selective", "cooperation.link_price=-1", "run.checkpoint_every_slots=5"),
+    "impairments.calibration_error=[[0.5, 0.0], [0.5, 0.9]]",
+)
+
+
+def test_so_is_one_in_which_aps_find_out_about_themselves(tmp_path: Path) -> None:
+    setting = (*SMALL, *BELIEF)
+    with TemporaryDirectory() as folder:
+        uncut = faulty(Path(folder), setting=setting)
+    faulty(tmp_path, until=57, setting=setting)
+    slot = newest_boundary(tmp_path, load("demo", setting), replays=True)
+    assert slot % 20
+    go_back(tmp_path, load("demo", setting), slot)
+    assert faulty(tmp_path, slot, setting=setting).digest() == uncut.digest()
+
+
 @pytest.mark.parametrize("cut", [33, 57])
 def test_so_is_one_in_which_aps_remember_estimates_of_earlier_slots(cut: int, tmp_path: Path) -> None:
     """Those that survive a kill as those of a boundary in the middle of an episode."""
