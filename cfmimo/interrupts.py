@@ -1,24 +1,25 @@
-"""How a signal stops a command: at once, by unwinding, or once what is begun can end."""
+"""How a signal stops a command: at once, by unwinding, or once what is begun can end.
+
+What is imported here is imported before the first signal can be handled: no more than must be.
+"""
 
 from __future__ import annotations
 
 import os
 import signal
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import NoReturn
 
 INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-def leave(number: int, frame: object) -> NoReturn:
+def leave(number: int, frame: object) -> None:
     """As long as a command has begun nothing: end at once. An exception might be lost, or break what is imported."""
     os.write(2, b"cfmimo: interrupted\n")
     os._exit(130)
 
 
-def interrupt(number: int, frame: object) -> NoReturn:
+def interrupt(number: int, frame: object) -> None:
     """Unwind what a command has begun."""
     raise KeyboardInterrupt
 
@@ -26,6 +27,8 @@ def interrupt(number: int, frame: object) -> NoReturn:
 @contextmanager
 def on_interrupt(handler: Callable[[int, object], object]) -> Iterator[None]:
     """Handle interrupts so, for a while; in a thread, where none arrive, nothing changes."""
+    import threading
+
     before = (
         []
         if threading.current_thread() is not threading.main_thread()
