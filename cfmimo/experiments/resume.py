@@ -73,8 +73,9 @@ def newest_boundary(folder: Path, config: Config, replays: bool) -> int:
     Args:
         folder: of the run.
         config: of the run.
-        replays: faults strike again just as they did. Then every AP needs a checkpoint of that slot. Else those that
-            took part in the slot before need one, and an AP that was down comes back with what it has.
+        replays: faults strike again just as they did. Then every AP needs a checkpoint of that slot, and has taken part
+            in the slot before: which APs the channel server waits for is in no checkpoint. Else those that took part
+            need one, and an AP that was down comes back with what it has.
     """
     journal = Journal(folder / JOURNAL)
     coordinator = Coordinator(config, journal)
@@ -87,7 +88,7 @@ def newest_boundary(folder: Path, config: Config, replays: bool) -> int:
 
     def is_one(slot: int) -> bool:
         alive = np.flatnonzero(record.reported[slot - 1] | replays)
-        there = record.closed[:slot].all() and settled[:slot].all()
+        there = record.closed[:slot].all() and settled[:slot].all() and not (replays and record.silent[slot - 1].any())
         return bool(there) and all(slot in known[ap] for ap in alive)
 
     return max(filter(is_one, set().union(*known)), default=0)

@@ -163,6 +163,24 @@ def test_so_is_one_in_which_aps_find_out_about_themselves(tmp_path: Path) -> Non
     assert faulty(tmp_path, slot, setting=setting).digest() == uncut.digest()
 
 
+def test_so_is_one_that_would_go_on_when_the_channel_server_waits_for_fewer_aps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All APs have a checkpoint of slot 30, but one of them was not heard in the two slots before."""
+    cut_off = {"senders": "ap/5", "receivers": "channel", "first": 28, "last": 29, "loss": 1.0}
+    monkeypatch.setitem(FAULTY, "faults", [])
+    monkeypatch.setitem(FAULTY, "links", [cut_off])
+    with TemporaryDirectory() as folder:
+        uncut = faulty(Path(folder))
+    assert uncut.reported.all()
+    faulty(tmp_path, until=31)
+    assert newest_boundary(tmp_path, load("demo", ALWAYS), replays=False) == 30
+    slot = newest_boundary(tmp_path, load("demo", ALWAYS), replays=True)
+    assert slot == 25
+    go_back(tmp_path, load("demo", ALWAYS), slot)
+    assert faulty(tmp_path, slot).digest() == uncut.digest()
+
+
 @pytest.mark.parametrize("cut", [33, 57])
 def test_so_is_one_in_which_aps_remember_estimates_of_earlier_slots(cut: int, tmp_path: Path) -> None:
     """Those that survive a kill as those of a boundary in the middle of an episode."""
