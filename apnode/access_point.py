@@ -132,7 +132,8 @@ class AccessPoint(Agreement):
             return
         if self._upcoming is not None and self._upcoming.episode == pilots.episode:
             precoder = Precoder(self.ap, self._config, self._upcoming)
-            self._episode, self._upcoming = Episode.begin(self._config, self.ap, self._upcoming, precoder), None
+            self._episode = Episode.begin(self._config, self.ap, self._upcoming, precoder, pilots.y)
+            self._upcoming = None
             remembered, self._remembered = self._remembered, None
             if remembered is None or not self._episode.recall(self._config, remembered):
                 self.trust.begin_episode()

@@ -13,11 +13,12 @@ from apnode.clusters.graph import Entry
 from apnode.config import Config
 from apnode.protocol.messages import (
     Association,
+    ComplexArray,
     FloatArray,
     SlotFeedback,
 )
 from apnode.protocol.state import Layout, State, joined, part, refuse_other
-from apnode.radio.csi import RECENT, Recent
+from apnode.radio.csi import RECENT, Recent, sensed_change
 from apnode.radio.power import AVERAGES
 from apnode.radio.precoding import Precoder
 
@@ -28,6 +29,7 @@ _EPISODE: Layout = {
     "linked": (np.bool_, ("N",)),
     "gain": (np.float64, ("N",)),
     "times_linked": (np.float64, ("N",)),
+    "change": (np.float64, ("R",)),
 }
 
 
@@ -41,18 +43,25 @@ class Episode:
     linked: list[bool]  # per neighbour, in the last slot
     gain: FloatArray  # (N,) running mean of own relative gain while linked, T_m of (10)
     times_linked: FloatArray  # (N,)
-    observation: FloatArray  # (10), made of these; or where APs forecast, what they expect of the episode
+    observation: FloatArray  # (10), made of these; where APs forecast, what they expect of the episode, or the change
+    change: FloatArray  # (R,) how fast channels change, seen in the episode's first pilots; where beliefs need it
     recent: Recent  # own estimates of the newest coherence blocks
     serving: Serving | None = None  # where a forecast tells which of a UE's APs transmit to it
 
     @classmethod
-    def begin(cls, config: Config, ap: int, association: Association, precoder: Precoder) -> Episode:
-        count = len(association.neighbours)
+    def begin(cls, config: Config, ap: int, association: Association, precoder: Precoder, y: ComplexArray) -> Episode:
+        """What it knows at the first pilots (B, L, tau_p) of a layout that it hears [sqrt W]."""
+        count, change = len(association.neighbours), np.zeros(0)
         known = association.interference.copy(), [False] * count, np.zeros(count)
-        seen = describe(config, ap, association) if config.forecasts else _observation(config, association, *known)
+        if config.hears_streams:
+            seen = change = sensed_change(y, association.beta, association.pilots, config.radio)
+        elif config.forecasts:
+            seen = describe(config, ap, association)
+        else:
+            seen = _observation(config, association, *known)
         recent = Recent(config.cooperation.history_blocks, config.radio.antennas, len(association.reach))
         serving = Serving(config, ap, association) if config.selects_serving else None
-        return cls(association, precoder, *known, np.zeros(count), seen, recent, serving)
+        return cls(association, precoder, *known, np.zeros(count), seen, change, recent, serving)
 
     @property
     def ues(self) -> tuple[int, ...]:
@@ -91,6 +100,7 @@ class Episode:
             "linked": np.array(self.linked, bool),
             "gain": self.gain.copy(),
             "times_linked": self.times_linked.copy(),
+            "change": self.change.copy(),
         }
         serving = NOTHING_SERVED if self.serving is None else self.serving.state()
         return {**own, **joined(power=self.precoder.average.state(), recent=self.recent.state(), serving=serving)}
@@ -105,6 +115,8 @@ class Episode:
         self.recent.restore(part(state, "recent"))
         if self.serving is not None:
             self.serving.restore(part(state, "serving"))
+        if len(state["change"]) == len(self.change) > 0:
+            self.observation = self.change = state["change"].copy()
         self._observe(config)
         return True
 

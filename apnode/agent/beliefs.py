@@ -38,7 +38,9 @@ BELIEFS: Layout = {  # of T APs
 }
 
 
-def believed_gains(config: Config, ap: int, association: Association, beliefs: FloatArray) -> FloatArray:
+def believed_gains(
+    config: Config, ap: int, association: Association, beliefs: FloatArray, change: FloatArray
+) -> FloatArray:
     """(N,) what the link with each neighbour would add to the sum rate if all were as defective as they believe.
 
     Args:
@@ -46,13 +48,10 @@ def believed_gains(config: Config, ap: int, association: Association, beliefs: F
         ap: whose links.
         association: what it has been told, with what is around it.
         beliefs: (1 + N, 2, 3) of the AP itself and its neighbours: levels, and their variances.
+        change: (R,) how fast the channels of UEs in its reach change, as it has seen it.
     """
     around = Surroundings(ap, association, config.radio)
-    return gains_of_links(around, _prospects(config, around).values(), least(beliefs))
-
-
-def _prospects(config: Config, around: Surroundings) -> dict[int, Prospects]:
-    return prospects_of(config, around, np.zeros(len(around.ids)))
+    return gains_of_links(around, prospects_of(config, around, around.of_all(change)).values(), least(beliefs))
 
 
 def innocent() -> FloatArray:
@@ -88,22 +87,24 @@ class Believer:
         self._scene: _Scene | None = None
 
     def act(self, observation: FloatArray, association: Association, slot: int) -> int:
-        return self._seen(association).action
-
-    def _seen(self, association: Association) -> _Scene:
-        """The layout, with all that follows from what has been told."""
-        told = np.array([self._told.get(ap, innocent()) for ap in (self._ap, *association.neighbours)])
+        """As `Policy` has it; `observation` is (R,) how fast the channels of UEs in the AP's reach change."""
         scene = self._scene
         if scene is None or scene.association is not association:
             around = Surroundings(self._ap, association, self._config.radio)
-            scene = _Scene(association, around, _prospects(self._config, around), np.zeros(0))
+            prospects = prospects_of(self._config, around, around.of_all(observation))
+            scene = self._scene = _Scene(association, around, prospects, np.zeros(0))
+        return self._brought_up_to_date(scene).action
+
+    def _brought_up_to_date(self, scene: _Scene) -> _Scene:
+        """The layout, with all that follows from what has been told."""
+        association = scene.association
+        told = np.array([self._told.get(ap, innocent()) for ap in (self._ap, *association.neighbours)])
         if not np.array_equal(told, scene.told):
             scene.told, scene.linear = told, {}
             of_ues = scene.prospects.items()
             scene.links = {ue: joining_links(scene.around, prospects, least(told)) for ue, prospects in of_ues}
             gains = gains_along(scene.around, scene.links.values())
             scene.action = int((gains > self._config.cooperation.link_price) @ 2 ** np.arange(len(gains)))
-        self._scene = scene
         return scene
 
     def tells(self, slot: int) -> FloatArray:
@@ -138,7 +139,7 @@ class Belief(Believer):
     def observe(self, feedback: SlotFeedback, groups: Mapping[int, Collection[int]]) -> None:
         if self._scene is None:
             return
-        scene = self._seen(self._scene.association)
+        scene = self._brought_up_to_date(self._scene)
         seen_before = feedback.slot % self._config.run.slots_per_episode
         for ue, value in stream_values(self._config, scene.association.ues, feedback).items():
             group = frozenset(row for row in scene.prospects[ue].members if scene.around.aps[row] in groups.get(ue, ()))

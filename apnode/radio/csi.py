@@ -7,6 +7,7 @@ from functools import cache
 
 import numpy as np
 
+from apnode.config.network import Radio
 from apnode.protocol.messages import ComplexArray, FloatArray, IntArray
 from apnode.protocol.state import Layout, State
 
@@ -141,6 +142,20 @@ def changed_power(h_hat: ComplexArray, beta: FloatArray, variance: FloatArray) -
     rho = np.divide(common, told * total, out=np.zeros(len(beta)), where=heard)
     changed = 1 - np.clip(rho, 0, 1) ** 2
     return np.where(heard, changed, changed[heard].mean() if heard.any() else 1.0)
+
+
+def sensed_change(y: ComplexArray, beta: FloatArray, pilots: IntArray, radio: Radio) -> FloatArray:
+    """(R,) as `changed_power`, from the pilots of a slot, which an AP heard.
+
+    Args:
+        y: (B, L, tau_p) received pilot block [sqrt W].
+        beta: (R,) [power gain].
+        pilots: (R,) pilot index of every UE.
+        radio: gives powers.
+    """
+    noise = radio.noise_power_w
+    h_hat = estimate(despread(y), beta, pilots, radio.pilot_power_w, noise)
+    return changed_power(h_hat, beta, error_variance(beta, pilots, radio.pilot_power_w, radio.pilot_length, noise))
 
 
 def _heard_power(beta: FloatArray, pilots: IntArray, energy: float, noise_power: float, length: int) -> FloatArray:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -19,12 +19,13 @@ from apnode.config import Config
 from apnode.config.cooperation import LEARNERS, Cooperation
 from apnode.protocol.messages import Association, FloatArray
 from apnode.protocol.rng import config_for_aps
+from apnode.radio.csi import sensed_change
 from cfmimo.errors import ConfigError, did_you_mean
 from cfmimo.experiments.central import REFERENCES
 from cfmimo.experiments.oracle import Link, candidate_links, check_oracle
 from cfmimo.presets import sentences
 from cfmimo.records.agents_file import Weights
-from channel_server.fading import late_change
+from channel_server.fading import channels, late_change, received_pilots
 from channel_server.impairments import defect_levels
 from channel_server.topology import Layout, associations, make_layout
 
@@ -172,6 +173,17 @@ class _World:
         layout, forecasting = make_layout(config, episode), contender("forecast").config(config)
         return cls(config, candidate_links(config, layout), associations(forecasting, layout, episode))
 
+    @cached_property
+    def change(self) -> list[FloatArray]:
+        """Of every AP (R,) how fast it sees channels change in the first slot on the layout."""
+        run, layout = self.config.run, make_layout(self.config, self.config.run.episodes - 1)
+        slot = self.config.num_slots - run.slots_per_episode
+        heard = received_pilots(self.config, layout, channels(self.config, layout, slot), slot)
+        return [
+            sensed_change(heard[:, ap], told.beta, told.pilots, self.config.radio)
+            for ap, told in enumerate(self.associations)
+        ]
+
     def at_ends(self, of_neighbours: Callable[[Config, int, Association], FloatArray]) -> FloatArray:
         """(links, 2) what an AP thinks of a neighbour, at both ends of every link that can form.
 
@@ -220,7 +232,7 @@ def _tuned(
             assert agents is not None
             key = "link_price"
             of_aps = np.array([beliefs for [beliefs] in agents])
-            thoughts = [world.at_ends(partial(_believed_gains, of_aps)) for world in worlds]
+            thoughts = [world.at_ends(partial(_believed_gains, of_aps, world.change)) for world in worlds]
         case _:
             assert agents is not None
             key = "link_price"
@@ -259,9 +271,11 @@ def _told(rule: str, config: Config) -> Callable[[Config, int, Association], Flo
     return gains
 
 
-def _believed_gains(beliefs: FloatArray, config: Config, ap: int, told: Association) -> FloatArray:
+def _believed_gains(
+    beliefs: FloatArray, change: Sequence[FloatArray], config: Config, ap: int, told: Association
+) -> FloatArray:
     """(N,) what each link is worth if every AP is as defective as its agent believes it is (M, 2, 3)."""
-    return believed_gains(config, ap, told, beliefs[np.array([ap, *told.neighbours]) % len(beliefs)])
+    return believed_gains(config, ap, told, beliefs[np.array([ap, *told.neighbours]) % len(beliefs)], change[ap])
 
 
 def _advantages(agents: Weights, config: Config, ap: int, told: Association) -> FloatArray:

@@ -26,6 +26,15 @@ def told(layout: int) -> list[Association]:
     return associations(CONFIG, make_layout(CONFIG, layout), 0)
 
 
+def still(association: Association) -> FloatArray:
+    """No UE in reach moves."""
+    return seen(association, 0.0)
+
+
+def seen(association: Association, change: float) -> FloatArray:
+    return np.full(len(association.reach), change)
+
+
 def report(association: Association, slot: int, levels_db: Mapping[int, Mapping[int, float]]) -> SlotFeedback:
     """Of the levels [dB over noise] of own streams, by UE, at UEs."""
     heard = [sorted(levels_db.get(ue, {})) for ue in association.ues]
@@ -49,7 +58,7 @@ def of_value(association: Association, slot: int, values: Mapping[int, float]) -
     return report(association, slot, own)
 
 
-def school(defects: FloatArray, learners: list[int], layouts: int) -> dict[int, Belief]:
+def school(defects: FloatArray, learners: list[int], layouts: int, change: float = 0) -> dict[int, Belief]:
     """Some APs of a world in which all of a UE's APs precode jointly, and what comes of it is as `Prospects` says."""
     policies, noise = {ap: Belief(ap, CONFIG) for ap in learners}, np.random.default_rng(0)
     for slot in range(layouts * SLOTS):
@@ -57,13 +66,13 @@ def school(defects: FloatArray, learners: list[int], layouts: int) -> dict[int, 
             association = told(slot // SLOTS)[ap]
             if not association.neighbours:
                 continue
-            policy.act(np.zeros(0), association, slot)
+            policy.act(seen(association, change), association, slot)
             if len(own := policy.tells(slot)):
                 policy.hear({ap: own})
                 policy.hear({n: np.array([*defects[n], 0, 0, 0], np.float32) for n in association.neighbours})
             around, groups, values = Surroundings(ap, association, CONFIG.radio), {}, {}
             aps = [ap, *association.neighbours]
-            for ue, prospects in prospects_of(CONFIG, around, np.zeros(len(around.ids))).items():
+            for ue, prospects in prospects_of(CONFIG, around, np.full(len(around.ids), change)).items():
                 group = frozenset(prospects.members)
                 if len(group) > 1:
                     values[ue] = prospects.values([(group,)], defects[aps])[0] + noise.normal(0, 0.3)
@@ -83,11 +92,21 @@ def test_an_ap_finds_out_that_something_is_wrong_with_it_and_with_nobody_else() 
     assert not found[:, STALENESS].any()  # nothing is late here
 
 
+def test_where_users_move_an_ap_finds_out_that_its_estimates_come_late() -> None:
+    defects = np.zeros((30, 3))
+    defects[[1, 5], STALENESS] = 1
+    found = {speed: school(defects, list(range(8)), layouts=3, change=speed) for speed in (0.0, 0.5)}
+    late = np.array([found[0.5][ap].beliefs[0] for ap in range(8)])
+    assert late[[1, 5], STALENESS].min() > 0.2
+    assert late[[0, 2, 3, 4, 6, 7]].max() < 0.1
+    assert not any(policy.beliefs[0, STALENESS] for policy in found[0.0].values())
+
+
 def test_who_has_told_nothing_is_taken_for_innocent() -> None:
     """So links are those of the forecast."""
     for ap, association in enumerate(told(0)[:6]):
         gains = link_gains(CONFIG, ap, association)
-        asked = Belief(ap, CONFIG).act(np.zeros(0), association, 0)
+        asked = Belief(ap, CONFIG).act(still(association), association, 0)
         assert asked == (gains > CONFIG.cooperation.link_price) @ 2 ** np.arange(len(gains))
     assert not least(innocent()).any()
 
@@ -101,9 +120,9 @@ def test_an_ap_asks_as_the_beliefs_say_that_were_told_at_the_start_of_an_episode
     policy.hear({ap: own, **beliefs})
     policy.beliefs[0] = 1  # what it finds out later it does not act on: the other end does not know
     of_all = np.array([own, *beliefs.values()], float).reshape(-1, 2, 3)
-    gains = believed_gains(CONFIG, ap, association, of_all)
+    gains = believed_gains(CONFIG, ap, association, of_all, still(association))
     blind = link_gains(CONFIG, ap, association)
-    assert policy.act(np.zeros(0), association, 1) == (gains > 0.2) @ 2 ** np.arange(len(gains))
+    assert policy.act(still(association), association, 1) == (gains > 0.2) @ 2 ** np.arange(len(gains))
     assert (gains > 0.2).sum() < (blind > 0.2).sum()
 
 
@@ -145,7 +164,7 @@ def test_an_ap_that_learns_no_more_acts_on_its_beliefs_and_keeps_them() -> None:
     association = next(a for a in told(0) if a.neighbours)
     beliefs = np.array([[0.5, 0, 0.25], [0.01, 0.02, 0.03]])
     policy = Believer(0, CONFIG, beliefs.copy())
-    policy.act(np.zeros(0), association, 0)
+    policy.act(still(association), association, 0)
     policy.observe(of_value(association, 0, dict.fromkeys(association.ues, 0.1)), {})
     np.testing.assert_array_equal(policy.tells(0).reshape(2, 3), beliefs.astype(np.float32))
 
@@ -166,7 +185,7 @@ def test_a_restored_ap_goes_on_as_if_it_had_never_stopped() -> None:
     assert same(stayed, back)
     groups = dict.fromkeys(association.ues, association.neighbours[:2])
     for policy in (stayed, back):
-        policy.act(np.zeros(0), association, SLOTS - 1)
+        policy.act(still(association), association, SLOTS - 1)
         policy.observe(of_value(association, SLOTS - 1, dict.fromkeys(association.ues, 1.0)), groups)
     assert same(stayed, back)
     assert not same(stayed, Belief(ap, CONFIG))
