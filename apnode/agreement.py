@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from apnode.agent.observation import relative_gain
-from apnode.agent.policies import NOTHING, Lasting, Learner, Observer, Policy
+from apnode.agent.policies import NOTHING, Judge, Lasting, Learner, Observer, Policy
+from apnode.agent.prospects import WRONGNESS
 from apnode.clusters.rounds import Out
 from apnode.config import Config
 from apnode.protocol.fields import Message
@@ -50,6 +51,7 @@ class Agreement(Node, ABC):
         self.learner = policy if isinstance(policy, Learner) else None
         self.observer = policy if isinstance(policy, Observer) else None
         self.lasting = policy if isinstance(policy, Lasting) else None
+        self.judge = policy if isinstance(policy, Judge) else None
         self.slot: Slot | None = None  # the open one
         self._config = config
         self._gone: set[int] = set()  # peers presumed down: announced absent, or silent past a deadline
@@ -181,7 +183,7 @@ class Agreement(Node, ABC):
         if self.observer:
             self.observer.hear(slot.told)
             if slot.feedback is not None:
-                self.observer.observe(slot.feedback, slot.groups)
+                self.observer.observe(slot.feedback, slot.groups, slot.left_out)
 
     # --- transmission and what comes of it ----------------------------------------------------------------
 
@@ -189,12 +191,16 @@ class Agreement(Node, ABC):
         slot.phase = Phase.TRANSMITTED
         slot.partners = tuple(slot.cluster)
         precoder = slot.episode.precoder
+        judged = self.judge.levels(slot.episode.association) if self.judge else None
+        if judged is not None:
+            precoder.believe(dict(zip((self.ap, *slot.episode.neighbours), judged[:, WRONGNESS].tolist(), strict=True)))
         alone = precoder.alone(slot.h_hat)
         groups, own_age = (slot.formation.groups, slot.formation.own_age) if slot.formation else (None, 0)
         service: dict[str, Any] = {}
         if (serving := slot.episode.serving) is not None:
-            service = {"group": serving.first_of(groups), "chosen": serving.choice()}
-            groups = serving.restricted(groups or {})
+            tries = slot.index if self.judge and self.lasting else None
+            service = {"group": serving.first_of(groups), "chosen": serving.choice(judged, tries)}
+            groups, slot.left_out = serving.restricted(groups or {}), serving.left_out
         joint = precoder.joint(slot.known, alone, slot.cluster, groups, own_age)
         if serving is not None:
             joint = np.where(serving.transmits, joint, 0)  # also of those for whom alone stands

@@ -54,6 +54,9 @@ class Slot:
     restarted: set[int] = field(default_factory=set)  # peers who have forgotten this slot
     doubted: set[int] = field(default_factory=set)  # neighbours who may be gone, unheard of in this slot
     shared: set[int] = field(default_factory=set)  # whom our channel block went to
+    left_out: Mapping[int, Collection[int]] = field(
+        default_factory=dict
+    )  # by own UE, its APs that do not transmit to it
     partners: tuple[int, ...] = ()
     phase: Phase = Phase.AGREEING
     feedback: SlotFeedback | None = None

@@ -74,7 +74,8 @@ class _Scene:
     told: FloatArray  # (1 + N, 2, 3) beliefs of the AP itself and its neighbours, as told
     links: dict[int, Links] = field(default_factory=dict)  # that join a UE's APs, by UE
     action: int = 0
-    linear: dict[tuple[int, Group], tuple[float, FloatArray]] = field(default_factory=dict)  # by UE and own group
+    linear: dict[tuple[int, tuple[int, ...], Group], tuple[float, FloatArray]] = field(default_factory=dict)
+    # by UE, who sends it its stream, and own group among them
 
 
 class Believer:
@@ -118,8 +119,13 @@ class Believer:
         for ap, beliefs in told.items():
             self._told[ap] = np.minimum(beliefs.astype(float), 1).reshape(2, len(LEVELS))
 
-    def observe(self, feedback: SlotFeedback, groups: Mapping[int, Collection[int]]) -> None:
+    def observe(
+        self, feedback: SlotFeedback, groups: Mapping[int, Collection[int]], left_out: Mapping[int, Collection[int]]
+    ) -> None:
         pass
+
+    def levels(self, association: Association) -> FloatArray:
+        return least(self._seen(association).told)
 
 
 class Belief(Believer):
@@ -136,22 +142,28 @@ class Belief(Believer):
             self._others = {ap: beliefs.copy() for ap, beliefs in self._told.items()}
             self.beliefs[1] = np.minimum(self.beliefs[1] + _DRIFT, 1)
 
-    def observe(self, feedback: SlotFeedback, groups: Mapping[int, Collection[int]]) -> None:
+    def observe(
+        self, feedback: SlotFeedback, groups: Mapping[int, Collection[int]], left_out: Mapping[int, Collection[int]]
+    ) -> None:
         if self._scene is None:
             return
         scene = self._brought_up_to_date(self._scene)
         seen_before = feedback.slot % self._config.run.slots_per_episode
         for ue, value in stream_values(self._config, scene.association.ues, feedback).items():
-            group = frozenset(row for row in scene.prospects[ue].members if scene.around.aps[row] in groups.get(ue, ()))
-            if group:
-                self._correct(scene, ue, group | {0}, value, self._noise * (1 + _ALIKE * seen_before))
+            aps, silent = scene.around.aps, left_out.get(ue, ())
+            sending = tuple(row for row in scene.prospects[ue].members if aps[row] not in silent)
+            group = frozenset(row for row in sending if aps[row] in groups.get(ue, ()))
+            if group and 0 in sending:
+                self._correct(scene, ue, sending, group | {0}, value, self._noise * (1 + _ALIKE * seen_before))
 
-    def _correct(self, scene: _Scene, ue: int, group: Group, value: float, noise: float) -> None:
-        """Correct the opinion of all APs of a stream, one of whose groups is known, by the value it has."""
-        members = [*scene.prospects[ue].members]
+    def _correct(
+        self, scene: _Scene, ue: int, sending: tuple[int, ...], group: Group, value: float, noise: float
+    ) -> None:
+        """Correct the opinion of all APs that send a stream, one of whose groups is known, by the value it has."""
+        members = [*sending]
         of_members = np.array([self._now(scene.around.aps[row]) for row in members])  # (C, 2, 3)
         (levels, variances), told = of_members.swapaxes(0, 1), scene.told[members, 0]
-        expected, slopes = self._linear(scene, ue, group)
+        expected, slopes = self._linear(scene, ue, sending, group)
         expected += float((slopes * (levels - told)).sum())
         variance = noise + float((slopes**2 * variances).sum())
         error = float(np.clip(value - expected, -_MOST_ERROR * variance**0.5, _MOST_ERROR * variance**0.5))
@@ -164,14 +176,14 @@ class Belief(Believer):
     def _now(self, ap: int) -> FloatArray:
         return self.beliefs if ap == self._ap else self._others.setdefault(ap, innocent())
 
-    def _linear(self, scene: _Scene, ue: int, group: Group) -> tuple[float, FloatArray]:
-        """The value of a stream at the levels told, and its (C, 3) derivatives by those of each of the UE's APs."""
-        if (ue, group) not in scene.linear:
+    def _linear(self, scene: _Scene, ue: int, sending: tuple[int, ...], group: Group) -> tuple[float, FloatArray]:
+        """The value of a stream at the levels told, and its (C, 3) derivatives by those of each AP that sends it."""
+        if (ue, sending, group) not in scene.linear:
             prospects, levels = scene.prospects[ue], scene.told[:, 0]
-            partition = _partition(prospects.members, group, scene.links[ue])
-            slopes = [prospects.slopes(partition, levels, row) for row in prospects.members]
-            scene.linear[ue, group] = float(prospects.values([partition], levels)[0]), np.array(slopes)
-        return scene.linear[ue, group]
+            partition = _partition(sending, group, scene.links[ue])
+            slopes = [prospects.slopes(partition, levels, row) for row in sending]
+            scene.linear[ue, sending, group] = float(prospects.values([partition], levels)[0]), np.array(slopes)
+        return scene.linear[ue, sending, group]
 
     def state(self) -> State:
         """Copies of all that it has found out and been told, as BELIEFS."""

@@ -36,6 +36,14 @@ class Policy(Protocol):
 
 
 @runtime_checkable
+class Judge(Protocol):
+    """What a policy has besides if it knows or guesses how defective APs are: it counts for sets and precoders, too."""
+
+    def levels(self, association: Association) -> FloatArray:
+        """(1 + N, 3) levels of the AP and its neighbours, as `Prospects` has them."""
+
+
+@runtime_checkable
 class Learner(Protocol):
     """What a policy has besides if it learns from rewards."""
 
@@ -68,8 +76,10 @@ class Observer(Protocol):
     def hear(self, told: Mapping[int, FloatArray]) -> None:
         """Take in what neighbours have told of themselves in a slot."""
 
-    def observe(self, feedback: SlotFeedback, groups: Mapping[int, Collection[int]]) -> None:
-        """Take in what UEs report of this AP's streams; `groups` as in `Slot`."""
+    def observe(
+        self, feedback: SlotFeedback, groups: Mapping[int, Collection[int]], left_out: Mapping[int, Collection[int]]
+    ) -> None:
+        """Take in what UEs report of this AP's streams; `groups` and `left_out` as in `Slot`."""
 
 
 @runtime_checkable
@@ -145,10 +155,14 @@ class Forecast:
 
 
 class Given:
-    """Asks the same neighbours in every slot, whoever chose them."""
+    """Asks the same neighbours in every slot, whoever chose them, and takes APs to be as defective as it is told."""
 
-    def __init__(self, action: int) -> None:
-        self._action = action
+    def __init__(self, ap: int, action: int, levels: FloatArray | None = None) -> None:
+        self._ap, self._action, self._levels = ap, action, levels
+
+    def levels(self, association: Association) -> FloatArray:
+        aps = [self._ap, *association.neighbours]
+        return np.zeros((len(aps), 3)) if self._levels is None else self._levels[aps]
 
     def act(self, observation: FloatArray, association: Association, slot: int) -> int:
         return self._action

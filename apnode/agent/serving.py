@@ -24,8 +24,10 @@ from apnode.agent.prospects import Prospects
 from apnode.agent.surroundings import BoolArray, Surroundings
 from apnode.config import Config
 from apnode.protocol.messages import NOBODY, SILENT, Association, FloatArray, IntArray, SlotFeedback
+from apnode.protocol.rng import Purpose, generator
 from apnode.protocol.state import Layout, State
 
+_ALL_CHANCE = 0.15  # that all APs of a UE transmit to it, where one finds out about APs
 SERVED: Layout = {"group": (np.int64, ("K", "A")), "chosen": (np.int64, ("K",))}  # as in SlotFeedback
 NOTHING_SERVED: State = {"group": np.zeros((0, 0), np.int64), "chosen": np.zeros(0, np.int64)}
 
@@ -33,32 +35,36 @@ NOTHING_SERVED: State = {"group": np.zeros((0, 0), np.int64), "chosen": np.zeros
 class Serving:
     """What one AP knows, in one layout, of who transmits to its UEs, and what it says to that."""
 
-    def __init__(self, config: Config, ap: int, association: Association, levels: FloatArray | None = None) -> None:
+    def __init__(self, config: Config, ap: int, association: Association) -> None:
         """Draw the fading around the UEs whose strongest AP this is.
 
         Args:
             config: as for `Prospects`.
             ap: this AP.
             association: what it has been told.
-            levels: (1 + N, 3) how defective it takes itself and its neighbours to be; not at all without.
         """
-        self._ap, self._ues, self._levels = ap, association.ues, levels
+        self._ap, self._ues, self._seed = ap, association.ues, config.seed
         self._aps = [[other for other in row if other != NOBODY] for row in association.served_by.tolist()]
         self._group = np.tile(np.arange(association.served_by.shape[1]), (len(self._ues), 1))  # all for themselves
         self._chosen = np.zeros(len(self._ues), np.int64)
         around = Surroundings(ap, association, config.radio)
         column = {int(ue): at for at, ue in enumerate(around.ids)}
         self._prospects = {
-            row: Prospects(config, around, column[ue])
+            row: Prospects(config, around, column[ue], np.zeros(len(around.ids)))
             for row, ue in enumerate(self._ues)
             if set(self._aps[row]) <= set(around.aps) and around.beta[0, column[ue]] >= around.beta[:, column[ue]].max()
         }
-        self._last: dict[int, tuple[bytes, int]] = {}  # by row of a UE, what was reported of it, and the choice then
+        self._last: dict[int, tuple[bytes, int]] = {}  # by row of a UE, what was known of its APs, and the choice then
 
     @property
     def transmits(self) -> BoolArray:
         """(|K_m|,) whether this AP is to transmit to each of its UEs."""
         return np.array([self._ap in self._among(row) for row in range(len(self._ues))], bool)
+
+    @property
+    def left_out(self) -> dict[int, list[int]]:
+        """The APs of each UE that do not transmit to it."""
+        return {ue: sorted({*self._aps[row]} - {*self._among(row)}) for row, ue in enumerate(self._ues)}
 
     def restricted(self, groups: Mapping[int, Collection[int]]) -> dict[int, Collection[int]]:
         """Of the APs with which one precodes for each UE those that are to transmit to it."""
@@ -70,17 +76,31 @@ class Serving:
         mask = int(self._chosen[row])
         return [ap for place, ap in enumerate(self._aps[row]) if not mask or mask >> place & 1]
 
-    def choice(self) -> IntArray:
-        """(|K_m|,) as in Transmission: whom this AP chooses for each of the UEs whose strongest AP it is."""
+    def choice(self, levels: FloatArray | None = None, tries: int | None = None) -> IntArray:
+        """Whom this AP chooses for each of the UEs whose strongest AP it is.
+
+        Args:
+            levels: (1 + N, 3) how defective it takes itself and its neighbours to be, as `Prospects` has them.
+            tries: the slot, if all are to transmit to a UE now and then, so that what is thought of an AP can change.
+
+        Returns:
+            (|K_m|,) as in Transmission.
+        """
         chosen = np.zeros(len(self._ues), np.uint8)
         for row, prospects in self._prospects.items():
-            reported = self._group[row].tobytes()
-            if row not in self._last or self._last[row][0] != reported:
-                self._last[row] = reported, self._best(row, prospects)
+            judged = None if levels is None or not levels.any() else levels
+            known = self._group[row].tobytes() + (b"" if judged is None else judged[list(prospects.members)].tobytes())
+            if row not in self._last or self._last[row][0] != known:
+                self._last[row] = known, self._best(row, prospects, judged)
             chosen[row] = self._last[row][1]
+            if tries is not None and self._luck(self._ues[row], tries) < _ALL_CHANCE:
+                chosen[row] = 0
         return chosen
 
-    def _best(self, row: int, prospects: Prospects) -> int:
+    def _luck(self, ue: int, slot: int) -> float:
+        return float(generator(self._seed, Purpose.SERVING, ue, slot).random())
+
+    def _best(self, row: int, prospects: Prospects, levels: FloatArray | None) -> int:
         """The choice, given the groups that were reported: a bit mask; 0 if nobody is heard."""
         groups: dict[int, set[int]] = {}
         for place, first in enumerate(self._group[row, : len(self._aps[row])].tolist()):
@@ -88,7 +108,7 @@ class Serving:
                 groups.setdefault(first, set()).add(prospects.members[place])
         if not groups:
             return 0
-        best = prospects.best_served(tuple(map(frozenset, groups.values())), self._levels)
+        best = prospects.best_served(tuple(map(frozenset, groups.values())), levels)
         return sum(1 << place for place, member in enumerate(prospects.members) if member in best)
 
     def first_of(self, groups: Mapping[int, Collection[int]] | None) -> IntArray:

@@ -41,6 +41,7 @@ class Purpose(IntEnum):
     LIES = 32
     FORECAST = 40
     WHAT_IF = 41
+    SERVING = 42
 
 
 def config_for_aps(config: Config) -> Config:

@@ -140,12 +140,38 @@ class Precoder:
         errors = error_variance(beta, association.pilots, radio.pilot_power_w, radio.pilot_length, noise)
         self._noise = noise / radio.ap_power_w
         self._unknown = float(errors.sum()) + self._noise  # per antenna: what no estimate tells
+        power = association.neighbour_beta.sum(axis=1, dtype=float).tolist() or [0.0] * len(association.neighbours)
+        of_aps = zip((ap, *association.neighbours), (float(beta.sum()), *power), strict=True)
+        self._heard = {of: total + self._noise for of, total in of_aps}  # per antenna, by AP: all that it hears
+        self._wrongness: dict[int, float] = {}  # by AP
         self.average = AveragePower()
         self.matters = ues_that_matter(config, self._ues, self._reach, beta)
 
     @property
+    def _own_untold(self) -> ComplexArray:
+        return np.asarray(self._unknown * np.eye(self._antennas), complex)
+
+    @property
     def _selects(self) -> bool:
         return self._settings.joint == "selective"
+
+    def believe(self, wrongness: Mapping[int, float]) -> None:
+        """Precode from now on as if so large a part of the power of APs' channels were another than what they estimate.
+
+        The estimates of an AP whose part is b are then worth 1 - b, and b of all that it hears is not told by them: the
+        loading grows with it. That minimises the mean square error if what the estimates miss is independent of them.
+        """
+        if wrongness != self._wrongness:
+            self._wrongness = dict(wrongness)
+            self.average = AveragePower()  # of other precoders
+
+    def _doubted(self, ap: int, h_hat: ComplexArray, untold: ComplexArray) -> tuple[ComplexArray, ComplexArray]:
+        """Estimates (..., L, R) of an AP, and the covariance (..., L, L) of what they do not tell, as believed."""
+        wrong = self._wrongness.get(ap, 0.0)
+        if not wrong or ap not in self._heard:
+            return h_hat, untold
+        missed = wrong * self._heard[ap] * np.eye(self._antennas)
+        return np.sqrt(1 - wrong) * h_hat, (1 - wrong) * untold + missed
 
     def alone(self, h_hat: ComplexArray) -> ComplexArray:
         """(B, L, |K_m|) precoders without partners [sqrt W].
@@ -160,7 +186,8 @@ class Precoder:
             case "rzf":
                 w = rzf(own, self._settings.rzf_alpha)
             case "mmse":
-                w = mmse(h_hat, own, np.asarray(self._unknown * np.eye(self._antennas), complex))
+                known, untold = self._doubted(self._ap, h_hat, self._own_untold)
+                w = mmse(known, known[..., self._own], untold)
         return self._at_power(w, self._ues, {})
 
     def joint(
@@ -217,14 +244,19 @@ class Precoder:
 
         They are made from estimates that are `late` blocks old.
         """
-        blocks = [(block.ues, _of_age(block.h_hat, late - block.age, last)) for block in group.values()]
-        stacked, known = stack_cluster((self._reach, _of_age(h_hat, late, last)), self._reach, blocks)
+        own, untold = self._doubted(self._ap, _of_age(h_hat, late, last), self._own_untold)
+        blocks, covariances = list[tuple[Sequence[int], ComplexArray]](), [untold]
+        for ap, block in group.items():
+            told, rest = (_of_age(of_all, late - block.age, last) for of_all in (block.h_hat, block.untold))
+            h_hat, untold = self._doubted(ap, told, positive(rest, self._noise))
+            blocks.append((block.ues, h_hat))
+            covariances.append(untold)
+        stacked, known = stack_cluster((self._reach, own), self._reach, blocks)
         size, antennas = stacked.shape[1], self._antennas
         covariance = np.zeros((last, size, size), complex)
-        covariance[:, range(antennas), range(antennas)] = self._unknown
-        for index, block in enumerate(group.values(), start=1):
+        for index, untold in enumerate(covariances):
             rows = slice(index * antennas, (index + 1) * antennas)
-            covariance[:, rows, rows] = positive(_of_age(block.untold, late - block.age, last), self._noise)
+            covariance[:, rows, rows] = untold
         wanted = stacked[..., [known.index(ue) for ue in ues]]
         return self._at_power(mmse(stacked, wanted, covariance), ues, group)
 

@@ -258,10 +258,16 @@ def told_requests(rule: str, config: Config, layout: Layout) -> list[int]:
     return actions
 
 
-def _told(rule: str, config: Config) -> Callable[[Config, int, Association], FloatArray]:
-    """(N,) what an AP expects of links on the last layout, if it is told what a rule is."""
+def told_levels(rule: str, config: Config) -> FloatArray:
+    """(M, 3) defects of all APs, of those kinds that a rule of TOLD is told; 0 elsewhere."""
     levels, kinds = np.zeros((config.radio.num_aps, len(LEVELS))), list(TOLD[rule])
     levels[:, kinds] = defect_levels(config)[:, kinds]
+    return levels
+
+
+def _told(rule: str, config: Config) -> Callable[[Config, int, Association], FloatArray]:
+    """(N,) what an AP expects of links on the last layout, if it is told what a rule is."""
+    levels = told_levels(rule, config)
     change = late_change(config, config.run.episodes - 1)
 
     def gains(known: Config, ap: int, told: Association) -> FloatArray:

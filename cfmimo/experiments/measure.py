@@ -13,7 +13,7 @@ from apnode.config.cooperation import LEARNERS
 from apnode.protocol.messages import ComplexArray, FloatArray
 from cfmimo.experiments.agents import trained
 from cfmimo.experiments.central import REFERENCES, Sample, fronthaul_scalars, reference, sample
-from cfmimo.experiments.contenders import TOLD, Contender, told_requests
+from cfmimo.experiments.contenders import TOLD, Contender, told_levels, told_requests
 from cfmimo.experiments.oracle import greedy_links, requests
 from cfmimo.experiments.workers import advance
 from cfmimo.records.agents_file import Weights
@@ -60,7 +60,8 @@ def measure(drop: Drop, contenders: Sequence[Contender], agents: Weights | None)
         if contender.policy == "oracle":
             policy_of = _given(requests(links[: contender.aimed_at], config, layout))
         elif contender.policy in TOLD:
-            policy_of = _given(told_requests(contender.policy, contender.config(config), layout))
+            actions = told_requests(contender.policy, contender.config(config), layout)
+            policy_of = _given(actions, told_levels(contender.policy, config))
         elif contender.policy in LEARNERS:
             assert agents is not None
             policy_of = trained(agents)
@@ -68,8 +69,8 @@ def measure(drop: Drop, contenders: Sequence[Contender], agents: Weights | None)
     return measured
 
 
-def _given(actions: Sequence[int]) -> Callable[[int, Config], Policy]:
-    return lambda ap, _: Given(actions[ap])
+def _given(actions: Sequence[int], levels: FloatArray | None = None) -> Callable[[int, Config], Policy]:
+    return lambda ap, _: Given(ap, actions[ap], levels)
 
 
 def _measured_run(drop: Drop, layout: Layout, policy_of: Callable[[int, Config], Policy]) -> Measured:

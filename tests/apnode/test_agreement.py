@@ -436,7 +436,9 @@ class Confides(Asks):
     def hear(self, told: Mapping[int, FloatArray]) -> None:
         self.heard.append({ap: levels.tolist() for ap, levels in told.items()})
 
-    def observe(self, feedback: SlotFeedback, groups: Mapping[int, Collection[int]]) -> None:
+    def observe(
+        self, feedback: SlotFeedback, groups: Mapping[int, Collection[int]], left_out: Mapping[int, Collection[int]]
+    ) -> None:
         self.observed.append(feedback.slot)
 
 

@@ -77,7 +77,7 @@ def school(defects: FloatArray, learners: list[int], layouts: int, change: float
                 if len(group) > 1:
                     values[ue] = prospects.values([(group,)], defects[aps])[0] + noise.normal(0, 0.3)
                     groups[ue] = [aps[row] for row in group - {0}]
-            policy.observe(of_value(association, slot, values), groups)
+            policy.observe(of_value(association, slot, values), groups, {})
     return policies
 
 
@@ -165,7 +165,7 @@ def test_an_ap_that_learns_no_more_acts_on_its_beliefs_and_keeps_them() -> None:
     beliefs = np.array([[0.5, 0, 0.25], [0.01, 0.02, 0.03]])
     policy = Believer(0, CONFIG, beliefs.copy())
     policy.act(still(association), association, 0)
-    policy.observe(of_value(association, 0, dict.fromkeys(association.ues, 0.1)), {})
+    policy.observe(of_value(association, 0, dict.fromkeys(association.ues, 0.1)), {}, {})
     np.testing.assert_array_equal(policy.tells(0).reshape(2, 3), beliefs.astype(np.float32))
 
 
@@ -186,7 +186,7 @@ def test_a_restored_ap_goes_on_as_if_it_had_never_stopped() -> None:
     groups = dict.fromkeys(association.ues, association.neighbours[:2])
     for policy in (stayed, back):
         policy.act(still(association), association, SLOTS - 1)
-        policy.observe(of_value(association, SLOTS - 1, dict.fromkeys(association.ues, 1.0)), groups)
+        policy.observe(of_value(association, SLOTS - 1, dict.fromkeys(association.ues, 1.0)), groups, {})
     assert same(stayed, back)
     assert not same(stayed, Belief(ap, CONFIG))
 

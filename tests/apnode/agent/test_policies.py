@@ -243,7 +243,7 @@ def test_a_trained_agent_takes_the_best_action_its_weights_know_and_changes_no_m
         assert agent.act(state, told(2), slot=seed) == learner.network.values(state)[:4].argmax()
     assert not isinstance(agent, Learner)
     assert isinstance(learner, Learner)
-    assert Given(5).act(observed(0, of), told(3), slot=9) == 5
+    assert Given(0, 5).act(observed(0, of), told(3), slot=9) == 5
 
 
 def sharing(ap: int = 3, seed: int = 0, **learning: Any) -> Ddqn:

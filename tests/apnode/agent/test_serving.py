@@ -124,3 +124,35 @@ def test_who_is_silent_is_not_chosen() -> None:
         assert not serving.choice()[row] >> place & 1
         serving.take_in(reported(serving, association, group=np.full(group.shape, SILENT)))
         assert serving.choice()[row] == 0
+
+
+def test_where_one_finds_out_about_aps_all_of_them_serve_a_ue_now_and_then() -> None:
+    config, layout, told = world()
+    chances = []
+    for ue in range(12):
+        master = int(layout.beta[:, ue].argmax())
+        serving, row = Serving(config, master, told[master]), told[master].ues.index(ue)
+        usual = serving.choice()[row]
+        choices = [serving.choice(tries=slot)[row] for slot in range(200)]
+        assert {*choices} == {0, usual}
+        chances.append(choices.count(0) / 200)
+    assert np.mean(chances) == pytest.approx(0.15, abs=0.02)
+
+
+def test_who_is_thought_incoherent_is_left_out_and_who_is_not_serves() -> None:
+    config, layout, told = world()
+    left_out = 0
+    for ue in range(12):
+        master = int(layout.beta[:, ue].argmax())
+        association, row = told[master], told[master].ues.index(ue)
+        serving = Serving(config, master, association)
+        blind = int(serving.choice(np.zeros((1 + len(association.neighbours), 3)))[row])
+        assert blind == serving.choice()[row]
+        aps = np.flatnonzero(layout.serving[:, ue]).tolist()
+        for place, ap in enumerate(aps):
+            if ap != master and blind >> place & 1:
+                levels = np.zeros((1 + len(association.neighbours), 3))
+                levels[1 + association.neighbours.index(ap)] = 1
+                left_out += not serving.choice(levels)[row] >> place & 1
+                assert serving.choice()[row] == blind
+    assert left_out > 8

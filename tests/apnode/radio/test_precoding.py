@@ -1,6 +1,7 @@
 """Laws of precoders: nulls, limits, invariances; and what one AP makes of what it and its partners know."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -297,6 +298,58 @@ def test_what_is_not_told_counts_as_covariance() -> None:
     assert few.ues == (0, 1)  # its own UE, and the strongest two
     assert all_of_them.ues == tuple(range(NUM_UES))
     np.testing.assert_allclose(heard(few), heard(all_of_them), rtol=1e-5, atol=1e-18)
+
+
+def pair(**settings: object) -> tuple[list[Precoder], list[ComplexArray]]:
+    """Two APs that serve UEs 1 and 4, hear all, and know what the other hears; and their estimates."""
+    around: dict[str, Any] = {"around": EVERYBODY, "around_pilots": EVERYBODY, "neighbour_beta": BETA[None]}
+    around["neighbour_serves"] = np.ones((1, NUM_UES), int)
+    config = Config(radio=Radio(num_ues=NUM_UES, antennas=ANTENNAS), precoding=Precoding.model_validate(settings))
+    told = [Association(0, (1, 4), BETA, EVERYBODY, (1 - ap,), ("x",), [1.0], **around) for ap in (0, 1)]
+    return [Precoder(ap, config, told[ap]) for ap in (0, 1)], [estimates(70 + ap) for ap in (0, 1)]
+
+
+def precoded(
+    settings: dict[str, object], wrongness: dict[int, float] | None = None
+) -> tuple[ComplexArray, ComplexArray]:
+    """(B, L, 2) alone and (B, 2 L, 2) jointly, by two APs that believe this."""
+    aps, h_hat = pair(**settings)
+    for ap in aps if wrongness is not None else ():
+        ap.believe(wrongness)
+    blocks = [ap.block(0, (), h) for ap, h in zip(aps, h_hat, strict=True)]
+    alone = [ap.alone(h) for ap, h in zip(aps, h_hat, strict=True)]
+    joint = [aps[ap].joint(h_hat[ap], alone[ap], {1 - ap: blocks[1 - ap]}) for ap in (0, 1)]
+    return alone[0], np.concatenate(joint, axis=1)
+
+
+@pytest.mark.parametrize("told_ues", [1, NUM_UES])
+def test_who_believes_that_nobody_is_wrong_precodes_as_ever_to_the_last_bit(told_ues: int) -> None:
+    settings = {**SELECTIVE, "told_ues": told_ues}
+    for believing, ever in zip(precoded(settings, {0: 0.0, 1: 0.0}), precoded(settings), strict=True):
+        np.testing.assert_array_equal(believing, ever)
+
+
+@pytest.mark.parametrize("wrongness", [{0: 0.5, 1: 0.0}, {0: 0.2, 1: 0.6}, {0: 0.0, 1: 1.0}])
+def test_with_wrong_channels_precoders_are_the_mmse_ones_of_mean_and_variance(wrongness: dict[int, float]) -> None:
+    """The channel from antenna i to UE j has the mean sqrt(1 - b) h_hat and the variance beta - (1 - b) (beta - c)."""
+    radio, (_, h_hat) = Radio(num_ues=NUM_UES), pair(**SELECTIVE)
+    error = error_variance(BETA, np.arange(NUM_UES), radio.pilot_power_w, radio.pilot_length, radio.noise_power_w)
+    mean = [math.sqrt(1 - wrongness[ap]) * h_hat[ap] for ap in (0, 1)]
+    variance = [(BETA - (1 - wrongness[ap]) * (BETA - error)).sum() for ap in (0, 1)]
+    loading = np.repeat(variance, ANTENNAS) + radio.noise_power_w / radio.ap_power_w
+
+    def ideal(mean: ComplexArray, loading: FloatArray) -> ComplexArray:
+        heard = mean @ mean.conj().swapaxes(1, 2) + np.diag(loading)
+        return np.asarray(np.linalg.inv(heard) @ mean[..., [1, 4]])
+
+    alone, joint = precoded({**SELECTIVE, "power": "average"}, wrongness)
+    for w, expected in (
+        (alone, ideal(mean[0], loading[:ANTENNAS])),
+        (joint, ideal(np.concatenate(mean, axis=1), loading)),
+    ):
+        assert np.abs(w).max() > 1e-3
+        across = (w * np.abs(expected) ** 2).sum(axis=(0, 1)) / (expected * np.abs(expected) ** 2).sum(axis=(0, 1))
+        np.testing.assert_allclose(w, across * expected, rtol=2e-3, atol=1e-5)  # one factor for all blocks and rows
 
 
 @pytest.mark.parametrize("settings", [{}, {"alone": "mmse"}, SELECTIVE, {**SELECTIVE, "power": "peak"}])

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from apnode.config import Config
+from apnode.radio.precoding import Precoder
 from cfmimo.cli.main import run_cfmimo
 from cfmimo.errors import ConfigError
 from cfmimo.experiments.compare import compare, measured, notes_of
@@ -189,6 +190,16 @@ def test_who_is_told_ages_and_speeds_chooses_better_links_among_late_aps_and_nee
     assert [row["policy"] for row in (blind, ages, informed)] == ["forecast", "ages", "informed"]
     assert ages["sum_rate_bps_hz"]["mean"] > blind["sum_rate_bps_hz"]["mean"] + 0.5
     assert {**informed, "policy": "ages"} == ages
+
+
+def test_who_is_told_of_wrong_channels_precodes_better_with_the_same_links(monkeypatch: pytest.MonkeyPatch) -> None:
+    size = ("radio.num_aps=20", "radio.num_ues=10", "radio.area_m=450", "run.blocks_per_slot=2")
+    config = load("selective", (*size, "impairments.calibration_error=[[0.7, 0.0], [0.3, 0.5]]"))
+    believing = measured(config, ["informed"], 4, [15], slots=3)[-1][1]
+    monkeypatch.setattr(Precoder, "believe", lambda self, wrongness: None)
+    blind = measured(config, ["informed"], 4, [15], slots=3)[-1][1]
+    np.testing.assert_array_equal(believing["formed"], blind["formed"])
+    assert (believing["sum_rate"] - blind["sum_rate"]).mean() > 0.5  # bit/s/Hz
 
 
 def test_what_an_informed_forecast_cannot_know_gets_a_sentence() -> None:

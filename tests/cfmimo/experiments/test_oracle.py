@@ -43,7 +43,7 @@ def drop(layer: str, *settings: str) -> tuple[Config, Layout, Sample]:
 def rate(config: Config, layout: Layout, links: list[Link]) -> float:
     """Sum rate of a whole run in which the APs form these links."""
     actions = requests(links, config, layout)
-    network = LocalNetwork(config, policy_of=lambda ap, _: Given(actions[ap]))
+    network = LocalNetwork(config, policy_of=lambda ap, _: Given(ap, actions[ap]))
     network.run()
     slots = tables.slots(network.coordinator.record)
     unit = "requests" if config.cooperation.cluster == "directed" else "formed"
