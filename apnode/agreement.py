@@ -29,6 +29,7 @@ from apnode.protocol.messages import (
     CommonLinks,
     CoopDecline,
     CoopRequest,
+    FloatArray,
     GainReport,
     LinkState,
     SelfReport,
@@ -184,6 +185,16 @@ class Agreement(Node, ABC):
             self.observer.hear(slot.told)
             if slot.feedback is not None:
                 self.observer.observe(slot.feedback, slot.groups, slot.left_out)
+            self._judged(slot)  # now, since with it begins what a checkpoint keeps of the precoders' power
+
+    def _judged(self, slot: Slot) -> FloatArray | None:
+        """How defective one's agent takes oneself and the neighbours to be, (1 + N, 3); precoders count with it."""
+        if self.judge is None:
+            return None
+        levels = self.judge.levels(slot.episode.association)
+        aps = (self.ap, *slot.episode.neighbours)
+        slot.episode.precoder.believe(dict(zip(aps, levels[:, WRONGNESS].tolist(), strict=True)))
+        return levels
 
     # --- transmission and what comes of it ----------------------------------------------------------------
 
@@ -191,15 +202,13 @@ class Agreement(Node, ABC):
         slot.phase = Phase.TRANSMITTED
         slot.partners = tuple(slot.cluster)
         precoder = slot.episode.precoder
-        judged = self.judge.levels(slot.episode.association) if self.judge else None
-        if judged is not None:
-            precoder.believe(dict(zip((self.ap, *slot.episode.neighbours), judged[:, WRONGNESS].tolist(), strict=True)))
+        judged = self._judged(slot)
         alone = precoder.alone(slot.h_hat)
         groups, own_age = (slot.formation.groups, slot.formation.own_age) if slot.formation else (None, 0)
         service: dict[str, Any] = {}
         if (serving := slot.episode.serving) is not None:
             tries = slot.index if self.judge and self.lasting else None
-            service = {"group": serving.first_of(groups), "chosen": serving.choice(judged, tries)}
+            service = {"group": serving.first_of(groups), "chosen": serving.choice(judged, slot.episode.change, tries)}
             groups, slot.left_out = serving.restricted(groups or {}), serving.left_out
         joint = precoder.joint(slot.known, alone, slot.cluster, groups, own_age)
         if serving is not None:

@@ -43,6 +43,15 @@ VARIANTS = {
         "precoding.joint=selective",
         "reward.gain=absolute",
     ),
+    "belief, serving sets": (
+        "cooperation.policy=belief",
+        "cooperation.neighbour_sets=common-ue",
+        "cooperation.cluster=serving",
+        "cooperation.serving=forecast",
+        "cooperation.residual_db=20",
+        "precoding.alone=mmse",
+        "precoding.joint=selective",
+    ),
     "serving sets": (
         "cooperation.neighbour_sets=common-ue",
         "cooperation.cluster=serving",

@@ -98,8 +98,7 @@ class Believer:
 
     def _brought_up_to_date(self, scene: _Scene) -> _Scene:
         """The layout, with all that follows from what has been told."""
-        association = scene.association
-        told = np.array([self._told.get(ap, innocent()) for ap in (self._ap, *association.neighbours)])
+        told = self._told_of(scene.association)
         if not np.array_equal(told, scene.told):
             scene.told, scene.linear = told, {}
             of_ues = scene.prospects.items()
@@ -107,6 +106,10 @@ class Believer:
             gains = gains_along(scene.around, scene.links.values())
             scene.action = int((gains > self._config.cooperation.link_price) @ 2 ** np.arange(len(gains)))
         return scene
+
+    def _told_of(self, association: Association) -> FloatArray:
+        """(1 + N, 2, 3) what the AP and its neighbours have said last of themselves."""
+        return np.array([self._told.get(ap, innocent()) for ap in (self._ap, *association.neighbours)])
 
     def tells(self, slot: int) -> FloatArray:
         first = slot % self._config.run.slots_per_episode == 0
@@ -125,7 +128,7 @@ class Believer:
         pass
 
     def levels(self, association: Association) -> FloatArray:
-        return least(self._seen(association).told)
+        return least(self._told_of(association))
 
 
 class Belief(Believer):

@@ -27,6 +27,7 @@ from apnode.protocol.messages import NOBODY, SILENT, Association, FloatArray, In
 from apnode.protocol.rng import Purpose, generator
 from apnode.protocol.state import Layout, State
 
+NO_CHANGE: FloatArray = np.zeros(0)
 _ALL_CHANCE = 0.15  # that all APs of a UE transmit to it, where one finds out about APs
 SERVED: Layout = {"group": (np.int64, ("K", "A")), "chosen": (np.int64, ("K",))}  # as in SlotFeedback
 NOTHING_SERVED: State = {"group": np.zeros((0, 0), np.int64), "chosen": np.zeros(0, np.int64)}
@@ -36,25 +37,30 @@ class Serving:
     """What one AP knows, in one layout, of who transmits to its UEs, and what it says to that."""
 
     def __init__(self, config: Config, ap: int, association: Association) -> None:
-        """Draw the fading around the UEs whose strongest AP this is.
+        """All APs serve, each for itself.
 
         Args:
             config: as for `Prospects`.
             ap: this AP.
             association: what it has been told.
         """
-        self._ap, self._ues, self._seed = ap, association.ues, config.seed
+        self._ap, self._ues, self._config, self._association = ap, association.ues, config, association
         self._aps = [[other for other in row if other != NOBODY] for row in association.served_by.tolist()]
         self._group = np.tile(np.arange(association.served_by.shape[1]), (len(self._ues), 1))  # all for themselves
         self._chosen = np.zeros(len(self._ues), np.int64)
-        around = Surroundings(ap, association, config.radio)
+        self._prospects: dict[int, Prospects] | None = None  # by row, of UEs whose strongest AP this is; not drawn yet
+        self._last: dict[int, tuple[bytes, int]] = {}  # by row of a UE, what was known of its APs, and the choice then
+
+    def _mastered(self, change: FloatArray) -> dict[int, Prospects]:
+        """By row, of the UEs whose strongest AP this is, as far as it knows all the others."""
+        around = Surroundings(self._ap, self._association, self._config.radio)
         column = {int(ue): at for at, ue in enumerate(around.ids)}
-        self._prospects = {
-            row: Prospects(config, around, column[ue], np.zeros(len(around.ids)))
+        changes = around.of_all(change) if len(change) else np.zeros(len(around.ids))
+        return {
+            row: Prospects(self._config, around, column[ue], changes)
             for row, ue in enumerate(self._ues)
             if set(self._aps[row]) <= set(around.aps) and around.beta[0, column[ue]] >= around.beta[:, column[ue]].max()
         }
-        self._last: dict[int, tuple[bytes, int]] = {}  # by row of a UE, what was known of its APs, and the choice then
 
     @property
     def transmits(self) -> BoolArray:
@@ -76,17 +82,22 @@ class Serving:
         mask = int(self._chosen[row])
         return [ap for place, ap in enumerate(self._aps[row]) if not mask or mask >> place & 1]
 
-    def choice(self, levels: FloatArray | None = None, tries: int | None = None) -> IntArray:
+    def choice(
+        self, levels: FloatArray | None = None, change: FloatArray = NO_CHANGE, tries: int | None = None
+    ) -> IntArray:
         """Whom this AP chooses for each of the UEs whose strongest AP it is.
 
         Args:
             levels: (1 + N, 3) how defective it takes itself and its neighbours to be, as `Prospects` has them.
+            change: (R,) how fast channels change, as far as it has seen that: what is late is worth less by it.
             tries: the slot, if all are to transmit to a UE now and then, so that what is thought of an AP can change.
 
         Returns:
             (|K_m|,) as in Transmission.
         """
         chosen = np.zeros(len(self._ues), np.uint8)
+        if self._prospects is None:
+            self._prospects = self._mastered(change)
         for row, prospects in self._prospects.items():
             judged = None if levels is None or not levels.any() else levels
             known = self._group[row].tobytes() + (b"" if judged is None else judged[list(prospects.members)].tobytes())
@@ -98,7 +109,7 @@ class Serving:
         return chosen
 
     def _luck(self, ue: int, slot: int) -> float:
-        return float(generator(self._seed, Purpose.SERVING, ue, slot).random())
+        return float(generator(self._config.seed, Purpose.SERVING, ue, slot).random())
 
     def _best(self, row: int, prospects: Prospects, levels: FloatArray | None) -> int:
         """The choice, given the groups that were reported: a bit mask; 0 if nobody is heard."""

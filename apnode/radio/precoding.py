@@ -143,7 +143,7 @@ class Precoder:
         power = association.neighbour_beta.sum(axis=1, dtype=float).tolist() or [0.0] * len(association.neighbours)
         of_aps = zip((ap, *association.neighbours), (float(beta.sum()), *power), strict=True)
         self._heard = {of: total + self._noise for of, total in of_aps}  # per antenna, by AP: all that it hears
-        self._wrongness: dict[int, float] = {}  # by AP
+        self._wrongness: dict[int, float] | None = None  # by AP; not told yet
         self.average = AveragePower()
         self.matters = ues_that_matter(config, self._ues, self._reach, beta)
 
@@ -161,13 +161,13 @@ class Precoder:
         The estimates of an AP whose part is b are then worth 1 - b, and b of all that it hears is not told by them: the
         loading grows with it. That minimises the mean square error if what the estimates miss is independent of them.
         """
-        if wrongness != self._wrongness:
-            self._wrongness = dict(wrongness)
-            self.average = AveragePower()  # of other precoders
+        if self._wrongness is not None and wrongness != self._wrongness:
+            self.average = AveragePower()  # what is known is of other precoders
+        self._wrongness = dict(wrongness)
 
     def _doubted(self, ap: int, h_hat: ComplexArray, untold: ComplexArray) -> tuple[ComplexArray, ComplexArray]:
         """Estimates (..., L, R) of an AP, and the covariance (..., L, L) of what they do not tell, as believed."""
-        wrong = self._wrongness.get(ap, 0.0)
+        wrong = (self._wrongness or {}).get(ap, 0.0)
         if not wrong or ap not in self._heard:
             return h_hat, untold
         missed = wrong * self._heard[ap] * np.eye(self._antennas)

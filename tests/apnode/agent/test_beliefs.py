@@ -58,8 +58,13 @@ def of_value(association: Association, slot: int, values: Mapping[int, float]) -
     return report(association, slot, own)
 
 
-def school(defects: FloatArray, learners: list[int], layouts: int, change: float = 0) -> dict[int, Belief]:
-    """Some APs of a world in which all of a UE's APs precode jointly, and what comes of it is as `Prospects` says."""
+def school(
+    defects: FloatArray, learners: list[int], layouts: int, change: float = 0, silent: int = 0, known: bool = True
+) -> dict[int, Belief]:
+    """Some APs of a world in which all of a UE's APs precode jointly, and what comes of it is as `Prospects` says.
+
+    Some of the others may not transmit to a UE, and the APs may know it or not.
+    """
     policies, noise = {ap: Belief(ap, CONFIG) for ap in learners}, np.random.default_rng(0)
     for slot in range(layouts * SLOTS):
         for ap, policy in policies.items():
@@ -70,14 +75,17 @@ def school(defects: FloatArray, learners: list[int], layouts: int, change: float
             if len(own := policy.tells(slot)):
                 policy.hear({ap: own})
                 policy.hear({n: np.array([*defects[n], 0, 0, 0], np.float32) for n in association.neighbours})
-            around, groups, values = Surroundings(ap, association, CONFIG.radio), {}, {}
+            around, groups, left_out = Surroundings(ap, association, CONFIG.radio), {}, {}
+            values: dict[int, float] = {}
             aps = [ap, *association.neighbours]
             for ue, prospects in prospects_of(CONFIG, around, np.full(len(around.ids), change)).items():
-                group = frozenset(prospects.members)
+                others = [row for row in prospects.members if row]
+                group = frozenset([0, *others[silent:]])
                 if len(group) > 1:
                     values[ue] = prospects.values([(group,)], defects[aps])[0] + noise.normal(0, 0.3)
-                    groups[ue] = [aps[row] for row in group - {0}]
-            policy.observe(of_value(association, slot, values), groups, {})
+                    groups[ue] = [aps[row] for row in others]
+                    left_out[ue] = [aps[row] for row in others[:silent]] if known else []
+            policy.observe(of_value(association, slot, values), groups, left_out)
     return policies
 
 
@@ -100,6 +108,26 @@ def test_where_users_move_an_ap_finds_out_that_its_estimates_come_late() -> None
     assert late[[1, 5], STALENESS].min() > 0.2
     assert late[[0, 2, 3, 4, 6, 7]].max() < 0.1
     assert not any(policy.beliefs[0, STALENESS] for policy in found[0.0].values())
+
+
+def test_that_an_ap_does_not_transmit_is_no_sign_of_a_defect_where_it_is_known() -> None:
+    nothing = np.zeros((30, 3))
+    known, unknown = (school(nothing, [1, 2, 5, 7], 3, silent=2, known=known) for known in (True, False))
+    assert max(policy.beliefs[0].max() for policy in known.values()) < 0.1
+    assert max(policy.beliefs[0].max() for policy in unknown.values()) > 0.2
+
+
+def test_an_ap_that_transmits_nothing_to_a_ue_learns_nothing_from_it() -> None:
+    ap, association = next((ap, a) for ap, a in enumerate(told(0)) if len(a.ues) > 1)
+    policy = Belief(ap, CONFIG)
+    policy.act(still(association), association, 0)
+    policy.hear({ap: policy.tells(0)})
+    before, others = policy.beliefs.copy(), dict.fromkeys(association.ues, association.neighbours)
+    values = of_value(association, 0, dict.fromkeys(association.ues, 0.1))
+    policy.observe(values, others, {ue: [ap] for ue in association.ues})
+    np.testing.assert_array_equal(policy.beliefs, before)
+    policy.observe(values, others, {})
+    assert (policy.beliefs[1] < before[1]).any()
 
 
 def test_who_has_told_nothing_is_taken_for_innocent() -> None:

@@ -44,6 +44,14 @@ VARIANTS = {
     "average": ("precoding.power=average", "propagation.block_ms=1"),
     "selective": SELECTIVE,
     "serving": (*SELECTIVE, "cooperation.cluster=serving"),
+    "belief, serving sets": (
+        *SELECTIVE,
+        "cooperation.cluster=serving",
+        "cooperation.serving=forecast",
+        "cooperation.residual_db=20",
+        "cooperation.policy=belief",
+        "impairments.calibration_error=[[0.5, 0.0], [0.5, 0.5]]",
+    ),
     "serving sets": (
         *SELECTIVE,
         "cooperation.cluster=serving",
