@@ -50,6 +50,9 @@ def _drawn(kind: Any, limits: list[Any], rng: np.random.Generator) -> Any:
     """A value of a setting's type within its limits; None where it has another type."""
     if get_origin(kind) is Literal:
         return str(rng.choice(get_args(kind)))
+    if get_origin(kind) is tuple:  # a mixture of two kinds
+        share, values = float(rng.choice([0, 0.3, 1])), rng.choice([0, 0.5, 1, 3, 10, 180, 1000], 2)
+        return (share, float(values[0])), (1 - share, float(values[1]))
     if kind is bool:
         return bool(rng.integers(2))
     bound = {name: value for limit in limits for name, value in _bounds(limit).items()}
