@@ -148,7 +148,7 @@ class Checks:
 
     def _feedback(self, feedback: SlotFeedback) -> None:
         self._audible(feedback.interference)
-        self._audible(feedback.partner_gain)
+        refuse_unless(feedback.partner_gain.max(initial=0) <= LOUDEST**2, "channels that amplify")
         refuse_unless(bool(len(feedback.hearers)) <= self._config.hears_streams, "levels of streams unasked for")
         refuse_unless(self._known(feedback.heard_at.tolist()), "a stream heard by an unknown UE")
         refuse_unless(feedback.level.min(initial=LEAST_LEVEL) >= LEAST_LEVEL, "a stream too weak to be reported")

@@ -53,6 +53,7 @@ MISFITS = {
     "pilots far louder than they were sent": PilotBlock(0, 1, 1e10 * pilots().y),
     "channels that amplify": replace(block(1), h_hat=1e10 * block(1).h_hat),
     "feedback of more power than was sent": replace(feedback(), interference=np.full((2, 2), 1e12)),
+    "feedback of channels that amplify": replace(feedback(), partners=[[1]] * 2, partner_gain=np.full((2, 1, 4), 1e7)),
     "a gain that there cannot be": GainReport(0, 1, 1000.5),
     "a gain of less than nothing": GainReport(0, 1, -1.5),
     "levels of streams that nobody asked for": replace(feedback(), hearers=[1, 0], heard_at=[1], level=[40]),
@@ -144,6 +145,12 @@ def test_whatever_the_channels_an_ap_radiates_no_more_than_its_power(
         assert np.isfinite(w).all()
         assert (np.abs(w.astype(complex)) ** 2).sum(axis=(1, 2)).max() <= 1.0
     assert sent.partners == (1,)
+
+
+def test_what_is_measured_of_a_near_partner_is_no_power_however_little_aps_send() -> None:
+    driven = opened("radio.ap_power_w=1e-9")
+    driven.give(replace(feedback(), interference=np.zeros((2, 2)), partners=[[1]] * 2, partner_gain=np.ones((2, 1, 4))))
+    assert driven.dropped == {}
 
 
 def test_a_partner_that_claims_the_same_channel_everywhere_cannot_stop_an_ap() -> None:
