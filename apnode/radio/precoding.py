@@ -200,7 +200,8 @@ class Precoder:
     ) -> ComplexArray:
         """(B, L, |K_m|) precoders together with partners [sqrt W].
 
-        A group precodes each block with the newest estimates that all in it have, and where there are none alone.
+        A group precodes each block with the newest estimates that all in it have. If there are none for one of the
+        blocks, its APs precode alone.
 
         Args:
             h_hat: (H + B, L, R) own estimates in the B blocks and in H before, selective only [sqrt power gain].
@@ -220,9 +221,8 @@ class Precoder:
             members = {ap: partners[ap] for ap in group}
             late = max(own_age, *(block.age for block in members.values()))
             known = min(len(h_hat), *(len(block.h_hat) + block.age for block in members.values()))
-            if (last := min(known - late, len(w))) > 0:
-                together = self._selective(h_hat, ues, members, last, late)
-                w[len(w) - last :, :, [self._ues.index(ue) for ue in ues]] = together
+            if known - late >= len(w):
+                w[..., [self._ues.index(ue) for ue in ues]] = self._selective(h_hat, ues, members, len(w), late)
         return w
 
     def _common(
@@ -238,22 +238,22 @@ class Precoder:
         return common
 
     def _selective(
-        self, h_hat: ComplexArray, ues: Sequence[int], group: Mapping[int, Block], last: int, late: int
+        self, h_hat: ComplexArray, ues: Sequence[int], group: Mapping[int, Block], count: int, late: int
     ) -> ComplexArray:
-        """(last, L, len(ues)) joint MMSE precoders for UEs that all of a group serve, in the last blocks [sqrt W].
+        """(B, L, len(ues)) joint MMSE precoders for UEs that all of a group serve, in `count` blocks [sqrt W].
 
         They are made from estimates that are `late` blocks old.
         """
-        own, untold = self._doubted(self._ap, _of_age(h_hat, late, last), self._own_untold)
+        own, untold = self._doubted(self._ap, _of_age(h_hat, late, count), self._own_untold)
         blocks, covariances = list[tuple[Sequence[int], ComplexArray]](), [untold]
         for ap, block in group.items():
-            told, rest = (_of_age(of_all, late - block.age, last) for of_all in (block.h_hat, block.untold))
+            told, rest = (_of_age(of_all, late - block.age, count) for of_all in (block.h_hat, block.untold))
             h_hat, untold = self._doubted(ap, told, positive(rest, self._noise))
             blocks.append((block.ues, h_hat))
             covariances.append(untold)
         stacked, known = stack_cluster((self._reach, own), self._reach, blocks)
         size, antennas = stacked.shape[1], self._antennas
-        covariance = np.zeros((last, size, size), complex)
+        covariance = np.zeros((count, size, size), complex)
         for index, untold in enumerate(covariances):
             rows = slice(index * antennas, (index + 1) * antennas)
             covariance[:, rows, rows] = untold
@@ -291,10 +291,10 @@ class Precoder:
         return ChannelBlock(slot, self._ap, tuple(told), h_hat[..., columns], rho, untold)
 
 
-def _of_age(of_blocks: ComplexArray, late: int, last: int) -> ComplexArray:
-    """Of what was measured in blocks in turn, that of `last` ones, of which the newest is `late` before the end."""
+def _of_age(of_blocks: ComplexArray, late: int, count: int) -> ComplexArray:
+    """Of what was measured in blocks in turn, that of `count` ones, of which the newest is `late` before the end."""
     end = len(of_blocks) - late
-    return of_blocks[end - last : end]
+    return of_blocks[end - count : end]
 
 
 def spent_on(block: Block, ue: int) -> float:

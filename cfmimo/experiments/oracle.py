@@ -90,18 +90,19 @@ class _Network:
         self._cluster = config.cooperation.cluster
         self._selects = config.precoding.joint == "selective"
         self._ues = layout.ues_of
-        self._h = h
+        before = config.cooperation.history_blocks  # of the blocks: estimates in them are remembered only
+        self._h = h[before:]
         self._h_hat = [h_hat[:, ap, reach].swapaxes(1, 2) for ap, reach in enumerate(layout.reach)]  # (B, L, R) each
         nobody: dict[str, Any] = {"neighbours": (), "endpoints": (), "interference": np.zeros(0)}
         self._precoders = [
             Precoder(ap, config, Association(episode=0, **layout.told(ap), **nobody)) for ap in range(len(self._ues))
         ]
-        self._alone = [precoder.alone(self._h_hat[ap]) for ap, precoder in enumerate(self._precoders)]
+        self._alone = [precoder.alone(self._h_hat[ap][before:]) for ap, precoder in enumerate(self._precoders)]
         self._late = fronthaul_levels(config).tolist()
         self._blocks: dict[Link, ChannelBlock] = {}
         self._groups: _Groups = {(ap, ue): frozenset() for ap, ues in enumerate(self._ues) for ue in ues}
         self._precoded: dict[tuple[int, int, frozenset[int]], ComplexArray] = {}  # (B, L) by AP, UE and group
-        blocks, _, num_ues, _ = h.shape
+        blocks, _, num_ues, _ = self._h.shape
         self._effective = np.zeros((blocks, num_ues, num_ues), complex)
         self._sent: dict[tuple[int, int], ComplexArray] = {}  # (B, K) what UEs receive of an AP's stream to a UE
         for ap, ues in enumerate(self._ues):

@@ -140,6 +140,14 @@ def test_people_are_told_what_is_worse_about_an_ap_than_about_the_best() -> None
     assert described_defects(config) == ["phase off by 90 degrees" if bad else "" for bad in unlocked]
 
 
+def test_with_late_estimates_aps_keep_to_their_power_also_where_they_have_none_yet() -> None:
+    half = ("radio.num_aps=50", "radio.num_ues=20", "radio.area_m=707", "run.episodes=1", "run.slots_per_episode=2")
+    network = LocalNetwork(load("stale", (*half, "cooperation.policy=forecast"), seed=1))
+    network.run()
+    assert not network.coordinator.record.rejected.any()
+    assert not network.coordinator.record.silent.any()
+
+
 def test_late_estimates_cost_users_that_move_fast_and_hardly_those_that_stand() -> None:
     lost = {}
     for speed in (0.1, 60.0):
