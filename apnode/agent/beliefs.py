@@ -1,16 +1,16 @@
 """Policy `belief`: an AP finds out how defective it is itself, from what UEs report of its streams, and says so.
 
 No AP can see its own defects, nor those of others; what comes of precoding together shows them. Of each stream that it
-sends together with partners an AP knows what value it should have (`Prospects`), if these APs are as defective as they
-say. What value it has the UEs report: nobody needs to know what they would have got otherwise. From the difference an
-AP corrects its opinion of all who send the stream, in proportion to how uncertain each of them is: an extended Kalman
-filter with a diagonal covariance. Once an episode it tells its neighbours what it has found out about itself, and takes
-over what they say of themselves. Links are asked for as by the forecast, with every AP as defective as it is likely to
-be at least: innocent until shown otherwise.
+sends together with partners an AP knows what value it should have (`Prospects`) if itself has certain defects, and the
+others those that they believe to have. What value it has the UEs report: nobody needs to know what they would have got
+otherwise. At the end of an episode an AP weighs by that, by Bayes' rule, some cases of its own defects. It tells its
+neighbours the means and variances, and they tell theirs. Links are asked for as by the forecast, with every AP somewhat
+less defective than it believes, as far as it is uncertain: innocent until shown otherwise.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
@@ -23,18 +23,26 @@ from apnode.config import Config
 from apnode.protocol.messages import LEVELS_PER_DB, Association, FloatArray, SlotFeedback
 from apnode.protocol.state import Layout, State, refuse_other
 
-_FIRST_VARIANCE = 0.05  # of every level
-_FIRST_NOISE = 0.3  # variance of the part of a stream's value that no defect explains [(bit/s/Hz)^2]
-_NOISE_WEIGHT = 0.001  # of the newest error in the running mean of that variance
-_ALIKE = 0.15  # a further slot of a layout tells less by so much: the error of the forecast's draws stays the same
-_DRIFT = 0.005  # growth of variances in an episode: defects may change
+_STRENGTHS = (0.0, 0.3, 0.6, 0.9), (0.0, 1.0), (0.0, 0.15, 0.4, 0.7)  # of each level of `Prospects` that are weighed
+_SHARE = 0.1  # chance at first that an AP has a defect of one kind, in each strength the same
+_CASES: FloatArray = np.array([*itertools.product(*_STRENGTHS)])  # (W, 3)
+_MODEL_VARIANCE = 0.09  # of a stream's value by the forecast's draws, the same in all slots [(bit/s/Hz)^2]
+_SLOT_VARIANCE = 0.3  # of what users report of it in a slot
 _MOST_ERROR = 3.0  # standard deviations; a larger error counts as so large
-BELIEFS: Layout = {  # of T APs
+_KEPT = 0.9  # part of what it has found out that an AP keeps from episode to episode: defects may change
+_MOST_EVIDENCE = 10.0  # by which one case may be ahead of another [nat]
+_CAUTION = 0.5  # standard deviations
+BELIEFS: Layout = {  # of T APs, and of S streams and groups that send them
     "own": (np.float64, (2, len(LEVELS))),
-    "noise": (np.float64, ()),
-    "others.ap": (np.int64, ("T",)),
-    "others.told": (np.float64, ("T", 2, len(LEVELS))),
-    "others.now": (np.float64, ("T", 2, len(LEVELS))),
+    "weights": (np.float64, (len(_CASES),)),
+    "told.ap": (np.int64, ("T",)),
+    "told.beliefs": (np.float64, ("T", 2, len(LEVELS))),
+    "episode": (np.int64, ()),
+    "seen.ue": (np.int64, ("S",)),
+    "seen.sending": (np.int64, ("S",)),
+    "seen.group": (np.int64, ("S",)),
+    "seen.slots": (np.int64, ("S",)),
+    "seen.value": (np.float64, ("S",)),
 }
 
 
@@ -51,17 +59,37 @@ def believed_gains(
         change: (R,) how fast the channels of UEs in its reach change, as it has seen it.
     """
     around = Surroundings(ap, association, config.radio)
-    return gains_of_links(around, prospects_of(config, around, around.of_all(change)).values(), least(beliefs))
+    return gains_of_links(around, _prospects(config, around, change).values(), least(beliefs))
+
+
+def _prospects(config: Config, around: Surroundings, change: FloatArray) -> dict[int, Prospects]:
+    """Of an AP's UEs. To an AP that remembers no estimates of earlier blocks none come late, however fast UEs move."""
+    of_all = around.of_all(change)
+    return prospects_of(config, around, of_all if config.cooperation.history_blocks else np.zeros_like(of_all))
 
 
 def innocent() -> FloatArray:
     """(2, 3) what an AP believes of itself at first: levels as in `Prospects`, and their variances."""
-    return np.stack([np.zeros(len(LEVELS)), np.full(len(LEVELS), _FIRST_VARIANCE)])
+    return _moments(_prior())
 
 
 def least(beliefs: FloatArray) -> FloatArray:
-    """(..., 3) levels that APs have at least, of beliefs (..., 2, 3)."""
-    return np.asarray(np.maximum(beliefs[..., 0, :] - np.sqrt(beliefs[..., 1, :]), 0))
+    """(..., 3) levels that APs have about at least, of beliefs (..., 2, 3)."""
+    return np.asarray(np.maximum(beliefs[..., 0, :] - _CAUTION * np.sqrt(beliefs[..., 1, :]), 0))
+
+
+def _prior() -> FloatArray:
+    """(W,) logarithms of the chances of the cases at first."""
+    kinds = [[1 - _SHARE, *[_SHARE / (len(of_kind) - 1)] * (len(of_kind) - 1)] for of_kind in _STRENGTHS]
+    return np.asarray(np.log(np.prod([*itertools.product(*kinds)], axis=1)))
+
+
+def _moments(weights: FloatArray) -> FloatArray:
+    """(2, 3) means and variances of the levels, of logarithms (W,) of the chances of the cases, up to a constant."""
+    chances = np.exp(weights - weights.max())
+    chances /= chances.sum()
+    mean = chances @ _CASES
+    return np.stack([mean, np.maximum(chances @ _CASES**2 - mean**2, 0)])
 
 
 @dataclass
@@ -74,8 +102,6 @@ class _Scene:
     told: FloatArray  # (1 + N, 2, 3) beliefs of the AP itself and its neighbours, as told
     links: dict[int, Links] = field(default_factory=dict)  # that join a UE's APs, by UE
     action: int = 0
-    linear: dict[tuple[int, tuple[int, ...], Group], tuple[float, FloatArray]] = field(default_factory=dict)
-    # by UE, who sends it its stream, and own group among them
 
 
 class Believer:
@@ -92,7 +118,7 @@ class Believer:
         scene = self._scene
         if scene is None or scene.association is not association:
             around = Surroundings(self._ap, association, self._config.radio)
-            prospects = prospects_of(self._config, around, around.of_all(observation))
+            prospects = _prospects(self._config, around, observation)
             scene = self._scene = _Scene(association, around, prospects, np.zeros(0))
         return self._brought_up_to_date(scene).action
 
@@ -100,7 +126,7 @@ class Believer:
         """The layout, with all that follows from what has been told."""
         told = self._told_of(scene.association)
         if not np.array_equal(told, scene.told):
-            scene.told, scene.linear = told, {}
+            scene.told = told
             of_ues = scene.prospects.items()
             scene.links = {ue: joining_links(scene.around, prospects, least(told)) for ue, prospects in of_ues}
             gains = gains_along(scene.around, scene.links.values())
@@ -136,69 +162,70 @@ class Belief(Believer):
 
     def __init__(self, ap: int, config: Config) -> None:
         super().__init__(ap, config)
-        self._noise = _FIRST_NOISE
-        self._others: dict[int, FloatArray] = {}  # by neighbour: (2, 3) what this AP thinks of it by now
-
-    def hear(self, told: Mapping[int, FloatArray]) -> None:
-        super().hear(told)
-        if told:
-            self._others = {ap: beliefs.copy() for ap, beliefs in self._told.items()}
-            self.beliefs[1] = np.minimum(self.beliefs[1] + _DRIFT, 1)
+        self._weights = _prior()  # (W,) logarithms of the chances of the cases
+        self._episode = -1
+        self._seen: dict[tuple[int, Group, Group], tuple[int, float]] = {}
+        # of own UEs, by who sends to them, and own group among these: slots, sum of the values
 
     def observe(
         self, feedback: SlotFeedback, groups: Mapping[int, Collection[int]], left_out: Mapping[int, Collection[int]]
     ) -> None:
+        """Note the value of every stream that was sent with partners; in the last slot of an episode, conclude."""
         if self._scene is None:
             return
         scene = self._brought_up_to_date(self._scene)
-        seen_before = feedback.slot % self._config.run.slots_per_episode
+        if scene.association.episode != self._episode:
+            self._episode, self._seen = scene.association.episode, {}
         for ue, value in stream_values(self._config, scene.association.ues, feedback).items():
             aps, silent = scene.around.aps, left_out.get(ue, ())
-            sending = tuple(row for row in scene.prospects[ue].members if aps[row] not in silent)
-            group = frozenset(row for row in sending if aps[row] in groups.get(ue, ()))
-            if group and 0 in sending:
-                self._correct(scene, ue, sending, group | {0}, value, self._noise * (1 + _ALIKE * seen_before))
+            sending = frozenset(row for row in scene.prospects[ue].members if aps[row] not in silent)
+            partners = frozenset(row for row in sending if aps[row] in groups.get(ue, ()))
+            if partners and 0 in sending:
+                key = ue, sending, partners | {0}
+                slots, total = self._seen.get(key, (0, 0.0))
+                self._seen[key] = slots + 1, total + value
+        if (feedback.slot + 1) % self._config.run.slots_per_episode == 0:
+            self._conclude(scene)
 
-    def _correct(
-        self, scene: _Scene, ue: int, sending: tuple[int, ...], group: Group, value: float, noise: float
-    ) -> None:
-        """Correct the opinion of all APs that send a stream, one of whose groups is known, by the value it has."""
-        members = [*sending]
-        of_members = np.array([self._now(scene.around.aps[row]) for row in members])  # (C, 2, 3)
-        (levels, variances), told = of_members.swapaxes(0, 1), scene.told[members, 0]
-        expected, slopes = self._linear(scene, ue, sending, group)
-        expected += float((slopes * (levels - told)).sum())
-        variance = noise + float((slopes**2 * variances).sum())
-        error = float(np.clip(value - expected, -_MOST_ERROR * variance**0.5, _MOST_ERROR * variance**0.5))
-        levels = np.clip(levels + variances * slopes * error / variance, 0, 1)
-        variances = variances - (variances * slopes) ** 2 / variance
-        for row, *beliefs in zip(members, levels, variances, strict=True):
-            self._now(scene.around.aps[row])[:] = beliefs
-        self._noise += _NOISE_WEIGHT * (error**2 - self._noise)
+    def _conclude(self, scene: _Scene) -> None:
+        prior = _prior()
+        weights = prior + _KEPT * (self._weights - prior)
+        for stream, (slots, total) in self._seen.items():
+            weights += self._evidence(scene, *stream, slots, total / slots)
+        self._weights = np.maximum(weights, weights.max() - _MOST_EVIDENCE)
+        self.beliefs, self._seen = _moments(self._weights), {}
 
-    def _now(self, ap: int) -> FloatArray:
-        return self.beliefs if ap == self._ap else self._others.setdefault(ap, innocent())
+    def _evidence(self, scene: _Scene, ue: int, sending: Group, group: Group, slots: int, value: float) -> FloatArray:
+        """(W,) log-likelihoods of the mean value of a stream, of which it is known who sends it, and one of the groups.
 
-    def _linear(self, scene: _Scene, ue: int, sending: tuple[int, ...], group: Group) -> tuple[float, FloatArray]:
-        """The value of a stream at the levels told, and its (C, 3) derivatives by those of each AP that sends it."""
-        if (ue, sending, group) not in scene.linear:
-            prospects, levels = scene.prospects[ue], scene.told[:, 0]
-            partition = _partition(sending, group, scene.links[ue])
-            slopes = [prospects.slopes(partition, levels, row) for row in sending]
-            scene.linear[ue, sending, group] = float(prospects.values([partition], levels)[0]), np.array(slopes)
-        return scene.linear[ue, sending, group]
+        The others are as defective as they are at least; what the value would change by if one of them were so by a
+        standard deviation more adds to the variance.
+        """
+        prospects, levels, variances = scene.prospects[ue], least(scene.told), scene.told[:, 1]
+        others = [row for row in prospects.members if row in sending - {0}]
+        cases = np.tile(levels, (len(_CASES) + len(others) + 1, 1, 1))
+        cases[: len(_CASES), 0] = _CASES
+        cases[range(len(_CASES), len(cases) - 1), others] += np.sqrt(variances[others])
+        partition = _partition([row for row in prospects.members if row in sending], group, scene.links[ue])
+        values = prospects.values([partition], cases)[0]
+        expected, off = values[: len(_CASES)], values[len(_CASES) : -1] - values[-1]
+        variance = _MODEL_VARIANCE + _SLOT_VARIANCE / slots + float((off**2).sum())
+        return np.asarray(-np.minimum((value - expected) ** 2 / variance, _MOST_ERROR**2) / 2)
 
     def state(self) -> State:
         """Copies of all that it has found out and been told, as BELIEFS."""
-        known, shape = [*dict.fromkeys([*self._told, *self._others])], (-1, 2, len(LEVELS))
-        told = [self._told.get(ap, innocent()) for ap in known]
-        now = [self._others.get(ap, of_ap) for ap, of_ap in zip(known, told, strict=True)]
+        streams = [*self._seen.items()]
         return {
             "own": self.beliefs.copy(),
-            "noise": np.array(self._noise),
-            "others.ap": np.array(known, np.int64),
-            "others.told": np.array(told, float).reshape(shape),
-            "others.now": np.array(now, float).reshape(shape),
+            "weights": self._weights.copy(),
+            "told.ap": np.array([*self._told], np.int64),
+            "told.beliefs": np.array([*self._told.values()], float).reshape(-1, 2, len(LEVELS)),
+            "episode": np.array(self._episode),
+            "seen.ue": np.array([ue for (ue, _, _), _ in streams], np.int64),
+            "seen.sending": np.array([_mask(sending) for (_, sending, _), _ in streams], np.int64),
+            "seen.group": np.array([_mask(group) for (_, _, group), _ in streams], np.int64),
+            "seen.slots": np.array([slots for _, (slots, _) in streams], np.int64),
+            "seen.value": np.array([total for _, (_, total) in streams], float),
         }
 
     def restore(self, state: State) -> None:
@@ -208,10 +235,20 @@ class Belief(Believer):
             StateError: if it is not as BELIEFS; nothing has changed then.
         """
         refuse_other(state, BELIEFS)
-        aps = state["others.ap"].tolist()
-        self.beliefs, self._noise = state["own"].copy(), float(state["noise"])
-        self._told = dict(zip(aps, state["others.told"].copy(), strict=True))
-        self._others = dict(zip(aps, state["others.now"].copy(), strict=True))
+        self.beliefs, self._weights = state["own"].copy(), state["weights"].copy()
+        self._told = dict(zip(state["told.ap"].tolist(), state["told.beliefs"].copy(), strict=True))
+        self._episode = int(state["episode"])
+        sending, groups = ([_rows(mask) for mask in state[f"seen.{name}"].tolist()] for name in ("sending", "group"))
+        seen = zip(state["seen.slots"].tolist(), state["seen.value"].tolist(), strict=True)
+        self._seen = dict(zip(zip(state["seen.ue"].tolist(), sending, groups, strict=True), seen, strict=True))
+
+
+def _mask(group: Group) -> int:
+    return sum(1 << row for row in group)
+
+
+def _rows(mask: int) -> Group:
+    return frozenset(row for row in range(mask.bit_length()) if mask >> row & 1)
 
 
 def _partition(members: Collection[int], group: Group, links: Collection[tuple[int, int]]) -> Partition:
