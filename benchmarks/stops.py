@@ -96,8 +96,11 @@ class Stopping:
     def _stop_next(self, cluster: Cluster) -> None:
         if not self._left:
             raise Over
+        chosen = next((at for at, (_, _, node) in enumerate(self._workers) if aps_on(node)), None)
+        if chosen is None:
+            raise RuntimeError("no AP is on a node that could be stopped")
         self._left -= 1
-        stop, worker, node = self._workers.pop(0)
+        stop, worker, node = self._workers.pop(chosen)
         self._stopped = stop.__name__.strip("_"), node, aps_on(node), time.monotonic()
         self._deaths = len(cluster.restarts)
         stop(worker, node)

@@ -125,6 +125,7 @@ def _one_by_one(config: Config, around: Surroundings) -> FloatArray:
             wanted = h_hat[:, aps][..., at].reshape(len(h), stacked.shape[1], -1)
             gram = stacked @ stacked.conj().swapaxes(1, 2)
             load = config.precoding.rzf_alpha * np.trace(gram, axis1=1, axis2=2).real / stacked.shape[2]
+            load = np.where(load > 0, load, 1)  # no channel at all
             w = np.linalg.solve(gram + load[:, None, None] * np.eye(gram.shape[1]), wanted)[:, : h.shape[2]]
         else:
             w = h_hat[:, 0][..., at]

@@ -150,3 +150,12 @@ def test_of_the_links_that_join_a_users_aps_those_come_first_that_serve_more_use
         gains |= {(ap, n): gain for n, gain in zip(others, link_gains(config, ap, told), strict=True)}
     assert gains[0, 2] == gains[2, 0] > 0
     assert gains[0, 1] > gains[1, 2] == 0  # one of them suffices
+
+
+def test_channels_so_weak_that_they_vanish_in_rounding_have_a_forecast() -> None:
+    far = ("radio.area_m=1e12", "radio.wrap_around=false", "propagation.model=3gpp-umi")
+    for seed in range(8, 12):
+        config = load("demo", ("cooperation.policy=forecast", "cooperation.neighbour_threshold=0", *far), seed)
+        gains = expected(config, associations(config, make_layout(config, 0), 0))
+        assert len(gains) > 20
+        assert not any(gains.values())
