@@ -6,11 +6,13 @@ a slot, and `checks` for the messages that it refuses.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 
 from apnode.agent.observation import relative_gain
-from apnode.agent.policies import NOTHING, Policy
-from apnode.agent.replay import Transition, lesson_arrays, lesson_layout, lesson_of
+from apnode.agent.policies import NOTHING, Ddqn, Policy, learn_together
+from apnode.agent.replay import Lesson, lesson_arrays, lesson_layout, lesson_of
 from apnode.agreement import HANDLERS, Agreement
 from apnode.checks import Checks
 from apnode.config import Config
@@ -62,7 +64,7 @@ class AccessPoint(Agreement):
         self._over: int | None = None  # the first slot after the end of the run
         self._endpoint = ""  # own
         self._ahead = -1  # the slot that peers are in, where that is too far ahead
-        self._lesson: tuple[Transition, int] | None = None  # what the slot before this one, its number, has to teach
+        self._lesson: Lesson | None = None  # what the slot before this one has to teach
         self._loss = 0.0  # of the update in this slot
         self._remembered: State | None = None  # of the episode in which a restored AP was stopped
         self._checkpoint: Checkpoint | None = None
@@ -345,3 +347,15 @@ class AccessPoint(Agreement):
         if (self._ahead if here is None else here) + 2 <= slot != self._ahead:
             self._ahead = slot
             self._send(CHANNEL, self._hello())
+
+
+def use_leisure_together(aps: Iterable[AccessPoint]) -> None:
+    """What `use_leisure` does for those that have leisure and the agent of this package, in one pass."""
+    agents, lessons, pupils = list[Ddqn](), list[Lesson](), list[AccessPoint]()
+    for ap in aps:
+        if ap.has_leisure and ap._lesson is not None and type(ap.policy) is Ddqn:
+            agents.append(ap.policy)
+            lessons.append(ap._lesson)
+            pupils.append(ap)
+    for ap, loss in zip(pupils, learn_together(agents, lessons), strict=True):
+        ap._lesson, ap._loss = None, loss

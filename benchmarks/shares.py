@@ -35,6 +35,7 @@ import apnode.radio.csi
 import apnode.radio.precoding
 import apnode.runtime.transport
 import cfmimo.runtime.cluster
+import cfmimo.runtime.local
 from apnode.access_point import AccessPoint
 from apnode.config import Config
 from benchmarks.throughput import experiment
@@ -96,6 +97,7 @@ def watched() -> Clock:
     clock = Clock()
     for part, owner, names in (
         ("learning", apnode.agent.policies.Ddqn, ("act", "learn")),
+        ("learning", cfmimo.runtime.local, ("use_leisure_together",)),
         ("precoding", apnode.radio.csi, ("despread", "estimate")),
         ("precoding", apnode.radio.precoding.Precoder, ("__init__", "alone", "joint", "block")),
         ("wire", apnode.protocol.node, ("encode", "decode")),

@@ -25,7 +25,7 @@ ROOMS = {
     ),
 }  # fmt: skip
 HOMES = {
-    "torch": {"apnode/agent/ddqn.py"},
+    "torch": {"apnode/agent/ddqn.py", "apnode/agent/mlp.py"},
     "msgpack": {"apnode/protocol/wire.py"},
     "zmq": {"apnode/runtime/transport.py"},
     "aiohttp": {"coordinator/watch/web.py"},

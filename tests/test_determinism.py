@@ -1,8 +1,13 @@
 """One seed, one result: whatever the order of delivery."""
 
+import numpy as np
 import pytest
 
+from apnode.agent.policies import Ddqn
+from apnode.agent.replay import Transition
 from apnode.config import Config
+from apnode.protocol.messages import SlotFeedback
+from apnode.protocol.wire import decode
 from cfmimo.presets import load
 from cfmimo.runtime.local import LocalNetwork
 
@@ -109,6 +114,43 @@ def test_when_an_ap_finds_time_to_learn_does_not_change_the_run(demo: Config, de
                 ap.use_leisure()
     assert taken > demo.num_slots
     assert network.coordinator.record.digest() == demo_digest
+
+
+class Apart(Ddqn):
+    """Learns as an agent does that has a process of its own, and counts."""
+
+    lessons = 0
+
+    def learn(self, transition: Transition, slot: int) -> float:
+        self.lessons += 1
+        return super().learn(transition, slot)
+
+
+@pytest.mark.parametrize("variant", ["mutual", "agents that forecast"])
+def test_agents_that_learn_in_one_pass_learn_what_they_would_each_by_itself(variant: str) -> None:
+    config = load("demo", (*SMALL, "run.episodes=3", "run.slots_per_episode=8", *VARIANTS[variant]))
+    together, apart = LocalNetwork(config), LocalNetwork(config, policy_of=Apart)
+    together.run()
+    apart.run()
+    assert together.coordinator.record.digest() == apart.coordinator.record.digest()
+    for one, other in zip(together.aps, apart.aps, strict=True):
+        assert isinstance(one.policy, Ddqn)
+        assert isinstance(other.policy, Apart)
+        assert other.policy.lessons > 8
+        np.testing.assert_array_equal(one.policy.network.flat(), other.policy.network.flat())
+
+
+def test_all_agents_of_a_process_have_learnt_when_the_first_of_their_slots_closes(demo: Config) -> None:
+    network, closed = LocalNetwork(demo), set[int]()
+    for send in network.frames():
+        message = decode(send.frame)
+        if isinstance(message, SlotFeedback) and message.slot not in closed:
+            closed.add(message.slot)
+            waiting = [ap for ap in network.aps if ap.has_leisure]
+        elif isinstance(message, SlotFeedback):
+            assert not any(ap.has_leisure for ap in network.aps)
+    assert len(closed) == demo.num_slots
+    assert len(waiting) == 10
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

@@ -3,22 +3,24 @@
 `SubsetDqn` has a value for every subset of the neighbours, as the paper. `NeighbourDqn` has one network for all of an
 AP's neighbours, whose values add up to that of a subset (value decomposition, Sunehag et al. 2018, within an AP).
 
-Everything random comes from generators keyed by (seed, AP, slot), never from torch's global one, so an AP
-learns the same alone in its process as beside a hundred others in one.
+Agents of one process that are due to learn do so in one pass: `update`. Everything random comes from generators keyed
+by (seed, AP, slot), never from torch's global one. So an AP learns the same, bit for bit, alone in its process as
+beside a hundred others in one.
 """
 
 from __future__ import annotations
 
-import itertools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.optim.adam import adam
+from numpy.typing import NDArray
+from torch import Tensor
 
+from apnode.agent.mlp import ALIGNMENT, Adam, Mlp, adam_step, aligned, dropout_masks, initialised
 from apnode.agent.replay import Batch, Floats
 from apnode.config import Config
 from apnode.config.learning import TRAITS
@@ -26,21 +28,115 @@ from apnode.protocol.fields import MAX_MAGNITUDE
 from apnode.protocol.messages import FloatArray, IntArray
 from apnode.protocol.state import State, joined, layout_of, refuse_other
 
-torch.set_num_threads(1)
-Layers = Sequence[Tensor]  # weights and biases, layer by layer
-Draws = np.random.Generator | None
+Float32Array = NDArray[np.float32]
 SKIPPED = -1.0  # in place of a loss, none of which is negative
+_MOST_TOGETHER = 16  # what an update of more networks touches does not stay in a core's cache
+
+
+def update(agents: Sequence[DoubleDqn], batches: Sequence[Batch], rngs: Sequence[np.random.Generator]) -> list[float]:
+    """One Adam step of each agent's network on the mean squared temporal-difference error of its own batch.
+
+    Args:
+        agents: of one run, so of the same kind and layers.
+        batches: n transitions for each.
+        rngs: draw the dropout masks, one for each.
+
+    Returns:
+        these errors; SKIPPED for an agent whose error or gradient is not finite, or too large to report: it stays as it
+        was.
+    """
+    losses = [SKIPPED] * len(agents)
+    together: dict[tuple[Networks, int], list[int]] = {}
+    for n, (agent, batch) in enumerate(zip(agents, batches, strict=True)):
+        together.setdefault((agent.networks, agent.num_rows(batch)), []).append(n)
+    for group in together.values():
+        of_group, at_once = [agents[n] for n in group], Batch.stacked([batches[n] for n in group])
+        for n, loss in zip(group, _update(of_group, at_once, [rngs[n] for n in group]), strict=True):
+            losses[n] = loss
+    return losses
+
+
+@np.errstate(over="ignore", invalid="ignore")  # what comes of it is skipped
+def _update(agents: Sequence[DoubleDqn], batch: Batch, rngs: Sequence[np.random.Generator]) -> list[float]:
+    """`update` of G agents whose networks lie together; the batch is (G, n)."""
+    kind, networks = agents[0], agents[0].networks.of([agent.row for agent in agents])
+    target = td_target(kind, networks, batch)
+
+    seen, learning = kind.rows(batch.observation, batch.num_actions), kind.learning
+    masks = dropout_masks(rngs, seen.counts, seen.x.shape[1], learning.hidden, learning.dropout)
+    passed = networks.online.forward(seen.x, masks)
+    error = seen.value(passed[-1].numpy(), batch.action) - target
+    losses: list[float] = torch.from_numpy(error * error).mean(1).tolist()
+
+    slope = seen.slope(2 / error.shape[1] * error, batch.action)
+    gradient = networks.online.back(passed, slope, masks, seen.counts)
+    totals: list[float] = gradient.sum(1).tolist()
+    sound = [n for n, loss in enumerate(losses) if loss <= MAX_MAGNITUDE and math.isfinite(totals[n])]
+    adam_step([agents[n].adam for n in sound], [gradient[n] for n in sound], learning.learning_rate)
+    return [loss if n in sound else SKIPPED for n, loss in enumerate(losses)]
+
+
+def td_target(kind: DoubleDqn, networks: Networks, batch: Batch) -> Float32Array:
+    """(G, n) Y = r + gamma (1 - terminal) Q_target(s', argmax_a Q_online(s', a)), over the actions open to the AP."""
+    reward = batch.reward.astype(np.float32, copy=False)
+    if not kind.learning.discount:
+        return reward
+    following = kind.rows(batch.next_observation, batch.num_actions)
+    online, target = networks.both(following.x)
+    best = following.best(online)
+    value = following.value(target, best) - kind.paid(best)
+    return reward + kind.learning.discount * (1 - batch.terminal.astype(np.float32, copy=False)) * value
+
+
+class Networks:
+    """Online and target networks of G agents together."""
+
+    def __init__(self, sizes: Sequence[int], parameters: Tensor) -> None:
+        """Take parameters (2, G, P): of the online networks, of the target networks."""
+        self.parameters = parameters
+        self.online = Mlp(sizes, parameters[0])
+        self._both = Mlp(sizes, parameters.view(-1, parameters.shape[2]))
+
+    def both(self, x: Tensor) -> tuple[Float32Array, Float32Array]:
+        """(G, rows, outputs) of the online and of the target networks for (G, rows, inputs)."""
+        outputs = self._both.forward(torch.cat([x, x]))[-1].numpy()
+        return outputs[: len(x)], outputs[len(x) :]
+
+    def of(self, rows: list[int]) -> Networks:
+        """Those of some agents; copies, unless it is all of them."""
+        if rows == list(range(self.parameters.shape[1])):
+            return self
+        return Networks(self.online.sizes, self.parameters[:, rows])
+
+
+def put_together(agents: Sequence[DoubleDqn]) -> None:
+    """Let networks of agents of one run lie together, so that updates of them are one pass and copy nothing."""
+    most = 1 if 1 in agents[0].online.sizes else _MOST_TOGETHER
+    for begin in range(0, len(agents), most):
+        group = agents[begin : begin + most]
+        networks = Networks(group[0].online.sizes, torch.cat([agent.parameters for agent in group], dim=1))
+        for row, agent in enumerate(group):
+            agent.move(networks, row)
 
 
 class DoubleDqn(ABC):
-    """Online and target network; bit n of an action says whether to ask neighbour n."""
+    """One AP's online and target network; bit n of an action says whether to ask neighbour n."""
 
     def __init__(self, config: Config, seed: int) -> None:
-        learning = self._learning = config.learning
-        self._online = _initialised(config.layers, seed)
-        self._target = [p.detach().clone() for p in self._online]
-        self._adam = _Adam(self._online, learning.learning_rate)
+        self.learning, first = config.learning, initialised(config.layers, seed)
+        self.size, self.adam = len(first), Adam(first)
+        parameters = torch.zeros(2, 1, aligned(self.size))
+        parameters[..., : self.size] = first
+        self.move(Networks(config.layers, parameters), 0)
 
+    def move(self, networks: Networks, row: int) -> None:
+        """Have the parameters where they already lie with those of others."""
+        self.networks, self.row = networks, row
+        self.parameters = networks.parameters[:, row : row + 1]  # (2, 1, P)
+        self.online, self.target = (Mlp(networks.online.sizes, own) for own in self.parameters[:, 0])
+        self.adam.parameters = self.online.parameters[: self.size]
+
+    @abstractmethod
     def best_action(self, observation: FloatArray, num_neighbours: int) -> int:
         """The action of most value, without dropout.
 
@@ -48,72 +144,30 @@ class DoubleDqn(ABC):
             observation: (D,)
             num_neighbours: of the AP.
         """
-        with torch.inference_mode():
-            return int(self._best(_tensor(observation[None]), np.array([2**num_neighbours]))[0])
-
-    def update(self, batch: Batch, rng: np.random.Generator) -> float:
-        """One Adam step on the mean squared temporal-difference error.
-
-        Args:
-            batch: n transitions.
-            rng: draws the dropout masks.
-
-        Returns:
-            that error; or SKIPPED if it or its gradient is not finite, or too large to report; nothing changes then.
-        """
-        target = self.td_target(batch)
-        action = torch.from_numpy(batch.action)
-        chosen = self._value(self._online, _tensor(batch.observation), action, batch.num_actions, rng)
-        error = nn.functional.mse_loss(chosen, target)
-        gradients, loss = torch.autograd.grad(error, self._online), error.item()
-        if not (loss <= MAX_MAGNITUDE and math.isfinite(torch.cat([g.reshape(-1) for g in gradients]).sum().item())):
-            return SKIPPED
-        self._adam.step(gradients)
-        return loss
-
-    def td_target(self, batch: Batch) -> Tensor:
-        """Y = r + gamma (1 - terminal) Q_target(s', argmax_a Q_online(s', a)), over the actions open to the AP.
-
-        Returns:
-            (n,)
-        """
-        if not self._learning.discount:
-            return _tensor(batch.reward)
-        with torch.no_grad():
-            following = _tensor(batch.next_observation)
-            best = self._best(following, batch.num_actions)
-            value = self._value(self._target, following, best, batch.num_actions) - self._paid(best)
-        return _tensor(batch.reward) + self._learning.discount * (1 - _tensor(batch.terminal)) * value
 
     @abstractmethod
-    def _best(self, observation: Tensor, num_actions: IntArray) -> Tensor:
-        """(n,) actions of most value to the online network, of (n, D) observations and (n,) numbers of actions."""
+    def rows(self, observation: Floats, num_actions: IntArray) -> Rows:
+        """What stacked networks are given for observations (G, n, D) in which (G, n) actions are open."""
 
     @abstractmethod
-    def _value(self, network: Layers, seen: Tensor, action: Tensor, num_actions: IntArray, rng: Draws = None) -> Tensor:
-        """(n,) values of actions in (n, D) observations to a network; with dropout if `rng` is there to draw it."""
+    def num_rows(self, batch: Batch) -> int:
+        """How many rows the network is given for a batch of this agent's."""
 
-    def _paid(self, action: Tensor) -> Tensor:
-        """(n,) what actions cost beside what the reward charges."""
-        return torch.zeros(len(action))
+    def paid(self, action: IntArray) -> Float32Array | float:
+        """What actions cost beside what the reward charges, in the shape of the actions; or 0."""
+        return 0.0
 
     def weights(self) -> list[FloatArray]:
         """Copies of the online network's weights and biases, layer by layer."""
-        return [p.detach().double().numpy() for p in self._online]
-
-    @property
-    def size(self) -> int:
-        """Number of the online network's weights and biases."""
-        return sum(p.numel() for p in self._online)
+        return [array.astype(float) for array in self.online.arrays()]
 
     def flat(self) -> FloatArray:
         """(size,) copies of them in a row."""
-        return np.asarray(nn.utils.parameters_to_vector(self._online).detach().numpy(), np.float32)
+        return np.array(self.adam.parameters.numpy())
 
     def set_flat(self, values: FloatArray) -> None:
         """Take over what `flat` gave, in the online network."""
-        with torch.no_grad():
-            nn.utils.vector_to_parameters(_tensor(values), self._online)
+        self.adam.parameters.copy_(_tensor(values))
 
     def load(self, weights: list[FloatArray]) -> None:
         """Take over weights and biases, as `weights` gave them, in both networks.
@@ -121,20 +175,20 @@ class DoubleDqn(ABC):
         Raises:
             ValueError: if they are those of another network.
         """
-        if [w.shape for w in weights] != [tuple(p.shape) for p in self._online]:
+        own = self.online.arrays()
+        if [w.shape for w in weights] != [array.shape for array in own]:
             raise ValueError("weights of a network of other layers")
-        with torch.no_grad():
-            for parameter, array in zip(self._online, weights, strict=True):
-                parameter.copy_(_tensor(array))
+        for array, given in zip(own, weights, strict=True):
+            array[:] = given
         self.sync_target()
 
     def sync_target(self) -> None:
         """Copy the online weights into the target network."""
-        self._target = [p.detach().clone() for p in self._online]
+        self.target.parameters.copy_(self.online.parameters)
 
     def state(self) -> State:
         """Copies of both networks' weights and of what Adam remembers of the gradients."""
-        return joined(**{part: _numbered(tensors) for part, tensors in self._tensors().items()})
+        return {name: array.copy() for name, array in self._arrays().items()}
 
     def restore(self, state: State) -> None:
         """Take over what `state` gave.
@@ -142,30 +196,39 @@ class DoubleDqn(ABC):
         Raises:
             StateError: if it is that of another network.
         """
-        refuse_other(state, layout_of(self.state()))
-        with torch.no_grad():
-            for part, tensors in self._tensors().items():
-                for index, tensor in enumerate(tensors):
-                    tensor.copy_(torch.tensor(state[f"{part}.{index}"]))
+        own = self._arrays()
+        refuse_other(state, layout_of(own))
+        for name, array in own.items():
+            array[...] = state[name]
 
-    def _tensors(self) -> dict[str, Sequence[Tensor]]:
-        return {"online": self._online, "target": self._target, **self._adam.tensors()}
+    def _arrays(self) -> State:
+        rows = {"online": self.online.parameters, "target": self.target.parameters}
+        rows |= {"mean": self.adam.mean, "mean_square": self.adam.mean_square}
+        by_layer = {name: Mlp(self.online.sizes, row).arrays() for name, row in rows.items()}
+        numbered = {name: {str(n): array for n, array in enumerate(arrays)} for name, arrays in by_layer.items()}
+        return {**joined(**numbered), "steps": self.adam.steps.numpy()}
 
-    def _forward(self, network: Layers, x: Tensor, rng: Draws = None) -> Tensor:
-        """(rows, outputs) of (rows, inputs); every hidden layer's output is multiplied by its dropout mask."""
-        *hidden, (weight, bias) = zip(network[0::2], network[1::2], strict=True)
-        masks = None if rng is None or not self._learning.dropout else self._dropout_masks(len(x), rng)
-        for layer, (w, b) in enumerate(hidden):
-            x = torch.relu(nn.functional.linear(x, w, b))
-            if masks is not None:
-                x = x * masks[layer]
-        return nn.functional.linear(x, weight, bias)
 
-    def _dropout_masks(self, rows: int, rng: np.random.Generator) -> Sequence[Tensor]:
-        """(rows, width) for each hidden layer: 0 where its output is dropped, otherwise what keeps its mean."""
-        hidden, keep = self._learning.hidden, 1 - self._learning.dropout
-        kept = rng.random((rows, sum(hidden)), np.float32) < keep
-        return torch.split(torch.from_numpy(kept * np.float32(1 / keep)), list(hidden), dim=1)
+class Rows(ABC):
+    """What G stacked networks are given for n observations each, and what their outputs mean for actions (G, n)."""
+
+    x: Tensor  # (G, rows, inputs)
+    counts: Sequence[int]  # (G,) how many rows are a network's own; 0 follows
+
+    @abstractmethod
+    def best(self, outputs: Float32Array) -> IntArray:
+        """(G, n) actions of most value, of outputs (G, rows, outputs)."""
+
+    @abstractmethod
+    def value(self, outputs: Float32Array, action: IntArray) -> Float32Array:
+        """(G, n) values of actions."""
+
+    @abstractmethod
+    def slope(self, of_value: Float32Array, action: IntArray) -> Tensor:
+        """(G, rows, outputs) gradient with respect to the outputs, of that with respect to the values of actions."""
+
+
+# --- a value for every subset of the neighbours -----------------------------------------------------------
 
 
 class SubsetDqn(DoubleDqn):
@@ -173,16 +236,47 @@ class SubsetDqn(DoubleDqn):
 
     def values(self, observation: FloatArray) -> FloatArray:
         """(actions,) of every action, without dropout, of an observation (D,)."""
-        with torch.inference_mode():
-            return self._forward(self._online, _tensor(observation)).double().numpy()
+        return self._valued(observation).double().numpy()
 
-    def _best(self, observation: Tensor, num_actions: IntArray) -> Tensor:
-        values = self._forward(self._online, observation)
-        closed = np.arange(values.shape[1]) >= num_actions[:, None]
-        return values.masked_fill_(torch.from_numpy(closed), -torch.inf).argmax(1)
+    def best_action(self, observation: FloatArray, num_neighbours: int) -> int:
+        return int(self._valued(observation)[: 2**num_neighbours].argmax())
 
-    def _value(self, network: Layers, seen: Tensor, action: Tensor, num_actions: IntArray, rng: Draws = None) -> Tensor:
-        return self._forward(network, seen, rng).gather(1, action[:, None])[:, 0]
+    def _valued(self, observation: FloatArray) -> Tensor:
+        return self.online.forward(_tensor(observation[None]))[-1][0]
+
+    def rows(self, observation: Floats, num_actions: IntArray) -> Rows:
+        return _SubsetRows(observation, num_actions, self.online.sizes[-1])
+
+    def num_rows(self, batch: Batch) -> int:
+        return _padded(len(batch.action))
+
+
+class _SubsetRows(Rows):
+    """A row for each observation, an output for each action."""
+
+    def __init__(self, observation: Floats, num_actions: IntArray, num_outputs: int) -> None:
+        stack, own = num_actions.shape
+        self.x = torch.zeros(stack, _padded(own), observation.shape[2])
+        self.x[:, :own] = torch.from_numpy(observation)
+        self.counts, self._num_actions = [own] * stack, num_actions
+        self._shape = (stack, _padded(own), num_outputs)
+        rows = np.arange(stack)[:, None] * self._shape[1] + np.arange(own)
+        self._first = rows * num_outputs  # of each observation's outputs, in a row of all
+
+    def best(self, outputs: Float32Array) -> IntArray:
+        closed = np.arange(self._shape[2]) >= self._num_actions[..., None]
+        return np.asarray(np.where(closed, np.float32(-np.inf), outputs[:, : closed.shape[1]]).argmax(2))
+
+    def value(self, outputs: Float32Array, action: IntArray) -> Float32Array:
+        return np.asarray(outputs.reshape(-1)[self._first + action])
+
+    def slope(self, of_value: Float32Array, action: IntArray) -> Tensor:
+        slope = torch.zeros(self._shape)
+        slope.view(-1).numpy()[self._first + action] = of_value
+        return slope
+
+
+# --- two values for each neighbour ------------------------------------------------------------------------
 
 
 class NeighbourDqn(DoubleDqn):
@@ -195,97 +289,93 @@ class NeighbourDqn(DoubleDqn):
     def __init__(self, config: Config, seed: int) -> None:
         super().__init__(config, seed)
         self._price, self._most = config.cooperation.link_price, config.cooperation.max_neighbours
-        with torch.no_grad():
-            for parameter in self._online[-2:]:
-                parameter.zero_()
+        self.online.weights[-1].zero_()
+        self.online.biases[-1].zero_()
         self.sync_target()
 
     def advantages(self, traits: FloatArray) -> FloatArray:
         """(N,) what asking each neighbour is worth to the AP, of (N, TRAITS)."""
-        with torch.inference_mode():
-            values = self._valued(self._online, _tensor(traits))
-        return (values[:, 1] - values[:, 0]).double().numpy()
+        seen = traits.astype(np.float32)
+        return _advantage(_valued(seen, self.online.forward(torch.from_numpy(seen))[-1].numpy())).astype(float)
 
-    def _valued(self, network: Layers, traits: Tensor, rng: Draws = None) -> Tensor:
-        expected = torch.stack([torch.zeros(len(traits)), traits[:, 0]], dim=1)
-        return expected + self._forward(network, traits, rng)
+    def best_action(self, observation: FloatArray, num_neighbours: int) -> int:
+        asks = self.advantages(observation.reshape(-1, TRAITS)[:num_neighbours]) > self._price
+        return int((asks.astype(np.int64) << np.arange(num_neighbours)).sum())
 
-    def _best(self, observation: Tensor, num_actions: IntArray) -> Tensor:
-        values, is_neighbour = self._of_neighbours(self._online, observation, num_actions)
-        asks = (values[..., 1] - values[..., 0] > self._price) & is_neighbour
-        return (asks.long() << torch.arange(asks.shape[1])).sum(1)
+    def rows(self, observation: Floats, num_actions: IntArray) -> Rows:
+        return _NeighbourRows(observation, num_actions, self._price)
 
-    def _value(self, network: Layers, seen: Tensor, action: Tensor, num_actions: IntArray, rng: Draws = None) -> Tensor:
-        values, _ = self._of_neighbours(network, seen, num_actions, rng)
-        return values.gather(2, _bits(action, values.shape[1])[..., None])[..., 0].sum(1)
+    def num_rows(self, batch: Batch) -> int:
+        return _padded(int(_neighbours(batch.num_actions).sum()))
 
-    def _paid(self, action: Tensor) -> Tensor:
-        return self._price * _bits(action, self._most).sum(1)
-
-    def _of_neighbours(
-        self, network: Layers, observation: Tensor, num_actions: IntArray, rng: Draws = None
-    ) -> tuple[Tensor, Tensor]:
-        """(n, N, 2) values, 0 where there is no neighbour, and (n, N) where there is one."""
-        count = np.log2(num_actions).astype(int)
-        is_neighbour = torch.from_numpy(np.arange(count.max()) < count[:, None])
-        rows = observation.reshape(len(observation), -1, TRAITS)[:, : count.max()][is_neighbour]
-        values = torch.zeros(*is_neighbour.shape, 2)
-        values[is_neighbour] = self._valued(network, rows, rng)
-        return values, is_neighbour
+    def paid(self, action: IntArray) -> Float32Array:
+        return np.asarray(np.float32(self._price) * _bits(action, self._most).sum(-1).astype(np.float32))
 
 
-class _Adam:
-    """Adam over some parameters: torch's function, since the first `torch.optim.Adam` imports 70 MB of compiler."""
+class _NeighbourRows(Rows):
+    """A row for each neighbour in each observation, those of a network one after the other, then zeros."""
 
-    def __init__(self, parameters: Sequence[Tensor], learning_rate: float) -> None:
-        self._parameters, self._learning_rate = list(parameters), learning_rate
-        self._mean = [torch.zeros_like(p) for p in parameters]
-        self._mean_square = [torch.zeros_like(p) for p in parameters]
-        self._steps = [torch.zeros(()) for _ in parameters]
+    def __init__(self, observation: Floats, num_actions: IntArray, price: float) -> None:
+        count, self._price = _neighbours(num_actions), price  # (G, n)
+        self._widest: list[int] = count.max(1).tolist()
+        self._is_neighbour = np.arange(max(self._widest)) < count[..., None]  # (G, n, N)
+        self.counts = count.sum(1).tolist()
+        self._own = np.arange(_padded(max(self.counts))) < np.array(self.counts)[:, None]  # (G, rows)
+        seen = observation.reshape(*count.shape, -1, TRAITS)[:, :, : max(self._widest)]
+        self._traits = seen[self._is_neighbour].astype(np.float32, copy=False)  # (neighbours of all, TRAITS)
+        self.x = torch.zeros(*self._own.shape, TRAITS)
+        self.x.numpy()[self._own] = self._traits
 
-    def tensors(self) -> dict[str, Sequence[Tensor]]:
-        """What it remembers, for each parameter."""
-        return {"mean": self._mean, "mean_square": self._mean_square, "steps": self._steps}
+    def best(self, outputs: Float32Array) -> IntArray:
+        asks = self._spread(_advantage(_valued(self._traits, outputs[self._own])) > self._price)
+        return np.asarray((asks.astype(np.int64) << np.arange(asks.shape[2])).sum(2))
 
-    def step(self, gradients: Sequence[Tensor]) -> None:
-        with torch.no_grad():
-            adam(
-                self._parameters,
-                list(gradients),
-                self._mean,
-                self._mean_square,
-                max_exp_avg_sqs=[],
-                state_steps=self._steps,
-                fused=True,
-                amsgrad=False,
-                beta1=0.9,
-                beta2=0.999,
-                lr=self._learning_rate,
-                weight_decay=0,
-                eps=1e-8,
-                maximize=False,
-            )
+    def value(self, outputs: Float32Array, action: IntArray) -> Float32Array:
+        values = _valued(self._traits, outputs[self._own])
+        chosen = torch.from_numpy(self._spread(np.where(self._asked(action), values[:, 1], values[:, 0])))
+        sums = [own[:, :width].sum(1) for own, width in zip(chosen, self._widest, strict=True)]
+        return torch.stack(sums).numpy()
 
+    def slope(self, of_value: Float32Array, action: IntArray) -> Tensor:
+        of_chosen = np.broadcast_to(of_value[..., None], self._is_neighbour.shape)[self._is_neighbour]
+        asked, slope = self._asked(action), torch.zeros(*self._own.shape, 2)
+        slope.numpy()[self._own] = np.stack([np.where(asked, 0, of_chosen), np.where(asked, of_chosen, 0)], axis=1)
+        return slope
 
-def _initialised(sizes: Sequence[int], seed: int) -> list[Tensor]:
-    """Weights and biases by torch's default for linear layers, U(+-1/sqrt(fan in))."""
-    generator = torch.Generator()
-    generator.manual_seed(seed)
-    parameters = []
-    for fan_in, fan_out in itertools.pairwise(sizes):
-        bound = fan_in**-0.5
-        for shape in ((fan_out, fan_in), (fan_out,)):
-            parameters.append(torch.empty(shape).uniform_(-bound, bound, generator=generator).requires_grad_())
-    return parameters
+    def _asked(self, action: IntArray) -> NDArray[np.bool_]:
+        """(neighbours of all,) whether each is asked."""
+        return _bits(action, self._is_neighbour.shape[2])[self._is_neighbour]
+
+    def _spread(self, of_neighbours: NDArray[Any]) -> NDArray[Any]:
+        """(G, n, N), 0 where there is no neighbour, of (neighbours of all,)."""
+        spread = np.zeros(self._is_neighbour.shape, of_neighbours.dtype)
+        spread[self._is_neighbour] = of_neighbours
+        return spread
 
 
-def _bits(action: Tensor, count: int) -> Tensor:
-    """(n, count) of (n,) actions, the first neighbour's first."""
-    return action[:, None] >> torch.arange(count) & 1
+def _neighbours(num_actions: IntArray) -> IntArray:
+    return np.log2(num_actions).astype(int)
 
 
-def _numbered(tensors: Sequence[Tensor]) -> State:
-    return {str(index): tensor.detach().numpy().copy() for index, tensor in enumerate(tensors)}
+def _padded(rows: int) -> int:
+    """To a power of two, since only equal sizes make a stack; and not below ALIGNMENT, since slices must be aligned."""
+    return max(ALIGNMENT, 1 << (rows - 1).bit_length())
+
+
+def _valued(traits: Float32Array, outputs: Float32Array) -> Float32Array:
+    """(rows, 2) values of not asking and of asking: what is expected of the link, and what the network adds."""
+    values = outputs.copy()
+    values[:, 1] += traits[:, 0]
+    return values
+
+
+def _advantage(values: Float32Array) -> Float32Array:
+    return np.asarray(values[:, 1] - values[:, 0])
+
+
+def _bits(action: IntArray, count: int) -> NDArray[np.bool_]:
+    """(..., count) of (...) actions, the first neighbour's first."""
+    return np.asarray(action[..., None] >> np.arange(count) & 1, bool)
 
 
 def _tensor(array: Floats) -> Tensor:

@@ -6,14 +6,14 @@ added here and to `config.Cooperation.policy`.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 
 from apnode.agent.beliefs import Belief, Believer
 from apnode.agent.observation import interference_position, shares, traits_of
-from apnode.agent.replay import Replay, Transition
+from apnode.agent.replay import Batch, Lesson, Replay, Transition
 from apnode.config import Config
 from apnode.config.learning import Learning
 from apnode.protocol.messages import Association, FloatArray, SlotFeedback
@@ -215,17 +215,24 @@ class Ddqn:
         return action
 
     def learn(self, transition: Transition, slot: int) -> float:
-        self.replay.store(transition)
-        loss = 0.0
-        if len(self.replay) >= self._learning.batch_size:
-            rng = generator(self._seed, Purpose.UPDATE, self._ap, slot)
-            batch = self.replay.sample(self._learning.batch_size, rng)
-            loss = self.network.update(batch, rng)
+        return learn_together([self], [(transition, slot)])[0]
+
+    @property
+    def has_batch(self) -> bool:
+        """Whether there is enough to learn from."""
+        return len(self.replay) >= self._learning.batch_size
+
+    def batch_for(self, slot: int) -> tuple[Batch, np.random.Generator]:
+        """What to learn from in this slot, and what draws the rest."""
+        rng = generator(self._seed, Purpose.UPDATE, self._ap, slot)
+        return self.replay.sample(self._learning.batch_size, rng), rng
+
+    def sync(self, slot: int) -> None:
+        """Renew the target network if that is due."""
         period = (slot + 1) // (self._learning.target_update_episodes * self._slots_per_episode)
         if period != self._synced:  # not "if due in this slot": an AP without neighbours does not learn in every slot
             self.network.sync_target()
             self._synced = period
-        return loss
 
     def epsilon(self, slot: int) -> float:
         return epsilon_at(self._learning, slot // self._slots_per_episode)
@@ -259,6 +266,32 @@ def trained_policy(ap: int, config: Config, learned: list[FloatArray]) -> Policy
     if config.cooperation.policy == "belief":
         return Believer(ap, config, learned[0])
     return Trained(config, learned)
+
+
+def learn_together(agents: Sequence[Ddqn], lessons: Sequence[Lesson]) -> list[float]:
+    """What each agent's `learn` does and returns, with one pass for all updates that are due."""
+    from apnode.agent.ddqn import update
+
+    for agent, (transition, _) in zip(agents, lessons, strict=True):
+        agent.replay.store(transition)
+    due = [n for n, agent in enumerate(agents) if agent.has_batch]
+    batches = [agents[n].batch_for(lessons[n][1]) for n in due]
+    losses = [0.0] * len(agents)
+    updated = update([agents[n].network for n in due], [b for b, _ in batches], [rng for _, rng in batches])
+    for n, loss in zip(due, updated, strict=True):
+        losses[n] = loss
+    for agent, (_, slot) in zip(agents, lessons, strict=True):
+        agent.sync(slot)
+    return losses
+
+
+def put_together(policies: Iterable[Policy]) -> None:
+    """Prepare the agents among the policies of one run's APs for `learn_together`."""
+    agents = [policy for policy in policies if type(policy) is Ddqn]
+    if agents:
+        from apnode.agent.ddqn import put_together as put_networks_together
+
+        put_networks_together([agent.network for agent in agents])
 
 
 def epsilon_at(learning: Learning, episode: int) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,9 +27,12 @@ class Transition:
     terminal: bool  # the episode ended: what follows is another layout
 
 
+Lesson = tuple[Transition, int]  # and its slot
+
+
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """n transitions, field by field."""
+    """n transitions, field by field; or n of each of G agents, with a first axis for the agents."""
 
     observation: Floats  # (n, D)
     action: IntArray  # (n,)
@@ -36,6 +40,12 @@ class Batch:
     next_observation: Floats  # (n, D)
     num_actions: IntArray  # (n,)
     terminal: Floats  # (n,) 1 where the episode ended
+
+    @classmethod
+    def stacked(cls, batches: Sequence[Batch]) -> Batch:
+        """Those of several agents, as one."""
+        fields = [[getattr(batch, name) for batch in batches] for name in cls.__slots__]
+        return cls(*[np.stack(arrays) if len(arrays) > 1 else arrays[0][None] for arrays in fields])
 
 
 class Replay:
@@ -121,7 +131,7 @@ def lesson_layout(observation_size: int) -> Layout:
     }
 
 
-def lesson_arrays(lesson: tuple[Transition, int] | None, observation_size: int) -> State:
+def lesson_arrays(lesson: Lesson | None, observation_size: int) -> State:
     """A transition that is still to be learned, and its slot, as arrays of one row; of none if there is none."""
     values = {name: [] if lesson is None else [getattr(lesson[0], name)] for name in Transition.__dataclass_fields__}
     values["slot"] = [] if lesson is None else [lesson[1]]
@@ -131,7 +141,7 @@ def lesson_arrays(lesson: tuple[Transition, int] | None, observation_size: int) 
     }
 
 
-def lesson_of(arrays: State) -> tuple[Transition, int] | None:
+def lesson_of(arrays: State) -> Lesson | None:
     """What `lesson_arrays` was made from."""
     if not len(arrays["slot"]):
         return None

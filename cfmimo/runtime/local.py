@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from apnode.access_point import AccessPoint
-from apnode.agent.policies import Policy, make_policy
+from apnode.access_point import AccessPoint, use_leisure_together
+from apnode.agent.policies import Policy, make_policy, put_together
 from apnode.config import Config
 from apnode.protocol.node import CHANNEL, COORDINATOR, Node, Send, ap_address
 from apnode.protocol.rng import Purpose, config_for_aps, generator
@@ -99,11 +99,13 @@ class LocalNetwork:
         self._clock = -1  # newest slot of the channel servers that have died
         self._idle = 0  # how often in a row time has passed and nothing came of it
         self._woken = -1  # the slot in which timers were looked at last
+        self._learned = -1  # the newest slot in which APs have used their leisure
         self._heard: dict[str, int] = {}  # by address, the slot in which a node last got a frame
         self._start_channel()
         self._start_coordinator()
         for ap in range(config.radio.num_aps):
             self.aps.append(self._make_ap(ap))
+        put_together(ap.policy for ap in self.aps)
 
     def run(self, watch: Callable[[Send], None] = lambda send: None) -> None:
         """Run to the end; `watch` sees every frame just before it is delivered."""
@@ -133,6 +135,10 @@ class LocalNetwork:
 
     def _deliver(self, sender: str, send: Send) -> None:
         host = self._hosts.get(send.to)
+        if sender == CHANNEL and host is not None and host.node.has_leisure and self._learned < host.node.opened:
+            self._learned = host.node.opened  # the slot may close now, and by then all are to have learned
+            running = self._hosts.keys() - self._frozen.keys()
+            use_leisure_together(ap for ap in self.aps if ap.address in running)
         if send.to in self._frozen:
             self._frozen[send.to].append((sender, send))
         elif host is None:
