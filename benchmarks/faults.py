@@ -158,7 +158,7 @@ def on_ray(fork_folder: str) -> Runtime:
             began = time.monotonic()
             record = cluster.follow(console)
             seconds = time.monotonic() - began
-            cluster.frames_lost(record)  # waits for the channel server's end
+            cluster.settle(record)  # waits for the channel server's end
             opened = np.array(json.loads((Path(folder) / STAMPS).read_text()))
         if wrong := faults.not_as_planned(record.fired):
             raise RuntimeError("; ".join(wrong))

@@ -199,7 +199,8 @@ class ApActor(NodeActor):
             weights: of an agent that has learned and is not to learn; None: the policy is the config's.
 
         Returns:
-            `completed`, how many slots, and what `run_node` returns.
+            `completed`, how many slots, `unsaved`, how many checkpoints since the last report could not be written, and
+            what `run_node` returns.
         """
         policy = self._policy or self._make_policy(weights)
         node = AccessPoint(self._ap, self.config, policy, incarnation)
@@ -211,7 +212,7 @@ class ApActor(NodeActor):
         transport = self.transport()
         host = self.host(node, incarnation, checkpoints, self._late)
         books = run_node(host, transport, node.start(transport.endpoint), deadline_s=LAST_FRAMES_S)
-        return {"completed": node.completed, **books}
+        return {"completed": node.completed, "unsaved": node.unsaved, **books}
 
     def _make_policy(self, weights: list[FloatArray] | None) -> Policy:
         if weights is None:

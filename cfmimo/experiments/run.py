@@ -267,7 +267,7 @@ def run_on_ray(request: RunRequest, progress: Progress) -> Outcome:
             seconds,
             cluster.processes,
             cluster.restarts,
-            frames_lost=cluster.frames_lost(record),
+            frames_lost=cluster.settle(record),
             given_up=cluster.given_up,
             watchdog=cluster.watchdog,
             errors=cluster.errors,

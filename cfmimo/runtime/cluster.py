@@ -10,7 +10,7 @@ import secrets
 import signal
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from itertools import count
 from typing import Any
@@ -232,15 +232,12 @@ class Cluster:
         deaths.append(time.monotonic())
         return len(deaths) == deaths.maxlen and deaths[-1] - deaths[0] < _BUDGET_S
 
-    def frames_lost(self, record: Record) -> dict[str, int]:
-        """As an Outcome has it, from the run's record; waits a moment for nodes still at work."""
-        refs = [*self.running, *(ref for address, ref in self._ended.items() if address != COORDINATOR)]
-        ended, _ = ray.wait(refs, num_returns=len(refs), timeout=_END_TIMEOUT_S)
-        books = sum((Counter(ray.get(ref)) for ref in ended if _failure(ref) is None), Counter(self._books))
-        sent = int(record.traffic[0].sum()) + books["sent"] + books["doubled"]
-        received = record.accepted + int(record.rejected.sum()) + books["received"]
-        lost = {"planned": books["planned"], "to_nobody": books["to_nobody"]}
-        return {**lost, "unaccounted": sent - received - sum(lost.values())}
+    def settle(self, record: Record) -> dict[str, int]:
+        """Wait a moment for nodes still at work, and take in what no report tells; returns as `_settled`."""
+        ends = self.running | {ref: address for address, ref in self._ended.items() if address != COORDINATOR}
+        ended, _ = ray.wait([*ends], num_returns=len(ends), timeout=_END_TIMEOUT_S)
+        told = {ends[ref]: ray.get(ref) for ref in ended if _failure(ref) is None}
+        return _settled(record, {COORDINATOR: self._books, **told})
 
     def _end_hung(self, silent: Iterable[int]) -> None:
         """The watchdog: end the processes of APs that live, and have been silent for long since they last said hello.
@@ -338,6 +335,27 @@ class Cluster:
         }
         faults = self._faults.of(address)
         return ray.remote(kind).options(**options).remote(name, config, self._network, faults, *args)
+
+
+def _settled(record: Record, told: Mapping[str, Mapping[str, int]]) -> dict[str, int]:
+    """Enter checkpoints that could not be written after an AP's last report into a record; returns frames lost.
+
+    Args:
+        record: of the run.
+        told: by address, what the node's loop returned.
+
+    Returns:
+        frames lost, as an Outcome has them.
+    """
+    books, record.unsaved = Counter[str](), record.unsaved.copy()  # what came through Ray is read-only
+    for address, of_node in told.items():
+        books.update(of_node)
+        if address.startswith("ap/"):
+            record.unsaved[_number(address)] += of_node["unsaved"]
+    sent = int(record.traffic[0].sum()) + books["sent"] + books["doubled"]
+    received = record.accepted + int(record.rejected.sum()) + books["received"]
+    lost = {"planned": books["planned"], "to_nobody": books["to_nobody"]}
+    return {**lost, "unaccounted": sent - received - sum(lost.values())}
 
 
 def _failure(ref: Any) -> RayError | None:

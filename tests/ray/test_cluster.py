@@ -61,7 +61,7 @@ def test_actors_give_the_same_digest_as_one_process_and_wait_for_no_deadline(ses
     record = cluster.follow(QUIET)
     assert record.digest() == local_record(config).digest()
     assert record.traffic[0, TAGS[Deadline]] == 0
-    assert cluster.frames_lost(record) == {"planned": 0, "to_nobody": 0, "unaccounted": 0}
+    assert cluster.settle(record) == {"planned": 0, "to_nobody": 0, "unaccounted": 0}
     assert len({process["pid"] for process in cluster.processes}) == config.radio.num_aps
     assert os.getpid() not in {process["pid"] for process in cluster.processes}
     assert {parent(process["pid"]) for process in cluster.processes} == {fork_server(session)}

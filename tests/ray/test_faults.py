@@ -140,6 +140,13 @@ def test_a_death_of_the_coordinator_and_one_of_the_channel_server_change_no_row(
     assert [event.value for event in written] == pytest.approx(tables.slots(record)["sum_rate_bps_hz"][: len(written)])
 
 
+def test_checkpoints_that_fail_after_the_last_report_of_an_ap_are_counted(session: str, tmp_path: Path) -> None:
+    full = fault(11, "disk_full", "ap/*", args=FaultArgs(slots=20))
+    cluster, record, _ = follow(session, tmp_path, full, settings=["run.episodes=1"])
+    cluster.settle(record)
+    assert record.unsaved.tolist() == 6 * [2]  # of slots 15 and 20
+
+
 NODES_DIE = """
 import sys
 from pathlib import Path
