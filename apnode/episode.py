@@ -29,7 +29,7 @@ _EPISODE: Layout = {
     "linked": (np.bool_, ("N",)),
     "gain": (np.float64, ("N",)),
     "times_linked": (np.float64, ("N",)),
-    "change": (np.float64, ("R",)),
+    "change": (np.float64, ("U",)),  # U = R, or 0 where nobody asks
 }
 
 
