@@ -184,7 +184,7 @@ class Agreement(Node, ABC):
         if self.observer:
             self.observer.hear(slot.told)
             if slot.feedback is not None:
-                self.observer.observe(slot.feedback, slot.groups, slot.left_out)
+                self.observer.observe(slot.feedback, slot.groups, slot.left_out, slot.late)
             self._judged(slot)  # now, since with it begins what a checkpoint keeps of the precoders' power
 
     def _judged(self, slot: Slot) -> FloatArray | None:

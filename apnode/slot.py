@@ -97,6 +97,11 @@ class Slot:
         return self.episode.precoder.block(self.index, ues, self.known)
 
     @property
+    def late(self) -> bool | None:
+        """Whether partners got this AP's estimates late, as they said; None if there is none to say it."""
+        return self.formation.own_age > 0 if self.formation and self.partners else None
+
+    @property
     def transmitted(self) -> bool:
         return self.phase is Phase.TRANSMITTED
 

@@ -3,7 +3,8 @@
 No AP can see its own defects, nor those of others; what comes of precoding together shows them. Of each stream that it
 sends together with partners an AP knows what value it should have (`Prospects`) if itself has certain defects, and the
 others those that they believe to have. What value it has the UEs report: nobody needs to know what they would have got
-otherwise. At the end of an episode an AP weighs by that, by Bayes' rule, some cases of its own defects. It tells its
+otherwise. At the end of an episode an AP weighs by that, by Bayes' rule, some cases of its own defects. Only whether
+its estimates come late it need not find out: partners see their age, and say it. It tells its
 neighbours the means and variances, and they tell theirs. Links are asked for as by the forecast, with every AP somewhat
 less defective than it believes, as far as it is uncertain: innocent until shown otherwise.
 """
@@ -17,7 +18,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from apnode.agent.forecast import Links, gains_along, gains_of_links, joining_links, prospects_of
-from apnode.agent.prospects import LEVELS, Group, Partition, Prospects
+from apnode.agent.prospects import LEVELS, STALENESS, Group, Partition, Prospects
 from apnode.agent.surroundings import Surroundings
 from apnode.config import Config
 from apnode.protocol.messages import LEVELS_PER_DB, Association, FloatArray, SlotFeedback
@@ -35,6 +36,7 @@ _CAUTION = 0.5  # standard deviations
 BELIEFS: Layout = {  # of T APs, and of S streams and groups that send them
     "own": (np.float64, (2, len(LEVELS))),
     "weights": (np.float64, (len(_CASES),)),
+    "late": (np.int64, ()),
     "told.ap": (np.int64, ("T",)),
     "told.beliefs": (np.float64, ("T", 2, len(LEVELS))),
     "episode": (np.int64, ()),
@@ -149,7 +151,11 @@ class Believer:
             self._told[ap] = np.minimum(beliefs.astype(float), 1).reshape(2, len(LEVELS))
 
     def observe(
-        self, feedback: SlotFeedback, groups: Mapping[int, Collection[int]], left_out: Mapping[int, Collection[int]]
+        self,
+        feedback: SlotFeedback,
+        groups: Mapping[int, Collection[int]],
+        left_out: Mapping[int, Collection[int]],
+        late: bool | None = None,
     ) -> None:
         pass
 
@@ -163,14 +169,20 @@ class Belief(Believer):
     def __init__(self, ap: int, config: Config) -> None:
         super().__init__(ap, config)
         self._weights = _prior()  # (W,) logarithms of the chances of the cases
+        self._late = -1  # whether partners get its estimates late: 1 or 0; -1 before any has said it
         self._episode = -1
         self._seen: dict[tuple[int, Group, Group], tuple[int, float]] = {}
         # of own UEs, by who sends to them, and own group among these: slots, sum of the values
 
     def observe(
-        self, feedback: SlotFeedback, groups: Mapping[int, Collection[int]], left_out: Mapping[int, Collection[int]]
+        self,
+        feedback: SlotFeedback,
+        groups: Mapping[int, Collection[int]],
+        left_out: Mapping[int, Collection[int]],
+        late: bool | None = None,
     ) -> None:
         """Note the value of every stream that was sent with partners; in the last slot of an episode, conclude."""
+        self._late = self._late if late is None else int(late)
         if self._scene is None:
             return
         scene = self._brought_up_to_date(self._scene)
@@ -192,6 +204,8 @@ class Belief(Believer):
         weights = prior + _KEPT * (self._weights - prior)
         for stream, (slots, total) in self._seen.items():
             weights += self._evidence(scene, *stream, slots, total / slots)
+        if self._late >= 0:  # that needs no finding out
+            weights = np.where((_CASES[:, STALENESS] > 0) == self._late, weights, -np.inf)
         self._weights = np.maximum(weights, weights.max() - _MOST_EVIDENCE)
         self.beliefs, self._seen = _moments(self._weights), {}
 
@@ -218,6 +232,7 @@ class Belief(Believer):
         return {
             "own": self.beliefs.copy(),
             "weights": self._weights.copy(),
+            "late": np.array(self._late),
             "told.ap": np.array([*self._told], np.int64),
             "told.beliefs": np.array([*self._told.values()], float).reshape(-1, 2, len(LEVELS)),
             "episode": np.array(self._episode),
@@ -236,6 +251,7 @@ class Belief(Believer):
         """
         refuse_other(state, BELIEFS)
         self.beliefs, self._weights = state["own"].copy(), state["weights"].copy()
+        self._late = int(state["late"])
         self._told = dict(zip(state["told.ap"].tolist(), state["told.beliefs"].copy(), strict=True))
         self._episode = int(state["episode"])
         sending, groups = ([_rows(mask) for mask in state[f"seen.{name}"].tolist()] for name in ("sending", "group"))

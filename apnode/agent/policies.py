@@ -77,9 +77,20 @@ class Observer(Protocol):
         """Take in what neighbours have told of themselves in a slot."""
 
     def observe(
-        self, feedback: SlotFeedback, groups: Mapping[int, Collection[int]], left_out: Mapping[int, Collection[int]]
+        self,
+        feedback: SlotFeedback,
+        groups: Mapping[int, Collection[int]],
+        left_out: Mapping[int, Collection[int]],
+        late: bool | None = None,
     ) -> None:
-        """Take in what UEs report of this AP's streams; `groups` and `left_out` as in `Slot`."""
+        """Take in what UEs report of this AP's streams.
+
+        Args:
+            feedback: of a slot.
+            groups: as in `Slot`.
+            left_out: as in `Slot`.
+            late: whether partners got this AP's estimates late, as they said; None if there were none to say it.
+        """
 
 
 @runtime_checkable

@@ -437,7 +437,11 @@ class Confides(Asks):
         self.heard.append({ap: levels.tolist() for ap, levels in told.items()})
 
     def observe(
-        self, feedback: SlotFeedback, groups: Mapping[int, Collection[int]], left_out: Mapping[int, Collection[int]]
+        self,
+        feedback: SlotFeedback,
+        groups: Mapping[int, Collection[int]],
+        left_out: Mapping[int, Collection[int]],
+        late: bool | None = None,
     ) -> None:
         self.observed.append(feedback.slot)
 

@@ -200,6 +200,21 @@ def test_streams_have_the_value_that_their_levels_give_them() -> None:
     assert LEAST_LEVEL == 5 * LEVELS_PER_DB
 
 
+@pytest.mark.parametrize("late", [True, False])
+def test_whether_its_estimates_come_late_an_ap_is_told_and_need_not_find_out(late: bool) -> None:
+    ap, association = next((ap, a) for ap, a in enumerate(told(0)) if len(a.ues) > 1)
+    policy = Belief(ap, CONFIG)
+    policy.act(still(association), association, 0)
+    nothing = of_value(association, SLOTS - 1, {})
+    policy.observe(nothing, {}, {}, late)
+    assert policy.beliefs[0, STALENESS] == pytest.approx(float(late), abs=1e-3)
+    again = Belief(ap, CONFIG)
+    again.restore(policy.state())
+    again.act(still(association), association, SLOTS)
+    again.observe(of_value(association, 2 * SLOTS - 1, {}), {}, {}, None)  # nobody says it this time
+    assert again.beliefs[0, STALENESS] == pytest.approx(float(late), abs=1e-3)
+
+
 def test_an_ap_that_learns_no_more_acts_on_its_beliefs_and_keeps_them() -> None:
     association = next(a for a in told(0) if a.neighbours)
     beliefs = np.array([[0.5, 0, 0.25], [0.01, 0.02, 0.03]])
