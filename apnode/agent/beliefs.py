@@ -27,8 +27,8 @@ from apnode.protocol.state import Layout, State, refuse_other
 _STRENGTHS = (0.0, 0.3, 0.6, 0.9), (0.0, 1.0), (0.0, 0.15, 0.4, 0.7)  # of each level of `Prospects` that are weighed
 _SHARE = 0.1  # chance at first that an AP has a defect of one kind, in each strength the same
 _CASES: FloatArray = np.array([*itertools.product(*_STRENGTHS)])  # (W, 3)
-_MODEL_VARIANCE = 0.09  # of a stream's value by the forecast's draws, the same in all slots [(bit/s/Hz)^2]
-_SLOT_VARIANCE = 0.3  # of what users report of it in a slot
+_MODEL_VARIANCE = 1.0  # of a stream's value by the forecast's draws, the same in all slots: measured [(bit/s/Hz)^2]
+_SLOT_VARIANCE = 0.5  # of what users report of it in a slot
 _MOST_ERROR = 3.0  # standard deviations; a larger error counts as so large
 _KEPT = 0.9  # part of what it has found out that an AP keeps from episode to episode: defects may change
 _MOST_EVIDENCE = 10.0  # by which one case may be ahead of another [nat]

@@ -92,7 +92,7 @@ def school(
 def test_an_ap_finds_out_what_is_wrong_with_it_and_with_nobody_else() -> None:
     defects = np.zeros((30, 3))
     defects[[1, 5], INCOHERENCE], defects[[2, 7], WRONGNESS] = 0.9, 0.4
-    beliefs = np.array([policy.beliefs for policy in school(defects, list(range(8)), layouts=5).values()])
+    beliefs = np.array([policy.beliefs for policy in school(defects, list(range(8)), layouts=10).values()])
     found = least(beliefs)
     assert found[[1, 5, 2, 7]].argmax(axis=1).tolist() == [INCOHERENCE] * 2 + [WRONGNESS] * 2
     assert found[[1, 5, 2, 7]].max(axis=1).min() > 0.15
