@@ -81,7 +81,7 @@ CHANGES: list[tuple[type[Any], dict[str, Any]]] = [
     (ApReport, {"loss": np.nextafter(0.125, 1)}),
     (ApReport, {"epsilon": np.nextafter(0.8, 1)}),
     (ApReport, {"sent": sent(CoopRequest=(1, 0), ChannelBlock=(1, 300), PilotBlock=(7, 7))}),
-    (ApReport, {"sent": sent(CoopRequest=(0, 0), ChannelBlock=(1, 301), PilotBlock=(7, 7))}),
+    (ApReport, {"sent": sent(CoopRequest=(0, 0), ChannelBlock=(2, 300), PilotBlock=(7, 7))}),
 ]
 
 

@@ -329,7 +329,8 @@ def test_a_policy_looks_the_same_in_figures_and_on_the_live_page_and_like_no_oth
     }
     policies = get_args(Cooperation.model_fields["policy"].annotation)
     for policy in policies:
-        coordinator = Coordinator(config(f"cooperation.policy={policy}"))
+        serving = "cooperation.cluster=serving", "precoding.joint=selective"  # belief needs it
+        coordinator = Coordinator(config(f"cooperation.policy={policy}", *serving))
         for slot in range(2):
             coordinator.handle(slot_report(slot))
         episode, _ = LiveMap(lambda: coordinator).news(Seen())  # noqa: B023  used at once
