@@ -254,11 +254,11 @@ def test_a_restarted_ap_says_which_life_it_is_in() -> None:
 
 @pytest.mark.parametrize("overrides", [(), DIRECTED], ids=["mutual", "directed"])
 @pytest.mark.parametrize("known", [False, True], ids=["before its association", "before its pilots"])
-def test_a_restarted_ap_declines_at_once(overrides: tuple[str, ...], known: bool) -> None:
+def test_a_restarted_ap_declines_once_it_knows_where_the_asker_is(overrides: tuple[str, ...], known: bool) -> None:
     driven = Driven(*overrides, asks=[1], incarnation=1)
-    if known:
-        driven.give(association())
-    out = driven.give(request(1, slot=7), request(3, slot=7))
+    messages = [request(1, slot=7), request(3, slot=7)]
+    out = driven.give(association(), *messages) if known else driven.give(*messages, association())
+    assert driven.give(association()) == []
     assert kinds(out) == [("ap/1", CoopDecline), ("ap/3", CoopDecline)]
     assert all(message.slot == 7 for _, message in out if isinstance(message, CoopDecline))
     assert driven.dropped == {}
