@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import shutil
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol, Self
@@ -15,7 +17,7 @@ from apnode.config import Config
 from apnode.protocol.limits import MOST_BYTES, largest_frame
 from apnode.runtime.host import CHECKPOINTS
 from apnode.runtime.whole_file import write_whole
-from cfmimo.errors import ConfigError, Interrupted, UnwrittenError
+from cfmimo.errors import ConfigError, Interrupted, RunDirError, UnwrittenError
 from cfmimo.experiments.agents import load_agents, trained
 from cfmimo.experiments.evaluation import HeldOut
 from cfmimo.interrupts import uninterrupted
@@ -75,20 +77,37 @@ def run(
         from cfmimo.runtime.session import check_memory
 
         check_memory(config)
-    folder = RunDir.create(path, config, command, runtime, None if agents is None else agents.told(str(policy)))
-    with writing(path):
-        if agents is not None:
-            write_agents(path / AGENTS, agents)
-        if plan is not None:
-            write_whole(path / PLAN, [plan_text(plan).encode()])
-    with folder.held():
-        return carry_out(folder, replace(request, config=config, folder=path, faults=faults), console, is_new=True)
+    with _leaving_nothing_unbegun(path):
+        folder = RunDir.create(path, config, command, runtime, None if agents is None else agents.told(str(policy)))
+        with writing(path):
+            if agents is not None:
+                write_agents(path / AGENTS, agents)
+            if plan is not None:
+                write_whole(path / PLAN, [plan_text(plan).encode()])
+        with folder.held():
+            return carry_out(folder, replace(request, config=config, folder=path, faults=faults), console, is_new=True)
+
+
+@contextmanager
+def _leaving_nothing_unbegun(path: Path) -> Iterator[None]:
+    """A new run's folder goes again if it fails or is interrupted before any node had begun."""
+    try:
+        yield
+    except RunDirError:
+        raise  # it may be another run's
+    except BaseException:
+        if not _has_begun(path):
+            shutil.rmtree(path, ignore_errors=True)  # as far as it is there
+        raise
+
+
+def _has_begun(path: Path) -> bool:
+    journal = path / JOURNAL
+    return journal.is_file() and journal.stat().st_size > 0
 
 
 def carry_out(folder: RunDir, request: RunRequest, console: Console, is_new: bool = False) -> dict[str, Any]:
     """Run what is requested and write what came of it into the folder, which keeps enough to go on from a failure.
-
-    A new folder goes if no node had begun.
 
     Raises:
         UnwrittenError: if the folder vanishes, fills or becomes read-only.
@@ -104,12 +123,9 @@ def carry_out(folder: RunDir, request: RunRequest, console: Console, is_new: boo
                 _write_scalars(request.watch.scalars, outcome.record, console)
             return _finish(folder, request, outcome, agents)
     except BaseException as error:
-        journal = folder.path / JOURNAL
-        if is_new and not (journal.is_file() and journal.stat().st_size):
-            shutil.rmtree(folder.path, ignore_errors=True)  # as far as it is still there
-        elif isinstance(error, KeyboardInterrupt):
-            raise Interrupted(_advice(folder)) from None
-        else:
+        if not is_new or _has_begun(folder.path):
+            if isinstance(error, KeyboardInterrupt):
+                raise Interrupted(_advice(folder)) from None
             console.say(_advice(folder))
         if isinstance(error, OSError):
             raise UnwrittenError(f"the run cannot go on: {error}", None) from None
