@@ -37,7 +37,7 @@ from apnode.protocol.messages import (
     SlotFeedback,
     Tick,
 )
-from apnode.protocol.node import ACCEPTED, CHANNEL, Fate, Send, ap_address
+from apnode.protocol.node import ACCEPTED, CHANNEL, Fate, Send
 from apnode.protocol.state import Checkpoint, State, joined, part, refuse_other
 from apnode.radio.precoding import Precoder
 from apnode.radio.trust import OPINIONS, Trust
@@ -64,7 +64,6 @@ class AccessPoint(Agreement):
         self._over: int | None = None  # the first slot after the end of the run
         self._endpoint = ""  # own
         self._ahead = -1  # the slot that peers are in, where that is too far ahead
-        self._unanswered: dict[int, int] = {}  # by AP whose endpoint is not known yet, the slot that it asked in
         self._lesson: Lesson | None = None  # what the slot before this one has to teach
         self._loss = 0.0  # of the update in this slot
         self._remembered: State | None = None  # of the episode in which a restored AP was stopped
@@ -99,9 +98,6 @@ class AccessPoint(Agreement):
     def _on_association(self, association: Association) -> Fate:
         """Learn where the neighbours are; the rest counts from the episode's first slot on."""
         moved = self._meet(association)
-        unanswered, self._unanswered = self._unanswered, {}
-        for peer, slot in unanswered.items():
-            self._send(ap_address(peer), CoopDecline(slot, self.ap))
         if self._episode is None or association.episode > self._episode.association.episode:
             self._upcoming = association
             self._advance()
@@ -170,6 +166,7 @@ class AccessPoint(Agreement):
         """Hand a message for the open slot to what its phase does with it; keep one for a later slot."""
         if self._next is None and isinstance(message, CoopRequest):
             self._decline_as_newcomer(message)
+            self._complain_if_left_behind(message.slot)
             return ACCEPTED
         slot = self.slot if self.slot is not None and self.slot.index == message.slot else None
         if not isinstance(message, SlotFeedback):
@@ -186,17 +183,6 @@ class AccessPoint(Agreement):
         if handler is not None:
             handler(self, slot, message)
         return ACCEPTED
-
-    def _decline_as_newcomer(self, request: CoopRequest) -> None:
-        """Before its first slot, which never comes if its hello was lost, or there was no channel server to hear it.
-
-        Who asks before the channel server has said where it is, hears the no after that.
-        """
-        if ap_address(request.ap) in self.endpoints:
-            self._send(ap_address(request.ap), CoopDecline(request.slot, self.ap))
-        else:
-            self._unanswered[request.ap] = request.slot
-        self._complain_if_left_behind(request.slot)
 
     def _on_deadline(self, deadline: Deadline) -> Fate:
         """The channel server waits no longer: close what is behind, transmit what there is."""

@@ -56,6 +56,7 @@ class Agreement(Node, ABC):
         self.slot: Slot | None = None  # the open one
         self._config = config
         self._gone: set[int] = set()  # peers presumed down: announced absent, or silent past a deadline
+        self._unanswered: dict[int, int] = {}  # by AP that this AP cannot reach yet, the slot that it asked in
         self._transmitted: deque[Transmission] = deque(maxlen=2)  # the newest, should the channel server ask again
 
     @property
@@ -78,6 +79,9 @@ class Agreement(Node, ABC):
             if self.endpoints.get(ap_address(peer), endpoint) != endpoint:
                 moved.append(peer)
             self.endpoints[ap_address(peer)] = endpoint
+        unanswered, self._unanswered = self._unanswered, {}
+        for peer, slot in unanswered.items():
+            self._send(ap_address(peer), CoopDecline(slot, self.ap))
         return moved
 
     # --- neighbours agree ---------------------------------------------------------------------------------
@@ -102,6 +106,16 @@ class Agreement(Node, ABC):
             self._share_csi(slot, request.ap, request.ues)
         else:
             self._decline(slot, request)
+
+    def _decline_as_newcomer(self, request: CoopRequest) -> None:
+        """Before its first slot, which never comes if its hello was lost, or there was no channel server to hear it.
+
+        Who asks before the channel server has said where it is, hears the no after that.
+        """
+        if ap_address(request.ap) in self.endpoints:
+            self._send(ap_address(request.ap), CoopDecline(request.slot, self.ap))
+        else:
+            self._unanswered[request.ap] = request.slot
 
     def _decline(self, slot: Slot, message: CoopRequest | ChannelBlock) -> None:
         """Say no to a peer that has not been sent this AP's channels."""
