@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from cfmimo.records.held_out import RATE, Row
 from cfmimo.runtime.request import ERRORS
 
 _REFRESH_S = 0.5
@@ -143,6 +144,8 @@ class Console:
             table.add_row(escape(label), *("" if v is None else form.format(v) for v in values))
         out = RichConsole(width=None if self._error.is_terminal else 100)
         out.print(table)
+        if summary["held_out"]:
+            _print_held_out(out, summary["held_out"])
         for note in summary["cluster_notes"]:
             out.print(note, highlight=False)
         if summary["updates_skipped"]:
@@ -170,6 +173,28 @@ class Console:
             out.print(_fault_line(summary["faults"]), highlight=False, soft_wrap=True)
         rate = f"{summary['slots_per_second']:.1f} slots/s"
         out.print(f"{rate}; run directory: {summary['run_dir']} (open report.html)", highlight=False, soft_wrap=True)
+
+
+def _print_held_out(out: RichConsole, rows: list[Row]) -> None:
+    """A table of who reached what on the layouts held out, and what the agents have learned, in a sentence."""
+    of = {row["policy"]: row for row in rows if not row["slots"]}
+    last = max(rows, key=lambda row: row["slots"])
+    table = Table(title="on layouts that were never learned from", title_justify="left")
+    table.add_column("policy")
+    for title in ("bit/s/Hz", "mean dB", "5 % dB", "links"):
+        table.add_column(title, justify="right")
+    for name, row in sorted({**of, last["policy"]: last}.items(), key=lambda entry: entry[1][RATE]):
+        values = (f"{row[column]:.{digits}f}" for column, digits in _HELD_OUT)
+        table.add_row(f"{name}, after {last['slots']} slots" if row is last else name, *values)
+    out.print(table)
+    if "forecast" in of:
+        ahead, most = last[RATE] - of["forecast"][RATE], of.get("informed", last)[RATE] - of["forecast"][RATE]
+        sentence = f"What the agents have learned brings {ahead:+.1f} bit/s/Hz over the forecast that they began with"
+        told = f", {ahead / most:.0%} of what knowing all defects would" if "informed" in of and most > 0 else ""
+        out.print(f"{sentence}{told}.", highlight=False)
+
+
+_HELD_OUT = ((RATE, 1), ("sinr_mean_db", 2), ("sinr_p5_db", 2), ("formed", 1))
 
 
 def _error_line(errors: list[dict[str, Any]]) -> str:

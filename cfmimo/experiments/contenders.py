@@ -89,6 +89,12 @@ def default_policies(config: Config) -> list[str]:
     return names
 
 
+def rivals_of_agents(config: Config) -> list[str]:
+    """Beside whom agents that learn are judged: no links, links by chance, the forecast, and that told all defects."""
+    told = config.precoding.joint == "selective" and "informed" in _told_differently(config)
+    return ["never", "random", *["forecast"] * config.forecasts, *["informed"] * told]
+
+
 def _told_differently(config: Config) -> list[str]:
     """Of the forecasts that are told defects, those that differ here: from the blind one, and from each other."""
     there = np.flatnonzero(defect_levels(config).any(axis=0))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future
 
 import numpy as np
@@ -15,10 +15,21 @@ from apnode.runtime.host import CHECKPOINTS
 from cfmimo.errors import ConfigError
 from cfmimo.experiments.agents import agents_of
 from cfmimo.experiments.compare import drop_of, unit
-from cfmimo.experiments.contenders import contender
+from cfmimo.experiments.contenders import contender, rivals_of_agents
 from cfmimo.experiments.measure import Drop, measure
 from cfmimo.records.agents_file import AGENTS, Weights, write_agents
-from cfmimo.records.held_out import HELD_OUT, MEASURED, RATE, Row, read_rows, write_rows
+from cfmimo.records.held_out import (
+    BELIEFS,
+    HELD_OUT,
+    MEASURED,
+    RATE,
+    Row,
+    beliefs_of,
+    read_beliefs,
+    read_rows,
+    write_beliefs,
+    write_rows,
+)
 from cfmimo.runtime.request import RunRequest
 
 LAYOUTS, SLOTS = 4, 5  # slots that count on each
@@ -30,11 +41,17 @@ def held_out(config: Config) -> list[Drop]:
     return [drop_of(config, seed - seed % 2 + (config.seed + 1) % 2, SLOTS, same_aps=True) for seed in drawn]
 
 
-def evaluate(config: Config, agents: Weights) -> Row:
-    """What agents reach that take the best action they know, and learn nothing: means over the layouts held out."""
-    entrant = contender(config.cooperation.policy)
-    reached = [measure(drop, [entrant], agents)[0] for drop in held_out(config)]
-    return {column: float(np.mean([row[name] for row in reached])) for column, name in MEASURED.items()}
+def evaluate(config: Config, policies: Sequence[str], agents: Weights | None) -> list[Row]:
+    """What policies reach, as the config has them: means over the layouts held out.
+
+    Agents take the best action they know, and learn nothing.
+    """
+    entrants = [contender(policy) for policy in policies]
+    reached = [measure(drop, entrants, agents) for drop in held_out(config)]
+    return [
+        {"policy": policy, **{column: float(np.mean([row[name] for row in rows])) for column, name in MEASURED.items()}}
+        for policy, rows in zip(policies, zip(*reached, strict=True), strict=True)
+    ]
 
 
 class HeldOut:
@@ -50,7 +67,9 @@ class HeldOut:
         assert request.folder is not None
         config, folder, first_slot = request.config, request.folder, request.first_slot
         self._config, self._folder, self._say = config, folder, say
+        self._policy = config.cooperation.policy
         self._rows = [row for row in read_rows(folder / HELD_OUT) if row["slots"] <= first_slot]
+        self._beliefs = [row for row in read_beliefs(folder / BELIEFS) if row["slots"] <= first_slot]
         every, done = config.evaluate_every_slots, {row["slots"] for row in self._rows}
         boundaries = range(every, config.num_slots + 1, every) if every else ()
         self._due = deque(completed for completed in boundaries if completed not in done)
@@ -70,14 +89,18 @@ class HeldOut:
             self._looking = thread.submit(self.look, newest)
 
     def finish(self) -> None:
-        """Evaluate what is left when the run is over."""
+        """Evaluate what is left when the run is over, and once those who do not learn."""
         self._looking.result()
         self.look(self._config.num_slots)
+        if self._rows and not any(row["policy"] != self._policy for row in self._rows):
+            rivals = evaluate(self._config, rivals_of_agents(self._config), None)
+            self._rows = [{**row, "episode": 0, "slots": 0} for row in rivals] + self._rows
+            write_rows(self._folder / HELD_OUT, self._rows)
 
     def _worth(self, row: Row) -> float:
         """By which agents are the best: the sum rate, less the price of links for those that know one."""
         price = self._config.cooperation.link_price if self._config.forecasts else 0.0
-        return row[RATE] - price * row[unit(self._config)]
+        return float(row[RATE] - price * row[unit(self._config)])
 
     def _evaluate(self, completed: int) -> None:
         config, checkpoints = self._config, self._folder / CHECKPOINTS
@@ -88,10 +111,14 @@ class HeldOut:
         except ConfigError as error:
             self._say(f"the agents are not evaluated after {completed} slots: {error}")
             return
-        reached = evaluate(config, agents.weights)
-        if all(self._worth(reached) > self._worth(row) for row in self._rows):
+        [reached] = evaluate(config, [self._policy], agents.weights)
+        if all(self._worth(reached) > self._worth(row) for row in self._rows if row["policy"] == self._policy):
             write_agents(self._folder / AGENTS, agents)
         episode = completed // config.run.slots_per_episode
-        self._rows.append({"episode": episode, "slots": completed, **reached})
-        write_rows(self._folder / HELD_OUT, sorted(self._rows, key=lambda row: row["slots"]))
+        self._rows.append({**reached, "episode": episode, "slots": completed})
+        self._rows.sort(key=lambda row: row["slots"])
+        if self._policy == "belief":
+            self._beliefs += beliefs_of(completed, agents.weights)
+            write_beliefs(self._folder / BELIEFS, self._beliefs)
+        write_rows(self._folder / HELD_OUT, self._rows)
         forget_kept(checkpoints, lambda kept: kept <= completed)

@@ -22,6 +22,7 @@ from cfmimo.experiments.agents import load_agents, trained
 from cfmimo.experiments.evaluation import HeldOut
 from cfmimo.interrupts import uninterrupted
 from cfmimo.records.agents_file import AGENTS, read_agents, write_agents
+from cfmimo.records.held_out import HELD_OUT, read_rows
 from cfmimo.records.rundir import SUMMARY, RunDir, new_folder, writing
 from cfmimo.report.outages import fault_costs, is_afflicted, status_of
 from cfmimo.runtime.fault_plan import Faults, load_plan, plan_text, resolve
@@ -185,6 +186,7 @@ def _summary(request: RunRequest, outcome: Outcome) -> dict[str, Any]:
         "restarts": outcome.restarts,
         "errors": outcome.errors,
         "frames_lost": outcome.frames_lost,
+        "held_out": [] if request.folder is None else read_rows(request.folder / HELD_OUT),
         "not_as_planned": request.faults.not_as_planned(outcome.record.fired),
     }
 

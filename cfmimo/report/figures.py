@@ -17,7 +17,8 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from apnode.protocol.messages import FloatArray
+from apnode.protocol.messages import FloatArray, IntArray
+from cfmimo.records.held_out import KINDS
 from cfmimo.report.outages import Marks
 from cfmimo.report.slot_map import SlotMap
 from coordinator.tables import Table
@@ -112,21 +113,65 @@ def learning(slots: Table, aps: Table) -> Figure:
 
 
 @styled
-def held_out(rows: Table) -> Figure:
-    """What the agents reached on layouts that training never sees, and with how many links."""
+def held_out(agents: Table, rivals: Mapping[str, float], policy: str) -> Figure:
+    """What the agents reached on layouts that training never sees, beside those who learn nothing, and their links.
+
+    Args:
+        agents: a row for each time that they were evaluated.
+        rivals: sum rates of others on the same layouts [bit/s/Hz].
+        policy: of the agents.
+    """
     figure = Figure(figsize=(7, 5), layout="constrained")
-    upper, lower = figure.subplots(2, 1, sharex=True)
-    best = rows["sum_rate_bps_hz"].argmax()
-    upper.plot(rows["slots"], rows["sum_rate_bps_hz"], "o-", color=BLUE, markersize=4)
-    upper.plot(rows["slots"][best], rows["sum_rate_bps_hz"][best], "*", color=GREEN, markersize=12, label="kept")
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
+    best = agents["sum_rate_bps_hz"].argmax()
+    colour = LOOKS[policy].colour
+    upper.plot(agents["slots"], agents["sum_rate_bps_hz"], "o-", color=colour, markersize=4, label=policy)
+    upper.plot(agents["slots"][best], agents["sum_rate_bps_hz"][best], "*", color=colour, markersize=12, label="kept")
+    for name, rate_of in rivals.items():
+        upper.axhline(rate_of, color=LOOKS[name].colour, linestyle="--", linewidth=1.2, label=name)
     upper.set_ylabel("sum rate [bit/s/Hz]")
-    for name, label, colour in (("requests", "directed requests", ORANGE), ("formed", "undirected links formed", BLUE)):
-        lower.plot(rows["slots"], rows[name], "o-", color=colour, markersize=4, label=label)
+    for name, label, shade in (("requests", "directed requests", ORANGE), ("formed", "undirected links formed", BLUE)):
+        lower.plot(agents["slots"], agents[name], "o-", color=shade, markersize=4, label=label)
     lower.set_ylabel("number in a slot")
     lower.set_ylim(bottom=0)
+    lower.set_xlim(left=0)
     lower.set_xlabel("slots of training")
-    figure.legend(loc="outside upper center", ncols=3)
+    figure.legend(loc="outside upper center", ncols=4)
     return figure
+
+
+@styled
+def beliefs(rows: Table, truth: FloatArray) -> Figure:
+    """What APs believe of their own defects: of each kind the worst AP, ± a standard deviation, and the means of all.
+
+    Args:
+        rows: of each AP at each time, levels and their standard deviations.
+        truth: (M, 3) levels, as `KINDS` names them; an AP above half of the worst counts as defective.
+    """
+    there = [column for column in range(len(KINDS)) if truth[:, column].any()]
+    figure = Figure(figsize=(7, 3), layout="constrained")
+    times, colour = np.unique(rows["slots"]), LOOKS["belief"].colour
+    for axes, column in zip(figure.subplots(1, len(there), sharey=True, squeeze=False)[0], there, strict=True):
+        kind, worst = KINDS[column], int(truth[:, column].argmax())
+        defective = truth[rows["ap"], column] > truth[worst, column] / 2
+        own = rows["ap"] == worst
+        mean, off = rows[kind][own], rows[f"{kind}_sd"][own]
+        axes.plot(times, mean, "o-", color=colour, markersize=4, label="its belief, ± a standard deviation")
+        axes.fill_between(times, mean - off, mean + off, color=colour, alpha=0.25, linewidth=0)
+        axes.axhline(truth[worst, column], color="black", linestyle=":", label="the truth about it")
+        for who, style, label in ((defective, "--", "mean of all so defective"), (~defective, "-", "of the others")):
+            axes.plot(times, _means(rows["slots"][who], rows[kind][who]), style, color=GREY, label=label)
+        axes.set_title(f"{kind} of AP {worst}", fontsize=10)
+        axes.set_xlabel("slots of training")
+        axes.set_ylim(-0.05, 1.05)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=2)
+    return figure
+
+
+def _means(keys: IntArray, values: FloatArray) -> FloatArray:
+    """The mean of the values of each key, in the keys' order."""
+    _, group = np.unique(keys, return_inverse=True)
+    return np.asarray(np.bincount(group, values) / np.bincount(group))
 
 
 def _axes(label: str, faults: Slots, height: float = 2.6, margin: float = 0.6) -> tuple[Figure, Axes]:

@@ -13,13 +13,14 @@ import numpy as np
 
 from cfmimo.errors import ConfigError, RunDirError
 from cfmimo.presets import load
-from cfmimo.records.held_out import HELD_OUT, read_rows
+from cfmimo.records.held_out import BELIEFS, HELD_OUT, RATE, Row, read_beliefs, read_rows
 from cfmimo.records.rundir import RunDir, flat_columns, write_json
 from cfmimo.report import figures
 from cfmimo.report.figures import Figure
 from cfmimo.report.markup import beside, figure, page, table
 from cfmimo.report.outages import Outage, fault_costs, is_afflicted, marks, outages, status_of
 from cfmimo.report.slot_map import slot_map
+from channel_server.impairments import defect_levels
 from coordinator.tables import Table
 
 
@@ -53,8 +54,10 @@ def write_report(path: Path, slots: Sequence[int] | None = None) -> Path:
         "learning": figures.learning(by_slot, aps),
     }
     if evaluated := read_rows(path / HELD_OUT):
-        columns = {name: np.array([row[name] for row in evaluated]) for name in evaluated[0]}
-        drawn["held-out"] = figures.held_out(columns)
+        rivals = {row["policy"]: row[RATE] for row in evaluated if row["policy"] != policy}
+        drawn["held-out"] = figures.held_out(_columns([r for r in evaluated if r["policy"] == policy]), rivals, policy)
+    if believed := read_beliefs(path / BELIEFS):
+        drawn["beliefs"] = figures.beliefs(_columns(believed), defect_levels(load(str(path / "config.toml"))))
     captions = {**_CAPTIONS, **{name: _CAPTIONS[name] + _MARKED for name in ("rate", "sinr") if marked.slots}}
     over_slots = beside(_drawing(path, name, drawing, captions[name]) for name, drawing in drawn.items())
     faults = ""
@@ -70,6 +73,10 @@ def write_report(path: Path, slots: Sequence[int] | None = None) -> Path:
         f"{summary['ap_processes'] or 'no separate'} AP processes.<br/>Digest <code>{summary['digest']}</code></p>\n"
         f"{_means(summary)}\n{_paragraphs(summary['cluster_notes'])}\n{over_slots}\n{faults}\n<h2>Maps</h2>\n{maps}\n<h2>Messages</h2>\n{_traffic(summary)}",
     )
+
+
+def _columns(rows: list[Row]) -> Table:
+    return {name: np.array([row[name] for row in rows]) for name in rows[0]}
 
 
 def write_comparison(path: Path, rows: list[dict[str, Any]], notes: Sequence[str] = ()) -> None:
@@ -151,7 +158,9 @@ _CAPTIONS = {
     "states": "Which AP was late or down in which slot, what ended it and how it came back.",
     "links": "Links in three units: directed requests, AP pairs that precoded jointly, AP pairs with a common UE.",
     "learning": "What the agents earn, and how much they still explore.",
-    "held-out": "What they reach without exploring, on layouts that they never learn from. Star: who are kept.",
+    "held-out": "What they reach without exploring, on layouts that they never learn from. Star: who are kept. Dashed: "
+    "others on the same layouts; informed is the forecast that is told all defects, as no AP is.",
+    "beliefs": "What APs have found out about their own defects, of each kind the worst AP. No AP is told the truth.",
     "fig3-cooperation": "Fig. 3: how much the agents cooperate while they learn. Black: what the paper shows at the "
     "start, and its rate at the end.",
     "fig4-sinr": "Fig. 4: mean SINR on layouts that no agent has seen; random, threshold and oracle at the agents' "

@@ -23,10 +23,10 @@ LOOKS = {  # what APs run: the colours of Okabe and Ito, told apart by colour-bl
     "informed": Look("#117733", "H"),
     "oracle": Look("#000000", "*"),
     "ddqn": Look("#0072B2", "^"),
-    "belief": Look("#DDCC77", "p"),
+    "belief": Look("#882255", "p"),
     "always": Look("#D55E00", "X"),
     # references without links
-    "mrt": Look("#882255", "<"),
+    "mrt": Look("#DDCC77", "<"),
     "local-rzf": Look("#999933", ">"),
     "local-mmse": Look("#44AA99", "h"),
     "centralised": Look("#332288", "d"),

@@ -50,6 +50,6 @@ def test_agents_are_evaluated_on_ray_as_in_one_process_while_nobody_waits_for_it
         subprocess.run([*command, "--out", str(tmp_path / runtime), "--set", *settings], check=True, timeout=120)
     for name in (HELD_OUT, AGENTS):
         assert (tmp_path / "ray" / name).read_bytes() == (tmp_path / "local" / name).read_bytes()
-    assert len(read_rows(tmp_path / "ray" / HELD_OUT)) == 5
+    assert len(read_rows(tmp_path / "ray" / HELD_OUT)) == 2 + 5
     digests = {RunDir.open(tmp_path / runtime).summary()["digest"] for runtime in ("ray", "local")}
     assert len(digests) == 1

@@ -11,12 +11,13 @@ from cfmimo.cli.console import Console
 from cfmimo.cli.main import run_cfmimo
 from cfmimo.errors import ConfigError, Interrupted, RunDirError
 from cfmimo.experiments.agents import load_agents
+from cfmimo.experiments.contenders import rivals_of_agents
 from cfmimo.experiments.evaluation import evaluate, held_out
 from cfmimo.experiments.resume import resume
 from cfmimo.experiments.run import run
 from cfmimo.presets import load
 from cfmimo.records.agents_file import AGENTS, read_agents
-from cfmimo.records.held_out import HELD_OUT, read_rows
+from cfmimo.records.held_out import BELIEFS, HELD_OUT, KINDS, read_beliefs, read_rows
 from cfmimo.records.rundir import RunDir
 from cfmimo.runtime.local import LocalNetwork
 from cfmimo.runtime.request import RunRequest
@@ -72,12 +73,13 @@ def test_evaluation_changes_nothing_of_the_run_and_keeps_nothing_but_the_best(ev
 
 
 def test_there_is_a_row_for_every_time_and_the_best_agents_are_kept(evaluated: Path) -> None:
-    rows, config = read_rows(evaluated / HELD_OUT), load("demo", EVALUATED)
-    assert [(row["episode"], row["slots"]) for row in rows] == [(n, 8 * n) for n in range(1, 7)]
+    rows, config = read_rows(evaluated / HELD_OUT)[2:], load("demo", EVALUATED)
+    assert [(row["policy"], row["episode"], row["slots"]) for row in rows] == [("ddqn", n, 8 * n) for n in range(1, 7)]
     best = max(rows, key=lambda row: row["sum_rate_bps_hz"])
     kept = read_agents(evaluated / AGENTS)
     assert kept.origin.slots == best["slots"]
-    assert {**evaluate(config, kept.weights), "episode": best["episode"], "slots": best["slots"]} == best
+    [reached] = evaluate(config, ["ddqn"], kept.weights)
+    assert {**reached, "episode": best["episode"], "slots": best["slots"]} == best
     assert load_agents(str(evaluated), config).origin == kept.origin  # and these are who --policy names
     assert len({row["sum_rate_bps_hz"] for row in rows}) > 1
 
@@ -85,8 +87,18 @@ def test_there_is_a_row_for_every_time_and_the_best_agents_are_kept(evaluated: P
 def test_who_is_evaluated_after_two_episodes_is_who_would_have_stopped_then(evaluated: Path, tmp_path: Path) -> None:
     ran(tmp_path / "r", *SHORT, "run.episodes=2")
     stopped = load_agents(str(tmp_path / "r"), load("demo", SHORT))
-    row = read_rows(evaluated / HELD_OUT)[1]
-    assert evaluate(load("demo", SHORT), stopped.weights).items() <= row.items()
+    row = read_rows(evaluated / HELD_OUT)[3]
+    assert evaluate(load("demo", SHORT), ["ddqn"], stopped.weights)[0].items() <= row.items()
+
+
+def test_beside_the_agents_stand_those_who_learn_nothing_once(evaluated: Path) -> None:
+    rows, config = read_rows(evaluated / HELD_OUT)[:2], load("demo", EVALUATED)
+    assert [(row["policy"], row["slots"]) for row in rows] == [("never", 0), ("random", 0)]
+    assert [row["formed"] > 0 for row in rows] == [False, True]
+    assert RunDir.open(evaluated).summary()["held_out"] == read_rows(evaluated / HELD_OUT)
+    assert rivals_of_agents(config) == ["never", "random"]
+    assert rivals_of_agents(load("selective")) == ["never", "random", "forecast"]
+    assert rivals_of_agents(load("hidden")) == ["never", "random", "forecast", "informed"]
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2**63 - 1])
@@ -123,7 +135,7 @@ def test_what_was_kept_but_not_evaluated_before_an_interruption_is_evaluated_aft
         for completed in (16, 32):
             (out / f"checkpoints/ap-{ap}.{completed}.kept").write_bytes(checkpoint(tmp_path, ap, completed))
     lines = (out / HELD_OUT).read_text().splitlines(keepends=True)
-    (out / HELD_OUT).write_text("".join(line for line in lines if line.split(",")[1] not in {"16", "32"}))
+    (out / HELD_OUT).write_text("".join(line for line in lines if line.split(",")[2] not in {"16", "32"}))
     resume(str(out), None, Watch(), Console(None, quiet=True))
     assert (out / HELD_OUT).read_bytes() == (evaluated / HELD_OUT).read_bytes()
     assert {path.suffix for path in (out / "checkpoints").iterdir()} == {".ckpt"}
@@ -146,7 +158,7 @@ def test_of_an_ap_that_is_down_its_last_checkpoint_counts_and_without_one_a_row_
     disk = '[[faults]]\nslot = 0\ntarget = "ap/1"\naction = "disk_full"\nargs = { slots = 18 }\n'
     plan.write_text(disk + '[[faults]]\nslot = 39\ntarget = "ap/3"\naction = "kill"\n')
     _, said = ran(tmp_path / "r", *EVALUATED, plan=str(plan))
-    assert [row["slots"] for row in read_rows(tmp_path / "r" / HELD_OUT)] == [24, 32, 40, 48]
+    assert [row["slots"] for row in read_rows(tmp_path / "r" / HELD_OUT)] == [0, 0, 24, 32, 40, 48]
     left_out = [text for text in said if "not evaluated" in text]
     assert [text.split(":")[0] for text in left_out] == [
         f"the agents are not evaluated after {slots} slots" for slots in (8, 16)
@@ -166,6 +178,24 @@ def test_who_learns_nothing_is_not_evaluated(evaluated: Path, tmp_path: Path) ->
 def test_the_page_shows_what_was_reached(evaluated: Path) -> None:
     assert (evaluated / "figures/held-out.svg").is_file()
     assert "on layouts that they never learn from" in (evaluated / "report.html").read_text()
+
+
+def test_what_agents_believe_of_themselves_is_kept_and_drawn(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = ("radio.num_aps=8", "radio.num_ues=4", "radio.area_m=250", "run.episodes=2", "run.slots_per_episode=4")
+    hidden = ["run", "hidden", "--runtime", "local", "--quiet", "--out", str(tmp_path / "r"), "--set", *settings]
+    assert run_cfmimo([*hidden, "learning.evaluate_every_episodes=1"]) == 0
+    told, rows = capsys.readouterr().out, read_beliefs(tmp_path / "r" / BELIEFS)
+    assert [(row["slots"], row["ap"]) for row in rows] == [(slots, ap) for slots in (4, 8) for ap in range(8)]
+    kept = read_agents(tmp_path / "r" / AGENTS)
+    of_kept = [row for row in rows if row["slots"] == kept.origin.slots]
+    means = [[row[kind] for kind in KINDS] for row in of_kept]
+    np.testing.assert_allclose(means, [own[0] for [own] in kept.weights], rtol=1e-6)
+    assert (tmp_path / "r/figures/beliefs.svg").is_file()
+    for name in ("never", "random", "forecast", "informed", "belief, after 8 slots"):
+        assert f"│ {name} " in told
+    assert "over the forecast that they began with" in " ".join(told.split())
 
 
 @pytest.mark.parametrize(
