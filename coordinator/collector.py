@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from apnode.agent.prospects import LEVELS
 from apnode.config import Config
 from apnode.protocol.limits import largest_frame
 from apnode.protocol.messages import KINDS, ApReport, FaultFired, Hello, Resend, RunOver, SlotReport, Tick
@@ -124,6 +125,7 @@ class Coordinator(Node):
         refuse_unless(len(report.neighbours) <= self.config.cooperation.max_neighbours, "too many neighbours")
         refuse_unless(all(n in known for n in report.neighbours), "unknown AP among the neighbours")
         refuse_unless(all(ap in known for ap in report.suspects), "unknown AP among the suspects")
+        refuse_unless(len(report.levels) in {0, 2 * len(LEVELS)}, "levels of a wrong shape")
         refuse_unless(report.cluster_size <= len(known), "cluster larger than the network")
         _refuse_unless_counts(report)
         if self.record.reported[report.slot, report.ap]:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from apnode.agent.prospects import LEVELS
 from apnode.config import Config
 from apnode.protocol.fields import Ids
 from apnode.protocol.messages import FRONTHAUL, KINDS, NOBODY, TAGS, ApReport, FaultFired, Hello, IntArray, SlotReport
@@ -56,6 +57,7 @@ class Record:
         self.back_since = np.full(aps, -1)  # slot of the AP's last hello after a restart; -1: it had none
         self.checkpoint = np.zeros((slots, aps), np.int64)  # slots completed by the newest checkpoint; 0: none
         self.cut_short = ""  # why nothing more was taken in, if the run was not over
+        self.beliefs = np.full((config.run.episodes, aps, 2, len(LEVELS)), np.nan)  # told in an episode: mean, variance
         self.unsaved = np.zeros(aps, np.int64)  # checkpoints that could not be written
         self.comebacks: list[dict[str, int]] = []  # {"ap", "incarnation", "slot", "restored"}
         self.fired: list[dict[str, Any]] = []  # faults of the plan: {"slot", "node", "action"}
@@ -90,6 +92,8 @@ class Record:
         self.dropped[at] = report.dropped.sum()
         self.checkpoint[at] = report.checkpoint
         self.unsaved[report.ap] += report.unsaved
+        if len(report.levels):
+            self.beliefs[report.slot // self.config.run.slots_per_episode, report.ap].flat = report.levels
         if report.suspects:
             self.suspects[at] = report.suspects
         self._add_counts(report)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from apnode.agent.prospects import LEVEL_NAMES
 from apnode.protocol.messages import NOBODY
 from coordinator.record import Record
 
@@ -92,6 +93,14 @@ def links(record: Record) -> Table:
         "asked": record.requested[slot, ap, position],
         "linked": record.linked[slot, ap, position],
     }
+
+
+def beliefs(record: Record) -> Table:
+    """One row per episode and AP that told its neighbours of itself: means and standard deviations of its levels."""
+    episode, ap = np.nonzero(~np.isnan(record.beliefs[:, :, 0, 0]))
+    (mean, variance), slots = record.beliefs[episode, ap].transpose(1, 2, 0), record.config.run.slots_per_episode
+    columns = {"slot": episode * slots, "ap": ap, **dict(zip(LEVEL_NAMES, mean, strict=True))}
+    return columns | {f"{name}_sd": np.sqrt(of_all) for name, of_all in zip(LEVEL_NAMES, variance, strict=True)}
 
 
 def clusters_refused(record: Record, size: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -18,6 +18,7 @@ from apnode.protocol.messages import ComplexArray, FloatArray
 from apnode.protocol.rng import Purpose, generator
 
 INCOHERENCE, STALENESS, WRONGNESS = LEVELS = range(3)  # columns of an AP's defect levels
+LEVEL_NAMES = ("incoherence", "staleness", "wrongness")
 _MOST_INCOHERENCE = 1 - 1e-12  # none would be left at an infinite phase
 
 Group = frozenset[int]  # APs by their rows in `Surroundings`: 0 is the AP itself, n its n-th neighbour

@@ -95,6 +95,7 @@ def _largest(config: Config) -> dict[type[Message], Lengths]:
         ApReport: {
             **dict.fromkeys(("neighbours", "requested", "suspects"), (neighbours,)),
             "partners": (aps,),
+            "levels": (_MOST_LEVELS,),
             **counts,
         },
         SlotReport: {

@@ -345,6 +345,8 @@ class ApReport(Message):
     accepted: Counter = 0  # frames accepted since my last report
     suspects: Ids = ()  # neighbours whose channels I do not believe
     unsaved: Counter = 0  # checkpoints that could not be written since my last report
+    # what I have told neighbours of myself in this slot, as in SelfReport
+    levels: Annotated[FloatArray, Array("<f4", 1)] = field(default_factory=lambda: np.zeros(0, "<f4"))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

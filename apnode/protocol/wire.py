@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from apnode.protocol.fields import MAX_TEXT, Array, Message, MessageError, specs
 from apnode.protocol.messages import KINDS, TAGS
 
-VERSION = 10
+VERSION = 11
 MAX_FRAME = 65536  # [B] where no network is known: see `limits`
 _MAX_TEXTS = 64  # in one field
 _BYTES_PER_ID = 10  # of the longest frame: an id takes 40 in memory; where ids are many, reports have 10 for each

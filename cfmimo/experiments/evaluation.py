@@ -18,18 +18,7 @@ from cfmimo.experiments.compare import drop_of, unit
 from cfmimo.experiments.contenders import contender, rivals_of_agents
 from cfmimo.experiments.measure import Drop, measure
 from cfmimo.records.agents_file import AGENTS, Weights, write_agents
-from cfmimo.records.held_out import (
-    BELIEFS,
-    HELD_OUT,
-    MEASURED,
-    RATE,
-    Row,
-    beliefs_of,
-    read_beliefs,
-    read_rows,
-    write_beliefs,
-    write_rows,
-)
+from cfmimo.records.held_out import HELD_OUT, MEASURED, RATE, Row, read_rows, write_rows
 from cfmimo.runtime.request import RunRequest
 
 LAYOUTS, SLOTS = 4, 5  # slots that count on each
@@ -69,7 +58,6 @@ class HeldOut:
         self._config, self._folder, self._say = config, folder, say
         self._policy = config.cooperation.policy
         self._rows = [row for row in read_rows(folder / HELD_OUT) if row["slots"] <= first_slot]
-        self._beliefs = [row for row in read_beliefs(folder / BELIEFS) if row["slots"] <= first_slot]
         every, done = config.evaluate_every_slots, {row["slots"] for row in self._rows}
         boundaries = range(every, config.num_slots + 1, every) if every else ()
         self._due = deque(completed for completed in boundaries if completed not in done)
@@ -117,8 +105,5 @@ class HeldOut:
         episode = completed // config.run.slots_per_episode
         self._rows.append({**reached, "episode": episode, "slots": completed})
         self._rows.sort(key=lambda row: row["slots"])
-        if self._policy == "belief":
-            self._beliefs += beliefs_of(completed, agents.weights)
-            write_beliefs(self._folder / BELIEFS, self._beliefs)
         write_rows(self._folder / HELD_OUT, self._rows)
         forget_kept(checkpoints, lambda kept: kept <= completed)

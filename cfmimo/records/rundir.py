@@ -161,6 +161,8 @@ class RunDir:
             "ues": tables.ues(record),
             "links": tables.links(record),
         }
+        if len((believed := tables.beliefs(record))["ap"]):
+            written["beliefs"] = believed
         for name, table in written.items():
             self._write_table(name, table)
         write_json(self.path / "faults.json", faults)
@@ -184,7 +186,7 @@ class RunDir:
         write_whole(self.path / f"{name}.parquet", [content.getvalue()])
 
     def table(self, name: str) -> Table:
-        """`slots`, `aps`, `ues` or `links`, as arrays by column.
+        """`slots`, `aps`, `ues`, `links`, or `beliefs` where APs have any, as arrays by column.
 
         Raises:
             RunDirError: if it is not there.

@@ -17,8 +17,8 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
+from apnode.agent.prospects import LEVEL_NAMES
 from apnode.protocol.messages import FloatArray, IntArray
-from cfmimo.records.held_out import KINDS
 from cfmimo.report.outages import Marks
 from cfmimo.report.slot_map import SlotMap
 from coordinator.tables import Table
@@ -145,14 +145,14 @@ def beliefs(rows: Table, truth: FloatArray) -> Figure:
     """What APs believe of their own defects: of each kind the worst AP, ± a standard deviation, and the means of all.
 
     Args:
-        rows: of each AP at each time, levels and their standard deviations.
-        truth: (M, 3) levels, as `KINDS` names them; an AP above half of the worst counts as defective.
+        rows: what each AP has told in each episode, as `tables.beliefs` gives it.
+        truth: (M, 3) levels, as `LEVEL_NAMES` names them; an AP above half of the worst counts as defective.
     """
-    there = [column for column in range(len(KINDS)) if truth[:, column].any()]
+    there = [column for column in range(len(LEVEL_NAMES)) if truth[:, column].any()]
     figure = Figure(figsize=(7, 3), layout="constrained")
-    times, colour = np.unique(rows["slots"]), LOOKS["belief"].colour
+    times, colour = np.unique(rows["slot"]), LOOKS["belief"].colour
     for axes, column in zip(figure.subplots(1, len(there), sharey=True, squeeze=False)[0], there, strict=True):
-        kind, worst = KINDS[column], int(truth[:, column].argmax())
+        kind, worst = LEVEL_NAMES[column], int(truth[:, column].argmax())
         defective = truth[rows["ap"], column] > truth[worst, column] / 2
         own = rows["ap"] == worst
         mean, off = rows[kind][own], rows[f"{kind}_sd"][own]
@@ -160,9 +160,9 @@ def beliefs(rows: Table, truth: FloatArray) -> Figure:
         axes.fill_between(times, mean - off, mean + off, color=colour, alpha=0.25, linewidth=0)
         axes.axhline(truth[worst, column], color="black", linestyle=":", label="the truth about it")
         for who, style, label in ((defective, "--", "mean of all so defective"), (~defective, "-", "of the others")):
-            axes.plot(times, _means(rows["slots"][who], rows[kind][who]), style, color=GREY, label=label)
+            axes.plot(times, _means(rows["slot"][who], rows[kind][who]), style, color=GREY, label=label)
         axes.set_title(f"{kind} of AP {worst}", fontsize=10)
-        axes.set_xlabel("slots of training")
+        axes.set_xlabel("slot")
         axes.set_ylim(-0.05, 1.05)
     figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=2)
     return figure

@@ -13,7 +13,7 @@ import numpy as np
 
 from cfmimo.errors import ConfigError, RunDirError
 from cfmimo.presets import load
-from cfmimo.records.held_out import BELIEFS, HELD_OUT, RATE, Row, read_beliefs, read_rows
+from cfmimo.records.held_out import HELD_OUT, RATE, Row, read_rows
 from cfmimo.records.rundir import RunDir, flat_columns, write_json
 from cfmimo.report import figures
 from cfmimo.report.figures import Figure
@@ -56,8 +56,9 @@ def write_report(path: Path, slots: Sequence[int] | None = None) -> Path:
     if evaluated := read_rows(path / HELD_OUT):
         rivals = {row["policy"]: row[RATE] for row in evaluated if row["policy"] != policy}
         drawn["held-out"] = figures.held_out(_columns([r for r in evaluated if r["policy"] == policy]), rivals, policy)
-    if believed := read_beliefs(path / BELIEFS):
-        drawn["beliefs"] = figures.beliefs(_columns(believed), defect_levels(load(str(path / "config.toml"))))
+    if (path / "beliefs.parquet").is_file():
+        levels = defect_levels(load(str(path / "config.toml")))
+        drawn["beliefs"] = figures.beliefs(folder.table("beliefs"), levels)
     captions = {**_CAPTIONS, **{name: _CAPTIONS[name] + _MARKED for name in ("rate", "sinr") if marked.slots}}
     over_slots = beside(_drawing(path, name, drawing, captions[name]) for name, drawing in drawn.items())
     faults = ""

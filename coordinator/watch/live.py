@@ -101,7 +101,8 @@ def _slot(coordinator: Coordinator, slot: int) -> dict[str, Any]:
     row = coordinator.latest()
     comebacks = Counter(comeback["ap"] for comeback in record.comebacks)
     suspicions, gone = record.suspicions(slot).sum(axis=0), coordinator.given_up
-    checkpoints = record.newest_checkpoint
+    checkpoints, episode = record.newest_checkpoint, slot // coordinator.config.run.slots_per_episode
+    known = record.beliefs[episode, :, 0] if coordinator.config.cooperation.policy == "belief" else None
     aps = [
         {
             "up": bool(record.reported[slot, ap]),
@@ -111,6 +112,7 @@ def _slot(coordinator: Coordinator, slot: int) -> dict[str, Any]:
             "loss": float(record.floats[slot, ap, 2]),
             "epsilon": float(record.floats[slot, ap, 3]),
             "restarts": comebacks[ap],
+            "believes": None if known is None else known[ap].tolist(),
             "age": int(max(slot + 1 - checkpoints[ap], 0)),
         }
         for ap in range(record.reported.shape[1])

@@ -16,11 +16,12 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
+from apnode.agent.prospects import LEVEL_NAMES
 from apnode.config import Config
 from apnode.protocol.messages import KINDS
 from apnode.protocol.node import DROPS
 from coordinator.collector import Coordinator
-from coordinator.record import SINR_BOUNDS_DB
+from coordinator.record import SINR_BOUNDS_DB, Record
 from coordinator.watch.stopwatch import BOUNDS_S, Stopwatch
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
@@ -77,29 +78,46 @@ class RunMetrics(Collector):
             "cfmimo_request_rate", "Requests over possible requests", row["requests"] / max(row["candidates"], 1)
         )
         yield from _traffic(coordinator)
-        up = GaugeMetricFamily("cfmimo_ap_up", "1 if the AP reported the slot", labels=["ap"])
-        linked = GaugeMetricFamily("cfmimo_ap_links", "Partners of the AP", labels=["ap"])
-        for ap in range(record.reported.shape[1]):
-            up.add_metric([str(ap)], float(record.reported[at, ap]))
-            linked.add_metric([str(ap)], float(record.linked[at, ap].sum()))
-        yield from (up, linked)
-        suspected = GaugeMetricFamily("cfmimo_ap_suspected", "Number of APs that suspect this AP", labels=["ap"])
-        flagged = GaugeMetricFamily(
-            "cfmimo_ap_flagged", "1 if at least half of its partners suspect the AP", labels=["ap"]
-        )
+        yield _of_aps("cfmimo_ap_up", "1 if the AP reported the slot", enumerate(record.reported[at]))
+        yield _of_aps("cfmimo_ap_links", "Partners of the AP", enumerate(record.linked[at].sum(axis=1)))
         found, votes = record.flagged(at), record.suspicions(at).sum(axis=0)
-        for ap in np.flatnonzero(votes).tolist():  # no series for APs without suspicion
-            suspected.add_metric([str(ap)], float(votes[ap]))
-            flagged.add_metric([str(ap)], float(ap in found))
-        yield from (suspected, flagged)
+        suspected = np.flatnonzero(votes).tolist()  # no series for APs without suspicion
+        yield _of_aps(
+            "cfmimo_ap_suspected", "Number of APs that suspect this AP", ((ap, votes[ap]) for ap in suspected)
+        )
+        text = "1 if at least half of its partners suspect the AP"
+        yield _of_aps("cfmimo_ap_flagged", text, ((ap, ap in found) for ap in suspected))
         for index, (name, text) in enumerate(_PER_AP, start=1):
-            family = GaugeMetricFamily(f"cfmimo_ap_{name}", text, labels=["ap"])
-            for ap, value in enumerate(record.floats[at, :, index]):
-                if name != "loss" or value >= 0:  # no series for an update that was skipped: it would enter a mean
-                    family.add_metric([str(ap)], float(value))
-            yield family
-
+            values = enumerate(record.floats[at, :, index])
+            told = ((ap, x) for ap, x in values if name != "loss" or x >= 0)  # a skipped update would enter a mean
+            yield _of_aps(f"cfmimo_ap_{name}", text, told)
+        yield from _believed(record, row["episode"])
         yield from _recovery(coordinator, at)
+
+
+def _of_aps(
+    name: str,
+    text: str,
+    values: Iterable[tuple[int, float]],
+    family: type[CounterMetricFamily | GaugeMetricFamily] = GaugeMetricFamily,
+) -> Metric:
+    """A metric with a series for each AP that has a value."""
+    metric = family(name, text, labels=["ap"])
+    for ap, value in values:
+        metric.add_metric([str(ap)], float(value))
+    return metric
+
+
+def _believed(record: Record, episode: int) -> Iterator[Metric]:
+    """What APs have found out about their own defects, as they told it in an episode, where they find out any."""
+    text = "How defective the AP believes it is, 0 to 1"
+    metric = GaugeMetricFamily("cfmimo_ap_believes", text, labels=["ap", "level"])
+    for ap, mean in enumerate(record.beliefs[episode, :, 0]):
+        for name, value in zip(LEVEL_NAMES, mean, strict=True):
+            if value >= 0:
+                metric.add_metric([str(ap), name], value)
+    if metric.samples:
+        yield metric
 
 
 def _planned(config: Config) -> Iterator[Metric]:
@@ -156,32 +174,22 @@ def _traffic(coordinator: Coordinator) -> Iterator[Metric]:
 def _recovery(coordinator: Coordinator, newest: int) -> Iterator[Metric]:
     """Deaths, restarts and faults up to the newest slot."""
     record = coordinator.record
-    restarts = CounterMetricFamily("cfmimo_ap_restarts", "Restarts of the AP", labels=["ap"])
-    age = GaugeMetricFamily("cfmimo_checkpoint_age_slots", "Slots since the newest checkpoint of the AP", labels=["ap"])
-    unsaved = CounterMetricFamily(
-        "cfmimo_checkpoint_failures", "Checkpoints of the AP that could not be written", labels=["ap"]
-    )
-    given_up = GaugeMetricFamily(
-        "cfmimo_ap_given_up", "1 if the AP is given up: its restart budget is spent", labels=["ap"]
-    )
-    downtime = GaugeMetricFamily(
-        "cfmimo_ap_downtime_slots", "Consecutive slots that the AP has missed, up to the newest", labels=["ap"]
-    )
-    for ap, slots in enumerate(record.downtime):
-        downtime.add_metric([str(ap)], float(slots))
-    yield downtime
+    text = "Consecutive slots that the AP has missed, up to the newest"
+    yield _of_aps("cfmimo_ap_downtime_slots", text, enumerate(record.downtime))
     yield GaugeMetricFamily(
         "cfmimo_reports_pending",
         "Missing reports of APs on closed slots in which the AP took part",
         record.pending,
     )
     comebacks = Counter(comeback["ap"] for comeback in record.comebacks)
-    for ap, completed in enumerate(record.newest_checkpoint):
-        restarts.add_metric([str(ap)], comebacks[ap])
-        age.add_metric([str(ap)], float(max(newest + 1 - completed, 0)))
-        unsaved.add_metric([str(ap)], float(record.unsaved[ap]))
-        given_up.add_metric([str(ap)], float(ap in coordinator.given_up))
-    yield from (restarts, age, unsaved, given_up)
+    aps = range(record.reported.shape[1])
+    yield _of_aps("cfmimo_ap_restarts", "Restarts of the AP", ((ap, comebacks[ap]) for ap in aps), CounterMetricFamily)
+    ages = enumerate(np.maximum(newest + 1 - record.newest_checkpoint, 0))
+    yield _of_aps("cfmimo_checkpoint_age_slots", "Slots since the newest checkpoint of the AP", ages)
+    text = "Checkpoints of the AP that could not be written"
+    yield _of_aps("cfmimo_checkpoint_failures", text, enumerate(record.unsaved), CounterMetricFamily)
+    text = "1 if the AP is given up: its restart budget is spent"
+    yield _of_aps("cfmimo_ap_given_up", text, ((ap, ap in coordinator.given_up) for ap in aps))
     faults = CounterMetricFamily("cfmimo_faults", "Planned faults that fired", labels=["kind"])
     for kind, count in sorted(Counter(fault["action"] for fault in record.fired).items()):
         faults.add_metric([kind], count)

@@ -44,6 +44,7 @@ def gaussian(*shape: int) -> Any:
     return rng.standard_normal(shape) + 1j * rng.standard_normal(shape)
 
 
+LEVELS = [0.25, 0.0, 0.5, 0.05, 0.0625, 0.01]
 COUNTS = np.arange(2 * len(KINDS)).reshape(2, len(KINDS))
 EXAMPLES: dict[type[Message], Message] = {
     type(message): message
@@ -88,7 +89,7 @@ EXAMPLES: dict[type[Message], Message] = {
         GainReport(41, 7, -0.125),
         Deadline(41),
         RunOver(0),
-        ApReport(41, 7, (1, 3, 5), (3, 5), (3,), 0.5, 0.25, 1e-3, 0.8, COUNTS, range(8), 2, 1, 40, 17, (3,), 1),
+        ApReport(41, 7, (1, 3, 5), (3, 5), (3,), 0.5, 0.25, 1e-3, 0.8, COUNTS, range(8), 2, 1, 40, 17, (3,), 1, LEVELS),
         SlotReport(
             slot=41,
             episode=2,
@@ -108,7 +109,7 @@ EXAMPLES: dict[type[Message], Message] = {
         CommonLinks(41, 7, 2, [[0, 3, 7], [0, 3, 9], [5, 9, 3]]),
         FaultFired(41, "ap/7", "kill"),
         Resend(41),
-        SelfReport(41, 7, [0.25, 0.0, 0.5, 0.05, 0.0625, 0.01]),
+        SelfReport(41, 7, LEVELS),
     )
 }
 

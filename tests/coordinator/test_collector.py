@@ -142,6 +142,7 @@ MISFITS: dict[str, Message] = {
     "a report of a neighbour that there is not": ap_report(neighbours=(7,)),
     "a report of a suspect that there is not": ap_report(suspects=(2,)),
     "a report of a cluster of more APs than there are": ap_report(cluster_size=3),
+    "a report of a belief about one defect": ap_report(levels=[0.5, 0.1]),
     "a fault in a slot that there is not": FaultFired(3, "ap/1", "kill"),
     "an AP that is in a slot that there is not": Hello(1, 1, "ap/1", 3, 0),
     "an AP restored to a slot that there is not": Hello(1, 1, "ap/1", 0, 3),

@@ -110,7 +110,9 @@ def largest_messages(config: Config) -> list[Message]:
         Transmission(far, 0, ues, w, w, partners),
         SlotFeedback(far, per_ue, per_ue, interferers, interferers.astype(float), interferers, gains, **heard),
         SelfReport(far, 0, np.ones(6)),
-        ApReport(far, 0, others, others, partners, *4 * (0.1,), sent, dropped, 65534, far, far, far, others, far),
+        ApReport(
+            far, 0, others, others, partners, *4 * (0.1,), sent, dropped, 65534, far, far, far, others, far, np.ones(6)
+        ),
         SlotReport(
             far,
             far,

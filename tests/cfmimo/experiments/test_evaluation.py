@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from apnode.agent.prospects import LEVEL_NAMES
 from apnode.runtime.checkpoint import Checkpoints, encode
 from cfmimo.cli.console import Console
 from cfmimo.cli.main import run_cfmimo
@@ -17,7 +18,7 @@ from cfmimo.experiments.resume import resume
 from cfmimo.experiments.run import run
 from cfmimo.presets import load
 from cfmimo.records.agents_file import AGENTS, read_agents
-from cfmimo.records.held_out import BELIEFS, HELD_OUT, KINDS, read_beliefs, read_rows
+from cfmimo.records.held_out import HELD_OUT, read_rows
 from cfmimo.records.rundir import RunDir
 from cfmimo.runtime.local import LocalNetwork
 from cfmimo.runtime.request import RunRequest
@@ -184,14 +185,16 @@ def test_what_agents_believe_of_themselves_is_kept_and_drawn(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     settings = ("radio.num_aps=8", "radio.num_ues=4", "radio.area_m=250", "run.episodes=2", "run.slots_per_episode=4")
+    settings = (*settings, "run.checkpoint_every_slots=4")
     hidden = ["run", "hidden", "--runtime", "local", "--quiet", "--out", str(tmp_path / "r"), "--set", *settings]
     assert run_cfmimo([*hidden, "learning.evaluate_every_episodes=1"]) == 0
-    told, rows = capsys.readouterr().out, read_beliefs(tmp_path / "r" / BELIEFS)
-    assert [(row["slots"], row["ap"]) for row in rows] == [(slots, ap) for slots in (4, 8) for ap in range(8)]
-    kept = read_agents(tmp_path / "r" / AGENTS)
-    of_kept = [row for row in rows if row["slots"] == kept.origin.slots]
-    means = [[row[kind] for kind in KINDS] for row in of_kept]
-    np.testing.assert_allclose(means, [own[0] for [own] in kept.weights], rtol=1e-6)
+    told, folder = capsys.readouterr().out, RunDir.open(tmp_path / "r")
+    rows = folder.table("beliefs")
+    assert [*zip(rows["slot"], rows["ap"], strict=True)] == [(at, ap) for at in (0, 4) for ap in range(8)]
+    saved = [Checkpoints(tmp_path / "r/checkpoints", f"ap-{ap}").newest_until(4) for ap in range(8)]
+    after_the_first = [checkpoint.state["policy.own"][0] for checkpoint in saved if checkpoint is not None]
+    means = np.stack([rows[name][8:] for name in LEVEL_NAMES], axis=1)
+    np.testing.assert_allclose(means, after_the_first, rtol=1e-6)
     assert (tmp_path / "r/figures/beliefs.svg").is_file()
     for name in ("never", "random", "forecast", "informed", "belief, after 8 slots"):
         assert f"│ {name} " in told

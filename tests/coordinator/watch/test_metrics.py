@@ -11,6 +11,7 @@ import pytest
 from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
+from apnode.agent.prospects import LEVEL_NAMES
 from cfmimo.presets import load
 from cfmimo.runtime.fault_plan import FaultPlan, Faults, resolve
 from cfmimo.runtime.local import LocalNetwork
@@ -173,6 +174,22 @@ def test_what_the_coordinator_waits_for_and_who_is_away_shows() -> None:
     row = network.coordinator.latest()
     assert row is not None
     assert over["cfmimo_request_rate"].samples[0].value == row["requests"] / row["candidates"]
+
+
+def test_a_scrape_tells_what_aps_believe_of_themselves() -> None:
+    network = LocalNetwork(
+        load("hidden", (*SMALL[:2], "radio.area_m=250", "run.episodes=2", "run.slots_per_episode=3"))
+    )
+    network.run()
+    told = by("level", scrape(network)["cfmimo_ap_believes"], ap="3")
+    own = dict(zip(LEVEL_NAMES, network.coordinator.record.beliefs[1, 3, 0].tolist(), strict=True))
+    assert told == pytest.approx(own)
+    assert own.keys() == {"incoherence", "staleness", "wrongness"}
+    *_, shown = LiveMap(lambda: network.coordinator).news(Seen())
+    assert json.loads(shown)["slot"]["aps"][3]["believes"] == pytest.approx([*own.values()])
+    plain = LocalNetwork(load("demo", SMALL))
+    plain.run()
+    assert "cfmimo_ap_believes" not in scrape(plain)
 
 
 def test_four_hundred_aps_have_at_most_5000_series() -> None:
