@@ -1,10 +1,10 @@
 """Policy `belief`: an AP finds out how defective it is itself, from what UEs report of its streams, and says so.
 
-No AP can see its own defects, nor those of others; what comes of precoding together shows them. Of each stream that it
-sends together with partners an AP knows what value it should have (`Prospects`) if itself has certain defects, and the
-others those that they believe to have. What value it has the UEs report: nobody needs to know what they would have got
-otherwise. At the end of an episode an AP weighs by that, by Bayes' rule, some cases of its own defects. Only whether
-its estimates come late it need not find out: partners see their age, and say it. It tells its
+No AP can see its own defects, nor those of others; what comes of its streams shows them. Of each stream that it sends,
+alone or with others, an AP knows how strong it should be at its UE, and at others, (`Prospects`) if itself has certain
+defects, and the others those that they believe to have. How strong it is the UEs report: nobody needs to know what they
+would have got otherwise. At the end of an episode an AP weighs by that, by Bayes' rule, some cases of its own defects.
+Only whether its estimates come late it need not find out: partners see their age, and say it. It tells its
 neighbours the means and variances, and they tell theirs. Links are asked for as by the forecast, with every AP somewhat
 less defective than it believes, as far as it is uncertain: innocent until shown otherwise.
 """
@@ -12,7 +12,7 @@ less defective than it believes, as far as it is uncertain: innocent until shown
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -21,19 +21,20 @@ from apnode.agent.forecast import Links, gains_along, gains_of_links, joining_li
 from apnode.agent.prospects import LEVELS, STALENESS, Group, Partition, Prospects
 from apnode.agent.surroundings import Surroundings
 from apnode.config import Config
-from apnode.protocol.messages import LEVELS_PER_DB, Association, FloatArray, SlotFeedback
+from apnode.protocol.messages import LEVELS_PER_DB, SILENT, Association, FloatArray, IntArray, SlotFeedback
 from apnode.protocol.state import Layout, State, refuse_other
 
 _STRENGTHS = (0.0, 0.3, 0.6, 0.9), (0.0, 1.0), (0.0, 0.15, 0.4, 0.7)  # of each level of `Prospects` that are weighed
 _SHARE = 0.1  # chance at first that an AP has a defect of one kind, in each strength the same
 _CASES: FloatArray = np.array([*itertools.product(*_STRENGTHS)])  # (W, 3)
-_MODEL_VARIANCE = 1.0  # of a stream's value by the forecast's draws, the same in all slots: measured [(bit/s/Hz)^2]
-_SLOT_VARIANCE = 0.5  # of what users report of it in a slot
-_MOST_ERROR = 3.0  # standard deviations; a larger error counts as so large
+# of how strong a stream is at its UE, and at others [(bit/s/Hz)^2]: measured
+_MODEL_VARIANCE = np.array([0.2, 0.4])  # by the forecast's draws, the same in all slots
+_SLOT_VARIANCE = np.array([0.4, 0.8])  # by what users report in a slot
+_MOST_ERROR = 4.0  # standard deviations; a larger error counts as so large
 _KEPT = 0.9  # part of what it has found out that an AP keeps from episode to episode: defects may change
 _MOST_EVIDENCE = 10.0  # by which one case may be ahead of another [nat]
 _CAUTION = 0.5  # standard deviations
-BELIEFS: Layout = {  # of T APs, and of S streams and groups that send them
+BELIEFS: Layout = {  # of T APs, and of S streams that up to G groups send
     "own": (np.float64, (2, len(LEVELS))),
     "weights": (np.float64, (len(_CASES),)),
     "late": (np.int64, ()),
@@ -41,10 +42,9 @@ BELIEFS: Layout = {  # of T APs, and of S streams and groups that send them
     "told.beliefs": (np.float64, ("T", 2, len(LEVELS))),
     "episode": (np.int64, ()),
     "seen.ue": (np.int64, ("S",)),
-    "seen.sending": (np.int64, ("S",)),
-    "seen.group": (np.int64, ("S",)),
+    "seen.groups": (np.int64, ("S", "G")),
     "seen.slots": (np.int64, ("S",)),
-    "seen.value": (np.float64, ("S",)),
+    "seen.level": (np.float64, ("S", 2)),
 }
 
 
@@ -171,8 +171,8 @@ class Belief(Believer):
         self._weights = _prior()  # (W,) logarithms of the chances of the cases
         self._late = -1  # whether partners get its estimates late: 1 or 0; -1 before any has said it
         self._episode = -1
-        self._seen: dict[tuple[int, Group, Group], tuple[int, float]] = {}
-        # of own UEs, by who sends to them, and own group among these: slots, sum of the values
+        self._seen: dict[tuple[int, Partition], tuple[int, FloatArray]] = {}
+        # of own UEs, by who sends to them in which groups: slots, sum of the levels (2,)
 
     def observe(
         self,
@@ -181,50 +181,49 @@ class Belief(Believer):
         left_out: Mapping[int, Collection[int]],
         late: bool | None = None,
     ) -> None:
-        """Note the value of every stream that was sent with partners; in the last slot of an episode, conclude."""
+        """Note how strong every stream was that this AP sent; in the last slot of an episode, conclude."""
         self._late = self._late if late is None else int(late)
         if self._scene is None:
             return
         scene = self._brought_up_to_date(self._scene)
-        if scene.association.episode != self._episode:
-            self._episode, self._seen = scene.association.episode, {}
-        for ue, value in stream_values(self._config, scene.association.ues, feedback).items():
-            aps, silent = scene.around.aps, left_out.get(ue, ())
-            sending = frozenset(row for row in scene.prospects[ue].members if aps[row] not in silent)
-            partners = frozenset(row for row in sending if aps[row] in groups.get(ue, ()))
-            if partners and 0 in sending:
-                key = ue, sending, partners | {0}
-                slots, total = self._seen.get(key, (0, 0.0))
-                self._seen[key] = slots + 1, total + value
+        episode = feedback.slot // self._config.run.slots_per_episode
+        if episode != self._episode:
+            self._episode, self._seen = episode, {}
+        if scene.association.episode == episode:  # not so where the AP is without neighbours now
+            for ue, level in stream_levels(self._config, scene.association.ues, feedback).items():
+                sent = _sent(scene, ue, feedback, groups.get(ue, ()), left_out.get(ue, ()))
+                if any(0 in group for group in sent):
+                    slots, total = self._seen.get((ue, sent), (0, np.zeros(2)))
+                    self._seen[ue, sent] = slots + 1, total + level
         if (feedback.slot + 1) % self._config.run.slots_per_episode == 0:
             self._conclude(scene)
 
     def _conclude(self, scene: _Scene) -> None:
         prior = _prior()
         weights = prior + _KEPT * (self._weights - prior)
-        for stream, (slots, total) in self._seen.items():
-            weights += self._evidence(scene, *stream, slots, total / slots)
+        for (ue, sent), (slots, total) in self._seen.items():
+            weights += self._evidence(scene, ue, sent, slots, total / slots)
         if self._late >= 0:  # that needs no finding out
             weights = np.where((_CASES[:, STALENESS] > 0) == self._late, weights, -np.inf)
         self._weights = np.maximum(weights, weights.max() - _MOST_EVIDENCE)
         self.beliefs, self._seen = _moments(self._weights), {}
 
-    def _evidence(self, scene: _Scene, ue: int, sending: Group, group: Group, slots: int, value: float) -> FloatArray:
-        """(W,) log-likelihoods of the mean value of a stream, of which it is known who sends it, and one of the groups.
+    def _evidence(self, scene: _Scene, ue: int, sent: Partition, slots: int, level: FloatArray) -> FloatArray:
+        """(W,) log-likelihoods of how strong a stream (2,) was on average, of which it is known who sends it.
 
-        The others are as defective as they are at least; what the value would change by if one of them were so by a
-        standard deviation more adds to the variance.
+        The others are as defective as they are at least; what would change if one of them were so by a standard
+        deviation more adds to the variance.
         """
-        prospects, levels, variances = scene.prospects[ue], least(scene.told), scene.told[:, 1]
-        others = [row for row in prospects.members if row in sending - {0}]
+        levels, variances = least(scene.told), scene.told[:, 1]
+        others = sorted({*itertools.chain(*sent)} - {0})
         cases = np.tile(levels, (len(_CASES) + len(others) + 1, 1, 1))
         cases[: len(_CASES), 0] = _CASES
         cases[range(len(_CASES), len(cases) - 1), others] += np.sqrt(variances[others])
-        partition = _partition([row for row in prospects.members if row in sending], group, scene.links[ue])
-        values = prospects.values([partition], cases)[0]
-        expected, off = values[: len(_CASES)], values[len(_CASES) : -1] - values[-1]
-        variance = _MODEL_VARIANCE + _SLOT_VARIANCE / slots + float((off**2).sum())
-        return np.asarray(-np.minimum((value - expected) ** 2 / variance, _MOST_ERROR**2) / 2)
+        heard = scene.prospects[ue].heard(sent, cases)
+        expected, off = heard[: len(_CASES)], heard[len(_CASES) : -1] - heard[-1]
+        variance = _MODEL_VARIANCE + _SLOT_VARIANCE / slots + (off**2).sum(axis=0)
+        error = ((level - expected) ** 2 / variance).sum(axis=1)
+        return np.asarray(-np.minimum(error, _MOST_ERROR**2) / 2)
 
     def state(self) -> State:
         """Copies of all that it has found out and been told, as BELIEFS."""
@@ -236,11 +235,10 @@ class Belief(Believer):
             "told.ap": np.array([*self._told], np.int64),
             "told.beliefs": np.array([*self._told.values()], float).reshape(-1, 2, len(LEVELS)),
             "episode": np.array(self._episode),
-            "seen.ue": np.array([ue for (ue, _, _), _ in streams], np.int64),
-            "seen.sending": np.array([_mask(sending) for (_, sending, _), _ in streams], np.int64),
-            "seen.group": np.array([_mask(group) for (_, _, group), _ in streams], np.int64),
+            "seen.ue": np.array([ue for (ue, _), _ in streams], np.int64),
+            "seen.groups": _masks([sent for (_, sent), _ in streams]),
             "seen.slots": np.array([slots for _, (slots, _) in streams], np.int64),
-            "seen.value": np.array([total for _, (_, total) in streams], float),
+            "seen.level": np.array([total for _, (_, total) in streams], float).reshape(-1, 2),
         }
 
     def restore(self, state: State) -> None:
@@ -254,21 +252,53 @@ class Belief(Believer):
         self._late = int(state["late"])
         self._told = dict(zip(state["told.ap"].tolist(), state["told.beliefs"].copy(), strict=True))
         self._episode = int(state["episode"])
-        sending, groups = ([_rows(mask) for mask in state[f"seen.{name}"].tolist()] for name in ("sending", "group"))
-        seen = zip(state["seen.slots"].tolist(), state["seen.value"].tolist(), strict=True)
-        self._seen = dict(zip(zip(state["seen.ue"].tolist(), sending, groups, strict=True), seen, strict=True))
+        sent = [tuple(_rows(mask) for mask in groups if mask) for groups in state["seen.groups"].tolist()]
+        seen = zip(state["seen.slots"].tolist(), state["seen.level"].copy(), strict=True)
+        self._seen = dict(zip(zip(state["seen.ue"].tolist(), sent, strict=True), seen, strict=True))
 
 
-def _mask(group: Group) -> int:
-    return sum(1 << row for row in group)
+def _masks(partitions: Sequence[Partition]) -> IntArray:
+    """(S, G) the groups of partitions as bit masks over rows, 0 pads."""
+    masks = np.zeros((len(partitions), max(map(len, partitions), default=0)), np.int64)
+    for of_one, partition in zip(masks, partitions, strict=True):
+        of_one[: len(partition)] = [sum(1 << row for row in group) for group in partition]
+    return masks
 
 
 def _rows(mask: int) -> Group:
     return frozenset(row for row in range(mask.bit_length()) if mask >> row & 1)
 
 
-def _partition(members: Collection[int], group: Group, links: Collection[tuple[int, int]]) -> Partition:
-    """One's own group, and the others as they are expected to be joined: what an AP is not told of them."""
+def _sent(
+    scene: _Scene, ue: int, feedback: SlotFeedback, partners: Collection[int], left_out: Collection[int]
+) -> Partition:
+    """Which APs send a UE's stream in which groups, as far as this AP knows."""
+    aps, association = scene.around.aps, scene.association
+    rows = {aps[row]: row for row in scene.prospects[ue].members if aps[row] not in left_out}
+    if len(feedback.group):
+        at = association.ues.index(ue)
+        return _as_reported(rows, association.served_by[at].tolist(), feedback.group[at].tolist())
+    own = frozenset(row for ap, row in rows.items() if not row or ap in partners)
+    return _as_expected(rows.values(), own, scene.links[ue])
+
+
+def _as_reported(rows: Mapping[int, int], aps: Sequence[int], first: Sequence[int]) -> Partition:
+    """Who of a UE's APs sends to it with whom, as the UE reports it.
+
+    Args:
+        rows: of the APs that are to transmit to it, by AP.
+        aps: the UE's, in order, NOBODY pads.
+        first: of each the place of the first with which it precodes, as in SlotFeedback.
+    """
+    groups: dict[int, set[int]] = {}
+    for ap, place in zip(aps, first, strict=True):
+        if place != SILENT and ap in rows:
+            groups.setdefault(place, set()).add(rows[ap])
+    return tuple(sorted(map(frozenset, groups.values()), key=min))
+
+
+def _as_expected(members: Collection[int], group: Group, links: Collection[tuple[int, int]]) -> Partition:
+    """One's own group, and the others as they are expected to be joined: where UEs do not report it."""
     group_of = {row: frozenset([row]) for row in members if row not in group}
     for one, other in links:
         if one in group_of and other in group_of:
@@ -277,8 +307,8 @@ def _partition(members: Collection[int], group: Group, links: Collection[tuple[i
     return (group, *dict.fromkeys(group_of.values()))
 
 
-def stream_values(config: Config, ues: Collection[int], feedback: SlotFeedback) -> dict[int, float]:
-    """The value of every own stream as `Prospects` has it, 2 l_k - sum_j l_j, from the levels that UEs have reported.
+def stream_levels(config: Config, ues: Collection[int], feedback: SlotFeedback) -> dict[int, FloatArray]:
+    """(2,) of every own stream how strong it is, as `Prospects.heard` has it: l_k, and the sum of l_j over other UEs.
 
     Levels that are too low to be reported count as none.
     """
@@ -286,7 +316,7 @@ def stream_values(config: Config, ues: Collection[int], feedback: SlotFeedback) 
         return {}
     over_residual_db = feedback.level / LEVELS_PER_DB - config.cooperation.residual_db
     bits, stream = np.log2(1 + 10 ** (over_residual_db / 10)), feedback.stream
-    values = -np.bincount(stream, bits, minlength=len(feedback.hearers)).astype(float)
-    own = np.array([*ues])[stream] == feedback.heard_at
-    values[stream[own]] += 2 * bits[own]
-    return dict(zip(ues, values.tolist(), strict=True))
+    elsewhere = np.array([*ues])[stream] != feedback.heard_at
+    levels = np.zeros((len(ues), 2))
+    np.add.at(levels, (stream, elsewhere.astype(int)), bits)
+    return dict(zip(ues, levels, strict=True))

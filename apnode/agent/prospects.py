@@ -102,8 +102,19 @@ class Prospects:
         if levels is None:
             return self._blind(partitions)
         cases = np.clip(levels, 0, 1)[..., self.members, :].reshape(-1, len(self.members), 3)
-        values = self._what_if(partitions, cases)
+        values = self._value(self._what_if(partitions, cases))
         return values.reshape(len(partitions), *np.shape(levels)[:-2])
+
+    def heard(self, partition: Partition, levels: FloatArray) -> FloatArray:
+        """(W, 2) of what the value of a partition is made: l_k, and the sum of l_j over all other UEs.
+
+        Args:
+            partition: of some of the UE's APs.
+            levels: (W, 1 + N, 3) as in `values`.
+        """
+        [level] = self._what_if([partition], np.clip(levels, 0, 1)[:, self.members])
+        own = level[:, self._at]
+        return np.stack([own, level.sum(axis=1) - own], axis=1)
 
     def slopes(self, partition: Partition, levels: FloatArray, row: int) -> FloatArray:
         """(3,) derivatives of a partition's value by the levels of one AP, from differences over long steps.
@@ -130,7 +141,7 @@ class Prospects:
         for received, partition in zip(total, partitions, strict=True):
             for group in sorted(partition, key=len):
                 received += self._known[group]
-        return self._value(total)
+        return self._value(self._level(total))
 
     def _received(self, groups: BoolArray) -> ComplexArray:
         """(G, B, U) from the APs of each group (G, C) together."""
@@ -146,9 +157,12 @@ class Prospects:
         room = np.divide(self._rho, power, out=np.full(power.shape, np.inf), where=power > 0).min(axis=1)
         return np.asarray(precoders * np.sqrt(np.where(np.isfinite(room), room, 0))[:, None, None, None])
 
-    def _value(self, total: ComplexArray) -> FloatArray:
-        """(...) of what is received of all APs (..., B, U)."""
-        level = np.log2(1 + np.abs(total) ** 2 / residual(self._config)).mean(axis=-2)  # (..., U)
+    def _level(self, total: ComplexArray) -> FloatArray:
+        """(..., U) l_j of what is received of all APs (..., B, U)."""
+        return np.asarray(np.log2(1 + np.abs(total) ** 2 / residual(self._config)).mean(axis=-2))
+
+    def _value(self, level: FloatArray) -> FloatArray:
+        """(...) of l_j of all UEs (..., U)."""
         return np.asarray(2 * level[..., self._at] - level.sum(axis=-1))
 
     def _places(self, groups: Sequence[Group]) -> BoolArray:
@@ -161,7 +175,7 @@ class Prospects:
     # --- what if ------------------------------------------------------------------------------------------
 
     def _what_if(self, partitions: Sequence[Partition], levels: FloatArray) -> FloatArray:
-        """(P, W) values in W cases of defects (W, C, 3)."""
+        """(P, W, U) l_j of all UEs in W cases of defects (W, C, 3)."""
         groups = list(dict.fromkeys(itertools.chain(*partitions)))
         parts = self._parts_of(groups)
         shape = len(partitions), len(self.members)
@@ -181,7 +195,7 @@ class Prospects:
         spread = np.sqrt(-np.log1p(-np.minimum(incoherence, _MOST_INCOHERENCE)))
         phase = np.exp(1j * spread[..., None] * self._z)[..., None]  # (W, C, B, 1)
         received = phase * (np.sqrt(kept) * as_drawn + np.sqrt(1 - kept) * otherwise)
-        return self._value(received.sum(axis=2))
+        return self._level(received.sum(axis=2))
 
     def _parts_of(self, groups: Sequence[Group]) -> dict[Group, ComplexArray]:
         """(2, C, B, U) of each group what UEs receive of each of its APs, through the channels and through others."""

@@ -1,17 +1,18 @@
 """An AP finds out how defective it is from what UEs report of its streams, keeps it, and tells it."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
 import pytest
 
-from apnode.agent.beliefs import Belief, Believer, believed_gains, innocent, least, stream_values
+from apnode.agent.beliefs import Belief, Believer, believed_gains, innocent, least, stream_levels
 from apnode.agent.forecast import link_gains, prospects_of
-from apnode.agent.prospects import INCOHERENCE, STALENESS, WRONGNESS
+from apnode.agent.prospects import INCOHERENCE, STALENESS, WRONGNESS, Partition, Prospects
 from apnode.agent.surroundings import Surroundings
 from apnode.config import Config
-from apnode.protocol.messages import LEAST_LEVEL, LEVELS_PER_DB, Association, FloatArray, SlotFeedback
+from apnode.protocol.messages import LEAST_LEVEL, LEVELS_PER_DB, SILENT, Association, FloatArray, IntArray, SlotFeedback
 from apnode.protocol.state import StateError
 from cfmimo.presets import load
 from channel_server.topology import associations, make_layout
@@ -19,11 +20,15 @@ from channel_server.topology import associations, make_layout
 SLOTS = 10  # of an episode
 SMALL = ("radio.num_aps=30", "radio.num_ues=12", "radio.area_m=550", f"run.slots_per_episode={SLOTS}")
 CONFIG = load("selective", (*SMALL, "cooperation.policy=belief", "cooperation.history_blocks=1"), 3)
+WITH_SETS = CONFIG.variant(cooperation={"serving": "forecast"})  # so that APs are told who else serves their UEs
+ELSEWHERE = 10_000  # a UE that no AP serves
+
+Joined = Callable[[Sequence[int]], Partition]  # in which groups a UE's APs send, by their rows in Surroundings
 
 
 @cache
 def told(layout: int) -> list[Association]:
-    return associations(CONFIG, make_layout(CONFIG, layout), 0)
+    return associations(WITH_SETS, make_layout(CONFIG, layout), layout)
 
 
 def still(association: Association) -> FloatArray:
@@ -52,47 +57,103 @@ def report(association: Association, slot: int, levels_db: Mapping[int, Mapping[
     )
 
 
-def of_value(association: Association, slot: int, values: Mapping[int, float]) -> SlotFeedback:
-    """A report from which own streams have these values, about: l_k of the UE itself and nothing else."""
-    own = {ue: {ue: CONFIG.cooperation.residual_db + 10 * np.log10(2 ** max(v, 0.01) - 1)} for ue, v in values.items()}
-    return report(association, slot, own)
+def of_levels(association: Association, slot: int, levels: Mapping[int, tuple[float, float]]) -> SlotFeedback:
+    """A report from which own streams are so strong, about: l_k at the UE itself, and l_j at one other UE."""
+
+    heard: dict[int, dict[int, float]] = {ue: {} for ue in levels}
+    for ue, bits in levels.items():
+        for at, of_one in zip((ue, ELSEWHERE), bits, strict=True):
+            over_noise = CONFIG.cooperation.residual_db + 10 * np.log10(2 ** max(of_one, 1e-9) - 1)
+            if over_noise * LEVELS_PER_DB >= LEAST_LEVEL:
+                heard[ue][at] = float(over_noise)
+    return report(association, slot, heard)
+
+
+def weak(association: Association) -> dict[int, tuple[float, float]]:
+    return dict.fromkeys(association.ues, (0.1, 0.0))
+
+
+@cache
+def prospects(ap: int, layout: int, change: float) -> dict[int, Prospects]:
+    around = Surroundings(ap, told(layout)[ap], CONFIG.radio)
+    return prospects_of(CONFIG, around, np.full(len(around.ids), change))
+
+
+def groups_of(association: Association, aps: Sequence[int], parts: Mapping[int, Partition]) -> IntArray:
+    """(|K_m|, A) as UEs report who precodes together for them; who does not transmit is for himself."""
+    group = np.full(association.served_by.shape, SILENT)
+    for of_ue, row, ue in zip(group, association.served_by.tolist(), association.ues, strict=True):
+        of_ue[: len(row)] = range(len(row))
+        for together in parts[ue]:
+            places = sorted(row.index(aps[member]) for member in together)
+            of_ue[places] = places[0]
+    return group
+
+
+def all_but(silent: int) -> Joined:
+    """All of a UE's APs together, but for some that do not transmit."""
+    return lambda members: (frozenset([0, *[row for row in members if row][silent:]]),)
+
+
+def alone(members: Sequence[int]) -> Partition:
+    return tuple(frozenset([row]) for row in members)
+
+
+def with_one(members: Sequence[int]) -> Partition:
+    """The AP with one other, and the rest each for himself."""
+    group = frozenset([0, *[row for row in members if row][:1]])
+    return (group, *[frozenset([row]) for row in members if row not in group])
 
 
 def school(
-    defects: FloatArray, learners: list[int], layouts: int, change: float = 0, silent: int = 0, known: bool = True
+    defects: FloatArray, learners: list[int], layouts: int, joined: Joined, change: float = 0, told_who: str = "all"
 ) -> dict[int, Belief]:
-    """Some APs of a world in which all of a UE's APs precode jointly, and what comes of it is as `Prospects` says.
+    """Some APs of a world in which APs precode as `joined` says, and what comes of it is as `Prospects` says.
 
-    Some of the others may not transmit to a UE, and the APs may know it or not.
+    Args:
+        defects: (M, 3) of all APs.
+        learners: the APs.
+        layouts: that they learn on.
+        joined: from a UE's APs, in which groups they send.
+        change: how fast channels change.
+        told_who: what APs know of this: of their own group who is in it, and of all APs who transmits ("silent"); not
+            the latter ("partners"); or "all", as UEs report it.
     """
     policies, noise = {ap: Belief(ap, CONFIG) for ap in learners}, np.random.default_rng(0)
     for slot in range(layouts * SLOTS):
+        layout = slot // SLOTS
         for ap, policy in policies.items():
-            association = told(slot // SLOTS)[ap]
+            association = told(layout)[ap]
             if not association.neighbours:
                 continue
             policy.act(seen(association, change), association, slot)
             if len(own := policy.tells(slot)):
                 policy.hear({ap: own})
                 policy.hear({n: np.array([*defects[n], 0, 0, 0], np.float32) for n in association.neighbours})
-            around, groups, left_out = Surroundings(ap, association, CONFIG.radio), {}, {}
-            values: dict[int, float] = {}
-            aps = [ap, *association.neighbours]
-            for ue, prospects in prospects_of(CONFIG, around, np.full(len(around.ids), change)).items():
-                others = [row for row in prospects.members if row]
-                group = frozenset([0, *others[silent:]])
-                if len(group) > 1:
-                    values[ue] = prospects.values([(group,)], defects[aps])[0] + noise.normal(0, 0.3)
-                    groups[ue] = [aps[row] for row in others]
-                    left_out[ue] = [aps[row] for row in others[:silent]] if known else []
-            policy.observe(of_value(association, slot, values), groups, left_out)
+            aps, groups, left_out = [ap, *association.neighbours], {}, {}
+            levels: dict[int, tuple[float, float]] = {}
+            parts: dict[int, Partition] = {}
+            for ue, of_ue in prospects(ap, layout, change).items():
+                parts[ue] = joined(of_ue.members)
+                sending = frozenset().union(*parts[ue])
+                mine = next((group for group in parts[ue] if 0 in group), frozenset[int]())
+                if mine:
+                    own_level, other = of_ue.heard(parts[ue], defects[aps][None])[0] + noise.normal(0, 0.2, 2)
+                    levels[ue] = float(own_level), float(other)
+                groups[ue] = [aps[row] for row in mine if row]
+                left_out[ue] = [aps[row] for row in of_ue.members if row not in sending and told_who != "partners"]
+            feedback = of_levels(association, slot, levels)
+            if told_who == "all":
+                chosen = np.zeros(len(association.ues), np.uint8)
+                feedback = replace(feedback, group=groups_of(association, aps, parts), chosen=chosen)
+            policy.observe(feedback, groups, left_out)
     return policies
 
 
 def test_an_ap_finds_out_what_is_wrong_with_it_and_with_nobody_else() -> None:
     defects = np.zeros((30, 3))
     defects[[1, 5], INCOHERENCE], defects[[2, 7], WRONGNESS] = 0.9, 0.4
-    beliefs = np.array([policy.beliefs for policy in school(defects, list(range(8)), layouts=10).values()])
+    beliefs = np.array([policy.beliefs for policy in school(defects, list(range(8)), 10, all_but(0)).values()])
     found = least(beliefs)
     assert found[[1, 5, 2, 7]].argmax(axis=1).tolist() == [INCOHERENCE] * 2 + [WRONGNESS] * 2
     assert found[[1, 5, 2, 7]].max(axis=1).min() > 0.15
@@ -103,7 +164,9 @@ def test_an_ap_finds_out_what_is_wrong_with_it_and_with_nobody_else() -> None:
 def test_where_users_move_an_ap_finds_out_that_its_estimates_come_late() -> None:
     defects = np.zeros((30, 3))
     defects[[1, 5], STALENESS] = 1
-    late = np.array([least(policy.beliefs) for policy in school(defects, list(range(8)), 3, change=0.5).values()])
+    late = np.array(
+        [least(policy.beliefs) for policy in school(defects, list(range(8)), 3, all_but(0), change=0.5).values()]
+    )
     assert late[[1, 5], STALENESS].min() > 0.2
     assert late[[0, 2, 3, 4, 6, 7]].max() < 0.05
 
@@ -124,9 +187,38 @@ def test_where_nothing_comes_late_how_fast_channels_change_is_of_no_account() ->
 
 def test_that_an_ap_does_not_transmit_is_no_sign_of_a_defect_where_it_is_known() -> None:
     nothing = np.zeros((30, 3))
-    known, unknown = (school(nothing, [1, 2, 5, 7], 3, silent=2, known=known) for known in (True, False))
+    known, unknown = (school(nothing, [1, 2, 5, 7], 3, all_but(2), told_who=who) for who in ("silent", "partners"))
     assert max(least(policy.beliefs).max() for policy in known.values()) < 0.02
     assert max(least(policy.beliefs).max() for policy in unknown.values()) > 0.1
+
+
+def test_who_precodes_with_whom_beside_it_an_ap_takes_from_what_users_report() -> None:
+    nothing = np.zeros((30, 3))
+    known, unknown = (school(nothing, list(range(8)), 3, alone, told_who=who) for who in ("all", "silent"))
+    assert max(least(policy.beliefs).max() for policy in known.values()) < 0.02
+    assert max(least(policy.beliefs).max() for policy in unknown.values()) > 0.1
+
+
+def test_an_ap_finds_out_what_is_wrong_with_it_without_a_partner_too() -> None:
+    defects = np.zeros((30, 3))
+    defects[[1, 5], INCOHERENCE], defects[[2, 7], WRONGNESS] = 0.9, 0.4
+    found = np.array([least(policy.beliefs) for policy in school(defects, list(range(8)), 10, alone).values()])
+    assert found[[1, 5], INCOHERENCE].min() > 0.15
+    assert found[[2, 7], WRONGNESS].min() > 0.15
+    assert found[[0, 3, 4, 6]].max() < 0.05
+
+
+def test_reports_of_a_layout_in_which_an_ap_has_no_neighbours_teach_it_nothing() -> None:
+    """Its agent is not asked there; the UEs that it serves alone are others than those of the layout before."""
+    ap, association = next((ap, a) for ap, a in enumerate(told(0)) if len(a.ues) > 1)
+    policy = Belief(ap, CONFIG)
+    policy.act(still(association), association, 0)
+    nothing = np.zeros((1, 0))
+    one = SlotFeedback(
+        SLOTS, np.ones(1), np.ones(1), nothing.astype(int), nothing, hearers=[1], heard_at=[2], level=[40]
+    )
+    policy.observe(one, {}, {})
+    assert not len(policy.state()["seen.ue"])
 
 
 def test_an_ap_that_transmits_nothing_to_a_ue_learns_nothing_from_it() -> None:
@@ -135,10 +227,10 @@ def test_an_ap_that_transmits_nothing_to_a_ue_learns_nothing_from_it() -> None:
     policy.act(still(association), association, 0)
     policy.hear({ap: policy.tells(0)})
     before, others = policy.beliefs.copy(), dict.fromkeys(association.ues, association.neighbours)
-    values = of_value(association, SLOTS - 1, dict.fromkeys(association.ues, 0.1))
-    policy.observe(values, others, {ue: [ap] for ue in association.ues})
+    levels = of_levels(association, SLOTS - 1, weak(association))
+    policy.observe(levels, others, {ue: [ap] for ue in association.ues})
     np.testing.assert_allclose(policy.beliefs, before)
-    policy.observe(values, others, {})
+    policy.observe(levels, others, {})
     assert (policy.beliefs[0] > before[0]).any()
 
 
@@ -189,14 +281,15 @@ def test_exaggerations_count_as_the_most_that_there_is() -> None:
         np.testing.assert_array_equal(array, modest.state()[name])
 
 
-def test_streams_have_the_value_that_their_levels_give_them() -> None:
+def test_a_stream_is_as_strong_as_users_report_it_where_it_is_wanted_and_elsewhere() -> None:
     association = next(a for a in told(0) if len(a.ues) == 2)
     first, second = association.ues
     levels = {first: {first: 60.0, second: 20.0, 11: 5.0}, second: {first: 40.0}}
-    values = stream_values(CONFIG, association.ues, report(association, 0, levels))
+    strong = stream_levels(CONFIG, association.ues, report(association, 0, levels))
     bits = {db: np.log2(1 + 10 ** ((db - CONFIG.cooperation.residual_db) / 10)) for db in (5, 20, 40, 60)}
-    assert values == pytest.approx({first: bits[60] - bits[20] - bits[5], second: -bits[40]})
-    assert stream_values(CONFIG, association.ues, of_value(association, 0, {})) == {first: 0, second: 0}
+    np.testing.assert_allclose([strong[first], strong[second]], [[bits[60], bits[20] + bits[5]], [0, bits[40]]])
+    unheard = stream_levels(CONFIG, association.ues, of_levels(association, 0, {}))
+    np.testing.assert_array_equal([unheard[first], unheard[second]], 0)
     assert LEAST_LEVEL == 5 * LEVELS_PER_DB
 
 
@@ -205,13 +298,13 @@ def test_whether_its_estimates_come_late_an_ap_is_told_and_need_not_find_out(lat
     ap, association = next((ap, a) for ap, a in enumerate(told(0)) if len(a.ues) > 1)
     policy = Belief(ap, CONFIG)
     policy.act(still(association), association, 0)
-    nothing = of_value(association, SLOTS - 1, {})
+    nothing = of_levels(association, SLOTS - 1, {})
     policy.observe(nothing, {}, {}, late)
     assert policy.beliefs[0, STALENESS] == pytest.approx(float(late), abs=1e-3)
     again = Belief(ap, CONFIG)
     again.restore(policy.state())
     again.act(still(association), association, SLOTS)
-    again.observe(of_value(association, 2 * SLOTS - 1, {}), {}, {}, None)  # nobody says it this time
+    again.observe(of_levels(association, 2 * SLOTS - 1, {}), {}, {}, None)  # nobody says it this time
     assert again.beliefs[0, STALENESS] == pytest.approx(float(late), abs=1e-3)
 
 
@@ -220,7 +313,7 @@ def test_an_ap_that_learns_no_more_acts_on_its_beliefs_and_keeps_them() -> None:
     beliefs = np.array([[0.5, 0, 0.25], [0.01, 0.02, 0.03]])
     policy = Believer(0, CONFIG, beliefs.copy())
     policy.act(still(association), association, 0)
-    policy.observe(of_value(association, 0, dict.fromkeys(association.ues, 0.1)), {}, {})
+    policy.observe(of_levels(association, 0, weak(association)), {}, {})
     np.testing.assert_array_equal(policy.tells(0).reshape(2, 3), beliefs.astype(np.float32))
 
 
@@ -234,14 +327,14 @@ def test_a_restored_ap_goes_on_as_if_it_had_never_stopped() -> None:
     defects = np.zeros((30, 3))
     defects[:10, WRONGNESS] = 0.3
     ap, association = next((ap, a) for ap, a in enumerate(told(0)) if a.neighbours and len(a.ues) > 1)
-    stayed = school(defects, [ap], layouts=1)[ap]
+    stayed = school(defects, [ap], 1, with_one)[ap]
     back = Belief(ap, CONFIG)
     back.restore(stayed.state())
     assert same(stayed, back)
     groups = dict.fromkeys(association.ues, association.neighbours[:2])
     for policy in (stayed, back):
         policy.act(still(association), association, SLOTS - 1)
-        policy.observe(of_value(association, SLOTS - 1, dict.fromkeys(association.ues, 1.0)), groups, {})
+        policy.observe(of_levels(association, SLOTS - 1, dict.fromkeys(association.ues, (1.0, 0.5))), groups, {})
     assert same(stayed, back)
     assert not same(stayed, Belief(ap, CONFIG))
 

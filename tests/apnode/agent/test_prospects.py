@@ -53,6 +53,15 @@ def test_without_defects_a_what_if_is_the_blind_value() -> None:
         np.testing.assert_allclose(of_ue.gains(partitions), blind - blind[0], atol=1e-9)
 
 
+def test_a_value_is_what_is_heard_where_it_is_wanted_less_what_is_heard_elsewhere() -> None:
+    for neighbours, of_ue in prospects():
+        cases = np.stack([levels(neighbours, [*LEVELS], level) for level in (0.0, 0.4)])
+        own, elsewhere = of_ue.heard(pairs(of_ue), cases).T
+        np.testing.assert_allclose(own - elsewhere, of_ue.values([pairs(of_ue)], cases)[0])
+        assert own[1] < own[0]
+        assert (elsewhere > 0).all()
+
+
 def test_a_partition_of_two_groups_brings_about_what_each_of_them_brings() -> None:
     """Not quite: powers, not rates, add up."""
     together, apart = [], []
