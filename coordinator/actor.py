@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from apnode.config import Config
+from apnode.protocol.fields import Message
 from apnode.protocol.node import CHANNEL, Send
 from apnode.runtime.actor import LAST_FRAMES_S, Network, NodeActor, run_node
 from apnode.runtime.injector import NodeFaults
@@ -19,8 +20,8 @@ class WatchedCoordinator(Coordinator):
 
     watcher: Watcher | None = None
 
-    def receive(self, frame: bytes) -> list[Send]:
-        out = super().receive(frame)
+    def receive(self, frame: bytes, message: Message | None = None) -> list[Send]:
+        out = super().receive(frame, message)
         if self.watcher is not None:
             self.watcher.look()
         return out

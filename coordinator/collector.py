@@ -8,6 +8,7 @@ import numpy as np
 
 from apnode.agent.prospects import LEVELS
 from apnode.config import Config
+from apnode.protocol.fields import Message
 from apnode.protocol.limits import largest_frame
 from apnode.protocol.messages import KINDS, ApReport, FaultFired, Hello, Resend, RunOver, SlotReport, Tick
 from apnode.protocol.node import (
@@ -55,9 +56,9 @@ class Coordinator(Node):
             self.receive(frame)
         self._journal = journal
 
-    def receive(self, frame: bytes) -> list[Send]:
-        """Handle one frame off the wire, and keep it if it is a message; if that cannot be, collect no more."""
-        out = super().receive(frame)
+    def receive(self, frame: bytes, message: Message | None = None) -> list[Send]:
+        """Handle one frame, and keep it if it is a message; if that cannot be, collect no more."""
+        out = super().receive(frame, message)
         if self._journal is not None and self.took:
             try:
                 self._journal.append(frame)

@@ -1,6 +1,7 @@
 """What a field of a message may hold, and the check of it that no message can be made without.
 
-The annotation of a field also tells `wire` how to encode it. Ids are 16 bits; arrays are little-endian and read-only.
+The annotation of a field also tells `wire` how to encode it. Ids are 16 bits; arrays are little-endian. A message holds
+exactly what is read from its frame, down to types and bits, and cannot be changed: nodes of one process may share it.
 """
 
 from __future__ import annotations
@@ -92,13 +93,13 @@ def _checked_slot(name: str, value: Any) -> int:
 
 def _checked_real(name: str, value: Any) -> float:
     if isinstance(value, float) and abs(value) <= MAX_MAGNITUDE:  # false for NaN
-        return value
+        return float(value)
     return _refuse(name, f"a float within {MAX_MAGNITUDE:g}", value)
 
 
 def _checked_text(name: str, value: Any) -> str:
     if isinstance(value, str) and len(value.encode("utf-8", "replace")) <= MAX_TEXT and value.isprintable():
-        return value
+        return str(value)
     return _refuse(name, f"printable text of at most {MAX_TEXT} bytes", value)
 
 
@@ -148,12 +149,16 @@ def _checked_array(dtype: np.dtype[Any], ndim: int, name: str, value: Any) -> ND
     array = value if type(value) is np.ndarray and value.dtype == dtype else _cast(name, dtype, value)
     if array.ndim != ndim:
         raise MessageError(f"{name} must have {ndim} dimensions, not {array.ndim}")
-    if not array.flags.c_contiguous:
-        array = np.ascontiguousarray(array)
+    if not isinstance(array.base, bytes):
+        array = array_over(array.tobytes(), dtype, array.shape)
     if dtype.kind != "u" and not _within_magnitude(array):
         raise MessageError(f"{name} must be finite and within {MAX_MAGNITUDE:g}")
-    array.setflags(write=False)
     return array
+
+
+def array_over(raw: bytes, dtype: np.dtype[Any], shape: tuple[int, ...]) -> NDArray[Any]:
+    """The array that these bytes are: nobody can change it, or make it so that it can be changed."""
+    return np.ndarray(shape, dtype, raw)
 
 
 def _within_magnitude(array: NDArray[Any]) -> bool:

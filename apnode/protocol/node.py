@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -50,6 +50,7 @@ class Send:
 
     to: str
     frame: bytes
+    message: Message | None = field(default=None, compare=False)  # that is in it; None if somebody changed the frame
 
 
 class Node:
@@ -79,10 +80,15 @@ class Node:
         self._reports: deque[tuple[int, Message]] = deque(maxlen=REPORTS_KEPT)  # the newest, with their slots
         self._handlers: dict[type[Message], Callable[[Any], Fate]] = {}
 
-    def receive(self, frame: bytes) -> list[Send]:
-        """Handle one frame off the wire; what is not a message is counted and dropped."""
+    def receive(self, frame: bytes, message: Message | None = None) -> list[Send]:
+        """Handle one frame; what is not a message is counted and dropped.
+
+        Args:
+            frame: off the wire.
+            message: what is in it, if a node of this process has made it: there is nothing to decode then.
+        """
         try:
-            message = decode(frame, self._max_frame_bytes)
+            message = decode(frame, self._max_frame_bytes) if message is None else message
         except WireError as error:
             self._count(error.reason)
             self.took = False
@@ -152,7 +158,7 @@ class Node:
         tag = TAGS[type(message)]
         self.sent[0, tag] += 1
         self.sent[1, tag] += len(frame)
-        self._out.append(Send(to, frame))
+        self._out.append(Send(to, frame, message))
 
     def _tell_coordinator(self, slot: int, report: Message) -> None:
         """Report, and remember what was reported."""

@@ -19,7 +19,7 @@ import msgpack
 import numpy as np
 from numpy.typing import NDArray
 
-from apnode.protocol.fields import MAX_TEXT, Array, Message, MessageError, specs
+from apnode.protocol.fields import MAX_TEXT, Array, Message, MessageError, array_over, specs
 from apnode.protocol.messages import KINDS, TAGS
 
 VERSION = 11
@@ -136,7 +136,7 @@ def _read_array(dtype: np.dtype[Any], ndim: int, unpacker: Any, most: int) -> ND
         raise MessageError("an array is [shape, bytes]")
     if math.prod(shape) * dtype.itemsize != len(raw):
         raise MessageError(f"{len(raw)} B do not make an array of shape {shape}")
-    return np.frombuffer(raw, dtype).reshape(shape)
+    return array_over(raw, dtype, tuple(shape))
 
 
 def _pack_ids(ids: tuple[int, ...]) -> bytes:

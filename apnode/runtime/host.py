@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 
 from apnode.access_point import AccessPoint
+from apnode.protocol.fields import Message
 from apnode.protocol.messages import TAGS, ChannelBlock, FaultFired, Tick, in_time
 from apnode.protocol.node import CHANNEL, COORDINATOR, Node, Send
 from apnode.protocol.state import StateError
@@ -77,14 +77,14 @@ class Host:
         self.sent.update(send.to for send in before)
         return self._after(sends) + before
 
-    def receive(self, frame: bytes) -> list[Send]:
-        """Let the node handle a frame.
+    def receive(self, frame: bytes, message: Message | None = None) -> list[Send]:
+        """Let the node handle a frame, as its `receive` does.
 
         Raises:
             Struck: if this is where its process is to end or freeze; what it wanted to send is lost with it.
         """
         self._silences = 0
-        return self._after(self.node.receive(frame))
+        return self._after(self.node.receive(frame, message))
 
     def tick(self) -> list[Send]:
         """Let the node know that time has passed; raises as `receive`."""
@@ -114,12 +114,12 @@ class Host:
 
     def _in_time(self, send: Send) -> Send:
         """Of a channel block what a slow fronthaul delivers in time; only this counts as sent."""
-        block = decode(send.frame, _ANY_LENGTH)
-        if not isinstance(block, ChannelBlock):
+        if not isinstance(send.message, ChannelBlock):
             return send
-        frame = encode(in_time(block, self._late), _ANY_LENGTH)
+        block = in_time(send.message, self._late)
+        frame = encode(block, _ANY_LENGTH)
         self.node.sent[1, TAGS[ChannelBlock]] -= len(send.frame) - len(frame)
-        return replace(send, frame=frame)
+        return Send(send.to, frame, block)
 
     def _afflicted(self, out: list[Send], injector: Injector) -> list[Send]:
         """What comes of it under the fault plan; what is said about faults goes past it."""

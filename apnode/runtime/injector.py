@@ -17,7 +17,7 @@ import numpy as np
 from apnode.protocol.messages import ChannelBlock, ClusterBlock
 from apnode.protocol.node import Send, ap_address
 from apnode.protocol.rng import Purpose, generator
-from apnode.protocol.wire import decode, encode
+from apnode.protocol.wire import encode
 
 DEADLY = ("kill", "restart", "hang", "crash_on_start", "kill_channel_server", "kill_coordinator")
 LASTING = ("lie", "disk_full")
@@ -146,14 +146,14 @@ class Injector:
         """A liar's channel blocks with false estimates, in one slot the same for all receivers and the same UEs."""
         if not any(fault.action == "lie" for fault in self._lasting):
             return send
-        block = decode(send.frame, _ANY_LENGTH)
+        block = send.message
         if not isinstance(block, ChannelBlock | ClusterBlock):
             return send
         owner, lie = getattr(block, "owner", block.ap), self.active("lie", block.slot)
         if lie is None or not len(block.h_hat) or ap_address(owner) != self._address:  # it passes on what others told
             return send
         false = false_block(block, lie.kind, generator(self._seed, Purpose.LIES, owner, block.slot))
-        return replace(send, frame=encode(false, _ANY_LENGTH))
+        return Send(send.to, encode(false, _ANY_LENGTH), false)
 
     def _bent(self, rule: LinkFault, copies: Sequence[Send], slot: int, rng: np.random.Generator) -> list[Send]:
         out = []
@@ -166,7 +166,7 @@ class Injector:
                 continue
             self.doubled[send.to] += int(doubled)
             if damaged:
-                send = replace(send, frame=damaged_frame(send.frame, rng))
+                send = Send(send.to, damaged_frame(send.frame, rng))
             for _ in range(1 + doubled):
                 if late:
                     self._held.append((slot + int(rng.integers(1, rule.delay_slots + 1)), send))

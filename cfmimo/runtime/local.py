@@ -146,11 +146,11 @@ class LocalNetwork:
         elif self._faulty:
             self._deliver_and_count(host, sender, send)
         else:
-            self._let(host, host.receive, send.frame)
+            self._let(host, host.receive, send.frame, send.message)
 
     def _deliver_and_count(self, host: Host, sender: str, send: Send) -> None:
         self._heard[send.to] = self._now
-        self._let(host, host.receive, send.frame)
+        self._let(host, host.receive, send.frame, send.message)
         outcome = self.ledger.accepted if host.node.took else self.ledger.rejected
         outcome[sender, send.to] += 1
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from apnode.protocol.fields import MAX_ID, MAX_SLOT, Message
+from apnode.protocol.fields import MAX_ID, MAX_SLOT, Message, specs
 from apnode.protocol.messages import (
     KINDS,
     NOBODY,
@@ -112,6 +112,20 @@ EXAMPLES: dict[type[Message], Message] = {
         SelfReport(41, 7, LEVELS),
     )
 }
+
+
+def anatomy(message: Message) -> list[Any]:
+    """All that there is to know of a message: kind, types and values of its fields, bits and layout of its arrays."""
+    values = [getattr(message, name) for name in specs(type(message))]
+    return [
+        type(message),
+        *(
+            (value.dtype, value.shape, value.strides, value.flags.aligned, value.flags.writeable, value.tobytes())
+            if isinstance(value, np.ndarray)
+            else (type(value), value, *(map(type, value) if isinstance(value, tuple) else ()))
+            for value in values
+        ),
+    ]
 
 
 def golden(version: int) -> dict[str, bytes]:

@@ -10,6 +10,7 @@ from apnode.protocol.messages import ChannelBlock, ClusterBlock
 from apnode.protocol.node import Send
 from apnode.protocol.wire import decode, encode
 from apnode.runtime.injector import FACTOR, LIES, Fault, Injector, NodeFaults, false_block
+from tests.apnode.examples import anatomy
 
 
 def gaussian(*shape: int) -> Any:
@@ -28,8 +29,10 @@ def said(block: ChannelBlock | ClusterBlock, to: str) -> Any:
     """What a liar's block says when it leaves."""
     address = f"ap/{block.ap}"
     injector = Injector(NodeFaults((Fault(0, address, "lie", slots=10, kind="random"),)), address)
-    (send,) = injector.pass_on([Send(to, encode(block, 2**20))], 7)
+    (send,) = injector.pass_on([Send(to, encode(block, 2**20), block)], 7)
     left = decode(send.frame, 2**20)
+    assert send.message is not None
+    assert anatomy(left) == anatomy(send.message)
     assert isinstance(left, ChannelBlock | ClusterBlock)
     return left.h_hat
 
