@@ -144,12 +144,9 @@ class Precoder:
         of_aps = zip((ap, *association.neighbours), (float(beta.sum()), *power), strict=True)
         self._heard = {of: total + self._noise for of, total in of_aps}  # per antenna, by AP: all that it hears
         self._wrongness: dict[int, float] | None = None  # by AP; not told yet
+        self._own_untold = np.asarray(self._unknown * np.eye(self._antennas), complex)
         self.average = AveragePower()
         self.matters = ues_that_matter(config, self._ues, self._reach, beta)
-
-    @property
-    def _own_untold(self) -> ComplexArray:
-        return np.asarray(self._unknown * np.eye(self._antennas), complex)
 
     @property
     def _selects(self) -> bool:
@@ -216,13 +213,14 @@ class Precoder:
             stacked, ues = stack_cluster((self._reach, h_hat), self._ues, [(b.ues, b.h_hat) for b in partners.values()])
             w = rzf(stacked, self._settings.rzf_alpha)[..., [ues.index(ue) for ue in self._ues]]
             return self._at_power(w, self._ues, partners)
-        w = alone.copy()
+        w, untold = alone.copy(), self._mended(partners)
         for group, ues in self._common(partners, groups).items():
             members = {ap: partners[ap] for ap in group}
             late = max(own_age, *(block.age for block in members.values()))
             known = min(len(h_hat), *(len(block.h_hat) + block.age for block in members.values()))
             if known - late >= len(w):
-                w[..., [self._ues.index(ue) for ue in ues]] = self._selective(h_hat, ues, members, len(w), late)
+                own = [self._ues.index(ue) for ue in ues]
+                w[..., own] = self._selective(h_hat, ues, members, untold, len(w), late)
         return w
 
     def _common(
@@ -237,26 +235,39 @@ class Precoder:
                 common.setdefault(group, []).append(ue)
         return common
 
+    def _mended(self, partners: Mapping[int, Block]) -> dict[int, ComplexArray]:
+        """(S, L, L) covariance, by AP, of what partners' estimates do not tell, positive whatever they say."""
+        told = [block.untold for block in partners.values()]
+        mended = positive(np.concatenate(told), self._noise)  # of all at once: a call takes longer than a matrix
+        ends = np.cumsum([len(of_one) for of_one in told])
+        return {ap: mended[end - len(of_one) : end] for ap, of_one, end in zip(partners, told, ends, strict=True)}
+
     def _selective(
-        self, h_hat: ComplexArray, ues: Sequence[int], group: Mapping[int, Block], count: int, late: int
+        self,
+        h_hat: ComplexArray,
+        ues: Sequence[int],
+        group: Mapping[int, Block],
+        untold: Mapping[int, ComplexArray],
+        count: int,
+        late: int,
     ) -> ComplexArray:
         """(B, L, len(ues)) joint MMSE precoders for UEs that all of a group serve, in `count` blocks [sqrt W].
 
-        They are made from estimates that are `late` blocks old.
+        They are made from estimates that are `late` blocks old; `untold` is as `_mended` gave it.
         """
-        own, untold = self._doubted(self._ap, _of_age(h_hat, late, count), self._own_untold)
-        blocks, covariances = list[tuple[Sequence[int], ComplexArray]](), [untold]
+        own, rest = self._doubted(self._ap, _of_age(h_hat, late, count), self._own_untold)
+        blocks, covariances = list[tuple[Sequence[int], ComplexArray]](), [rest]
         for ap, block in group.items():
-            told, rest = (_of_age(of_all, late - block.age, count) for of_all in (block.h_hat, block.untold))
-            h_hat, untold = self._doubted(ap, told, positive(rest, self._noise))
+            told, rest = (_of_age(of_all, late - block.age, count) for of_all in (block.h_hat, untold[ap]))
+            h_hat, rest = self._doubted(ap, told, rest)
             blocks.append((block.ues, h_hat))
-            covariances.append(untold)
+            covariances.append(rest)
         stacked, known = stack_cluster((self._reach, own), self._reach, blocks)
         size, antennas = stacked.shape[1], self._antennas
         covariance = np.zeros((count, size, size), complex)
-        for index, untold in enumerate(covariances):
+        for index, rest in enumerate(covariances):
             rows = slice(index * antennas, (index + 1) * antennas)
-            covariance[:, rows, rows] = untold
+            covariance[:, rows, rows] = rest
         wanted = stacked[..., [known.index(ue) for ue in ues]]
         return self._at_power(mmse(stacked, wanted, covariance), ues, group)
 
@@ -286,7 +297,7 @@ class Precoder:
         if self._selects:
             others = np.delete(h_hat, columns, axis=-1)
             heard = others @ others.conj().swapaxes(-1, -2)
-            untold = np.asarray(heard + self._unknown * np.eye(self._antennas))
+            untold = np.asarray(heard + self._own_untold)
         rho = np.array([self._rho.get(ue, 0.0) for ue in told])
         return ChannelBlock(slot, self._ap, tuple(told), h_hat[..., columns], rho, untold)
 
