@@ -71,11 +71,14 @@ class _OfUe:
     slots: int = 0
     total: float = 0.0  # of the mean gain over the antennas in each [power gain]
     likelihoods: FloatArray = field(default_factory=lambda: np.zeros((2, len(_QUALITY))))
+    ratio: float = 0.0  # what they come to, as `_ratios` gives it
 
-    @property
-    def ratio(self) -> float:
-        false, true = np.logaddexp.reduce(self.likelihoods, axis=1)
-        return max(float(false - true), -_MOST_TRUST)
+
+def _ratios(likelihoods: FloatArray) -> list[float]:
+    """Log-likelihood ratios, false : true, of (n, 2, Q) log-likelihoods [nat]."""
+    false, true = np.logaddexp.reduce(likelihoods, axis=2).T
+    ratios: list[float] = np.maximum(false - true, -_MOST_TRUST).tolist()
+    return ratios
 
 
 class Trust:
@@ -136,8 +139,9 @@ class Trust:
         if not pairs:
             return
         found = log_likelihoods(np.array(told), np.array(measured)).swapaxes(0, 1)
-        for (_, known), likelihoods in zip(pairs, found, strict=True):
-            known.likelihoods += likelihoods
+        found += [known.likelihoods for _, known in pairs]
+        for (_, known), likelihoods, ratio in zip(pairs, found, _ratios(found), strict=True):
+            known.likelihoods, known.ratio = likelihoods, ratio
         for ap in sorted({ap for ap, _ in pairs}):
             self._judge(ap, feedback.slot)
 
@@ -179,5 +183,6 @@ class Trust:
         self._believed_from = dict(zip(columns["suspects.ap"], columns["suspects.until"], strict=True))
         self._known = {}
         rows = zip(*(columns[f"known.{name}"] for name in ("ap", "ue", "slots", "total")), strict=True)
-        for (ap, ue, slots, total), likelihoods in zip(rows, state["known.likelihoods"], strict=True):
-            self._known.setdefault(ap, {})[ue] = _OfUe(slots, total, likelihoods.copy())
+        likelihoods = state["known.likelihoods"].copy()
+        for (ap, ue, slots, total), of_ue, ratio in zip(rows, likelihoods, _ratios(likelihoods), strict=True):
+            self._known.setdefault(ap, {})[ue] = _OfUe(slots, total, of_ue, ratio)
