@@ -7,6 +7,7 @@ added here and to `config.Cooperation.policy`.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
@@ -220,7 +221,7 @@ class Ddqn:
         epsilon = self.epsilon(slot)
         for position, neighbour in enumerate(neighbours):
             ends = min(self._ap, neighbour), max(self._ap, neighbour)
-            luck, coin = generator(self._seed, Purpose.EXPLORATION, *ends, slot).random(2)
+            luck, coin = _luck_of_link(self._seed, *ends, slot)
             if luck < epsilon:
                 action = action & ~(1 << position) | (coin < 0.5) << position
         return action
@@ -303,6 +304,13 @@ def put_together(policies: Iterable[Policy]) -> None:
         from apnode.agent.ddqn import put_together as put_networks_together
 
         put_networks_together([agent.network for agent in agents])
+
+
+@lru_cache(maxsize=2**13)  # both ends ask, in one process one after the other
+def _luck_of_link(seed: int, one: int, other: int, slot: int) -> tuple[float, float]:
+    """Two draws from U(0, 1), the same at both ends of a link."""
+    luck, coin = generator(seed, Purpose.EXPLORATION, one, other, slot).random(2).tolist()
+    return luck, coin
 
 
 def epsilon_at(learning: Learning, episode: int) -> float:
