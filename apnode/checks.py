@@ -6,6 +6,7 @@ A message that fails here is a peer's fault: it is counted as malformed and drop
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -190,6 +191,5 @@ class Checks:
 
 
 def _most_alike(numbers: IntArray) -> int:
-    """How often the most frequent of these numbers, which are not negative, occurs."""
-    starts = np.flatnonzero(np.diff(np.sort(numbers), prepend=-1, append=-1))
-    return int(np.diff(starts).max(initial=0))
+    """How often the most frequent of these numbers occurs."""
+    return max(Counter(numbers.tolist()).values(), default=0)

@@ -153,7 +153,7 @@ def _both_ways(graph: Mapping[int, frozenset[int]]) -> Adjacency:
 def common_links(slot: int, sender: int, number: int, entries: Entries, age: int = 0) -> CommonLinks:
     """The message of a round that carries some entries, and the age of the receiver's estimates."""
     links = [(ue, ap, partner) for (ue, ap), partners in sorted(entries.items()) for partner in sorted(partners)]
-    return CommonLinks(slot, sender, number, np.array(links, int).reshape(-1, 3), age)
+    return CommonLinks(slot, sender, number, np.array(links, np.uint16).reshape(-1, 3), age)
 
 
 def entries_of(message: CommonLinks) -> Entries:

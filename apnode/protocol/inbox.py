@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from apnode.protocol.fields import Message
+from apnode.protocol.messages import ClusterBlock
 from apnode.protocol.node import KEPT, Fate
 
 _SLOTS_AHEAD = 4
 _MESSAGES_PER_SLOT = 1024
 _NO_AP = -1  # sent by the channel server, which has no number; always let in
-_PARTS = ("owner", "round")  # where one sender may send several of a kind in a slot: what they are of
 _Key = tuple[type[Message], int, int]  # kind, sender, which of the sender's
 
 
@@ -53,5 +53,5 @@ class SlotInbox:
 
 
 def _key(message: Message) -> _Key:
-    part = next((getattr(message, name) for name in _PARTS if hasattr(message, name)), 0)
+    part = message.owner if isinstance(message, ClusterBlock) else getattr(message, "round", 0)
     return type(message), getattr(message, "ap", _NO_AP), part

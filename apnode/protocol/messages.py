@@ -282,8 +282,9 @@ class SlotFeedback(Message):
         expect(len(self.group) == len(self.chosen) and len(self.group) in {0, len(self.rate)}, "a group for every UE")
         expect(len(self.hearers) in {0, len(self.rate)}, "hearers of every stream")
         expect(int(self.hearers.sum()) == len(self.heard_at) == len(self.level), "one level per hearer of a stream")
-        heard = self.stream.astype(int) << 16 | self.heard_at
-        expect(len(np.unique(heard)) == len(heard), "a UE hears a stream at one level")
+        if len(self.level):
+            heard = self.stream.astype(int) << 16 | self.heard_at
+            expect(len(np.unique(heard)) == len(heard), "a UE hears a stream at one level")
         _expect_not_negative(self.rate, self.rate_alone, self.interference, self.partner_gain)
 
     @property
