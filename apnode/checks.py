@@ -45,7 +45,9 @@ class Checks:
     """What AP `ap` refuses, from its config alone."""
 
     def __init__(self, ap: int, config: Config, policy: Policy) -> None:
-        self._ap, self._config, self._radio, self._policy = ap, config, config.radio, policy
+        self._ap, self._config, self._radio = ap, config, config.radio
+        self._learner = policy if isinstance(policy, Learner) else None
+        self._observer = policy if isinstance(policy, Observer) else None
         self._by_kind: dict[type[Message], Callable[[Any], None]] = {
             Association: self._association,
             PilotBlock: self._pilots,
@@ -111,8 +113,8 @@ class Checks:
 
     def _block(self, block: ChannelBlock) -> None:
         self._estimates(block)
-        policy = self._policy
-        understood = policy.understands(block.learned) if isinstance(policy, Learner) else not len(block.learned)
+        learner = self._learner
+        understood = learner.understands(block.learned) if learner else not len(block.learned)
         refuse_unless(understood, "weights of another network")
 
     def _link_state(self, state: LinkState) -> None:
@@ -159,8 +161,7 @@ class Checks:
 
     def _self_report(self, report: SelfReport) -> None:
         refuse_unless(self._is_peer(report.ap), "sent by an unknown AP")
-        credible = isinstance(self._policy, Observer) and self._policy.credible(report.levels)
-        refuse_unless(credible, "levels that cannot be")
+        refuse_unless(self._observer is not None and self._observer.credible(report.levels), "levels that cannot be")
 
     def _in_cluster(self, sender: int) -> None:
         refuse_unless(self._config.cooperation.is_transitive, "clusters do not reach beyond an AP's partners")

@@ -14,6 +14,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 
 import numpy as np
 
@@ -70,9 +71,12 @@ def _prospects(config: Config, around: Surroundings, change: FloatArray) -> dict
     return prospects_of(config, around, of_all if config.cooperation.history_blocks else np.zeros_like(of_all))
 
 
+@cache
 def innocent() -> FloatArray:
-    """(2, 3) what an AP believes of itself at first: levels as in `Prospects`, and their variances."""
-    return _moments(_prior())
+    """(2, 3) what an AP believes of itself at first: levels as in `Prospects`, and their variances; read-only."""
+    beliefs = _moments(_prior())
+    beliefs.setflags(write=False)
+    return beliefs
 
 
 def least(beliefs: FloatArray) -> FloatArray:
@@ -110,7 +114,7 @@ class Believer:
     """An AP that acts on what it and its neighbours believe of themselves, and learns no more."""
 
     def __init__(self, ap: int, config: Config, beliefs: FloatArray | None = None) -> None:
-        self.beliefs = innocent() if beliefs is None else beliefs  # (2, 3) of itself
+        self.beliefs = innocent().copy() if beliefs is None else beliefs  # (2, 3) of itself
         self._ap, self._config = ap, config
         self._told: dict[int, FloatArray] = {}  # by AP, itself among them: (2, 3) what it said last of itself
         self._scene: _Scene | None = None
