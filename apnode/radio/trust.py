@@ -119,26 +119,29 @@ class Trust:
             before_last: coherence blocks between the one that UEs measured and the last of the slot; of a partner
                 whose estimates come later than that, nothing can be said.
         """
-        pairs, told, measured = [], [], []
-        for row, ue in enumerate(ues if feedback.partners.size else ()):
-            for column, ap in enumerate(feedback.partners[row].tolist()):
+        if not feedback.partners.size:
+            return
+        gains = feedback.partner_gain.astype(float)
+        means, partners = gains.mean(axis=2).tolist(), feedback.partners.tolist()
+        pairs, estimates, measured, betas = [], [], [], []
+        for row, ue in enumerate(ues):
+            for column, ap in enumerate(partners[row]):
                 block = blocks.get(ap)
                 if block is None or ue not in block.ues:
                     continue
-                gain = feedback.partner_gain[row, column].astype(float)
                 known = self._known.setdefault(ap, {}).setdefault(ue, _OfUe())
                 told_then = len(block.h_hat) - 1 - (before_last - block.age)
                 if known.slots >= _FIRST_SLOTS and known.total > 0 and 0 <= told_then < len(block.h_hat):
-                    beta = known.total / known.slots
-                    estimate = block.h_hat[told_then, :, block.ues.index(ue)]
                     pairs.append((ap, known))
-                    told.append(np.abs(estimate.astype(complex)) ** 2 / beta)
-                    measured.append(gain / beta)
+                    estimates.append(block.h_hat[told_then, :, block.ues.index(ue)])
+                    measured.append(gains[row, column])
+                    betas.append(known.total / known.slots)
                 known.slots += 1
-                known.total += float(gain.mean())
+                known.total += means[row][column]
         if not pairs:
             return
-        found = log_likelihoods(np.array(told), np.array(measured)).swapaxes(0, 1)
+        told, beta = np.abs(np.array(estimates, complex)) ** 2, np.array(betas)[:, None]
+        found = log_likelihoods(told / beta, np.array(measured) / beta).swapaxes(0, 1)
         found += [known.likelihoods for _, known in pairs]
         for (_, known), likelihoods, ratio in zip(pairs, found, _ratios(found), strict=True):
             known.likelihoods, known.ratio = likelihoods, ratio
