@@ -89,10 +89,20 @@ def default_policies(config: Config) -> list[str]:
     return names
 
 
-def rivals_of_agents(config: Config) -> list[str]:
-    """Beside whom agents that learn are judged: no links, links by chance, the forecast, and that told all defects."""
+def rivals_of_agents(config: Config) -> dict[str, Contender]:
+    """Beside whom agents that learn are judged: no links, links by chance, the forecast, and that told all defects.
+
+    Where a forecast chooses who serves a UE, also the forecast of links if all APs serve that could.
+    """
     told = config.precoding.joint == "selective" and "informed" in _told_differently(config)
-    return ["never", "random", *["forecast"] * config.forecasts, *["informed"] * told]
+    rivals = {
+        name: contender(name) for name in ("never", "random", *["forecast"] * config.forecasts, *["informed"] * told)
+    }
+    if config.selects_serving:
+        rivals["fixed-sets"] = Contender(
+            "forecast", None, {"cooperation": {"policy": "forecast", "serving": "strongest"}}
+        )
+    return rivals
 
 
 def _told_differently(config: Config) -> list[str]:

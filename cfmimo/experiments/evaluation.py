@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import Executor, Future
 
 import numpy as np
@@ -15,13 +15,15 @@ from apnode.runtime.host import CHECKPOINTS
 from cfmimo.errors import ConfigError
 from cfmimo.experiments.agents import agents_of
 from cfmimo.experiments.compare import drop_of, unit
-from cfmimo.experiments.contenders import contender, rivals_of_agents
+from cfmimo.experiments.contenders import Contender, contender, rivals_of_agents
 from cfmimo.experiments.measure import Drop, measure
+from cfmimo.experiments.workers import processors, spread
 from cfmimo.records.agents_file import AGENTS, Weights, write_agents
 from cfmimo.records.held_out import HELD_OUT, MEASURED, RATE, Row, read_rows, write_rows
 from cfmimo.runtime.request import RunRequest
 
 LAYOUTS, SLOTS = 4, 5  # slots that count on each
+_WORTH_PROCESSES = 50  # APs from which a layout takes longer than the start of a process
 
 
 def held_out(config: Config) -> list[Drop]:
@@ -30,16 +32,15 @@ def held_out(config: Config) -> list[Drop]:
     return [drop_of(config, seed - seed % 2 + (config.seed + 1) % 2, SLOTS, same_aps=True) for seed in drawn]
 
 
-def evaluate(config: Config, policies: Sequence[str], agents: Weights | None) -> list[Row]:
-    """What policies reach, as the config has them: means over the layouts held out.
+def evaluate(config: Config, entrants: Mapping[str, Contender], agents: Weights | None, workers: int = 1) -> list[Row]:
+    """What contenders reach: means over the layouts held out, which `workers` processes share.
 
     Agents take the best action they know, and learn nothing.
     """
-    entrants = [contender(policy) for policy in policies]
-    reached = [measure(drop, entrants, agents) for drop in held_out(config)]
+    reached = spread(measure, [(drop, [*entrants.values()], agents) for drop in held_out(config)], workers)
     return [
         {"policy": policy, **{column: float(np.mean([row[name] for row in rows])) for column, name in MEASURED.items()}}
-        for policy, rows in zip(policies, zip(*reached, strict=True), strict=True)
+        for policy, rows in zip(entrants, zip(*reached, strict=True), strict=True)
     ]
 
 
@@ -65,10 +66,10 @@ class HeldOut:
         self._looking: Future[None] = Future()
         self._looking.set_result(None)
 
-    def look(self, newest: int) -> None:
+    def look(self, newest: int, workers: int = 1) -> None:
         """Evaluate what is due when slot `newest` has closed: who transmitted in it has kept its checkpoint before."""
         while self._due and self._due[0] <= newest:
-            self._evaluate(self._due.popleft())
+            self._evaluate(self._due.popleft(), workers)
 
     def look_beside(self, newest: int, thread: Executor) -> None:
         """Look in another thread, unless it is still looking; what went wrong there is raised here, the next time."""
@@ -79,9 +80,12 @@ class HeldOut:
     def finish(self) -> None:
         """Evaluate what is left when the run is over, and once those who do not learn."""
         self._looking.result()
-        self.look(self._config.num_slots)
+        workers = processors() if self._config.radio.num_aps >= _WORTH_PROCESSES else 1
+        if self._due:
+            self._say("evaluating the agents, and beside them those who learn nothing")
+        self.look(self._config.num_slots, workers)
         if self._rows and not any(row["policy"] != self._policy for row in self._rows):
-            rivals = evaluate(self._config, rivals_of_agents(self._config), None)
+            rivals = evaluate(self._config, rivals_of_agents(self._config), None, workers)
             self._rows = [{**row, "episode": 0, "slots": 0} for row in rivals] + self._rows
             write_rows(self._folder / HELD_OUT, self._rows)
 
@@ -90,7 +94,7 @@ class HeldOut:
         price = self._config.cooperation.link_price if self._config.forecasts else 0.0
         return float(row[RATE] - price * row[unit(self._config)])
 
-    def _evaluate(self, completed: int) -> None:
+    def _evaluate(self, completed: int, workers: int) -> None:
         config, checkpoints = self._config, self._folder / CHECKPOINTS
         aps = range(config.radio.num_aps)
         saved = [Checkpoints(checkpoints, f"ap-{ap}").newest_until(completed) for ap in aps]
@@ -99,7 +103,7 @@ class HeldOut:
         except ConfigError as error:
             self._say(f"the agents are not evaluated after {completed} slots: {error}")
             return
-        [reached] = evaluate(config, [self._policy], agents.weights)
+        [reached] = evaluate(config, {self._policy: contender(self._policy)}, agents.weights, workers)
         if all(self._worth(reached) > self._worth(row) for row in self._rows if row["policy"] == self._policy):
             write_agents(self._folder / AGENTS, agents)
         episode = completed // config.run.slots_per_episode

@@ -6,13 +6,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from apnode.agent.beliefs import innocent
 from apnode.agent.prospects import LEVEL_NAMES
 from apnode.runtime.checkpoint import Checkpoints, encode
 from cfmimo.cli.console import Console
 from cfmimo.cli.main import run_cfmimo
 from cfmimo.errors import ConfigError, Interrupted, RunDirError
 from cfmimo.experiments.agents import load_agents
-from cfmimo.experiments.contenders import rivals_of_agents
+from cfmimo.experiments.contenders import contender, rivals_of_agents
 from cfmimo.experiments.evaluation import evaluate, held_out
 from cfmimo.experiments.resume import resume
 from cfmimo.experiments.run import run
@@ -79,7 +80,7 @@ def test_there_is_a_row_for_every_time_and_the_best_agents_are_kept(evaluated: P
     best = max(rows, key=lambda row: row["sum_rate_bps_hz"])
     kept = read_agents(evaluated / AGENTS)
     assert kept.origin.slots == best["slots"]
-    [reached] = evaluate(config, ["ddqn"], kept.weights)
+    [reached] = evaluate(config, {"ddqn": contender("ddqn")}, kept.weights)
     assert {**reached, "episode": best["episode"], "slots": best["slots"]} == best
     assert load_agents(str(evaluated), config).origin == kept.origin  # and these are who --policy names
     assert len({row["sum_rate_bps_hz"] for row in rows}) > 1
@@ -89,7 +90,7 @@ def test_who_is_evaluated_after_two_episodes_is_who_would_have_stopped_then(eval
     ran(tmp_path / "r", *SHORT, "run.episodes=2")
     stopped = load_agents(str(tmp_path / "r"), load("demo", SHORT))
     row = read_rows(evaluated / HELD_OUT)[3]
-    assert evaluate(load("demo", SHORT), ["ddqn"], stopped.weights)[0].items() <= row.items()
+    assert evaluate(load("demo", SHORT), {"ddqn": contender("ddqn")}, stopped.weights)[0].items() <= row.items()
 
 
 def test_beside_the_agents_stand_those_who_learn_nothing_once(evaluated: Path) -> None:
@@ -97,9 +98,12 @@ def test_beside_the_agents_stand_those_who_learn_nothing_once(evaluated: Path) -
     assert [(row["policy"], row["slots"]) for row in rows] == [("never", 0), ("random", 0)]
     assert [row["formed"] > 0 for row in rows] == [False, True]
     assert RunDir.open(evaluated).summary()["held_out"] == read_rows(evaluated / HELD_OUT)
-    assert rivals_of_agents(config) == ["never", "random"]
-    assert rivals_of_agents(load("selective")) == ["never", "random", "forecast"]
-    assert rivals_of_agents(load("hidden")) == ["never", "random", "forecast", "informed"]
+    assert [*rivals_of_agents(config)] == ["never", "random"]
+    assert [*rivals_of_agents(load("selective"))] == ["never", "random", "forecast"]
+    assert [*rivals_of_agents(load("hidden"))] == ["never", "random", "forecast", "informed"]
+    chosen = rivals_of_agents(load("hidden", ["cooperation.serving=forecast"]))
+    assert [*chosen][4:] == ["fixed-sets"]
+    assert not chosen["fixed-sets"].config(load("hidden", ["cooperation.serving=forecast"])).selects_serving
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2**63 - 1])
@@ -179,6 +183,13 @@ def test_who_learns_nothing_is_not_evaluated(evaluated: Path, tmp_path: Path) ->
 def test_the_page_shows_what_was_reached(evaluated: Path) -> None:
     assert (evaluated / "figures/held-out.svg").is_file()
     assert "on layouts that they never learn from" in (evaluated / "report.html").read_text()
+
+
+def test_before_an_ap_has_found_out_anything_it_is_the_forecast() -> None:
+    config = load("hidden", ("radio.num_aps=12", "radio.num_ues=6", "radio.area_m=300"))
+    rows = evaluate(config, {name: contender(name) for name in ("forecast", "belief")}, [[innocent()]] * 12)
+    assert rows[1] == {**rows[0], "policy": "belief"}
+    assert rows[0]["formed"] > 0
 
 
 def test_what_agents_believe_of_themselves_is_kept_and_drawn(
