@@ -1,10 +1,10 @@
-"""CPU time of an update and of a slot in `local`, against another commit in the same run.
+"""CPU time of an update and of a slot in `local`, against another commit in the same run; and what `hidden` costs.
 
 Both versions take turns, each time in a process of its own; the least of all rounds counts, since other work on the
 machine only ever adds. An update is what an agent does with a slot's lesson: it keeps the transition, draws a batch and
-takes a step; alone, or as one of a hundred that learn at once. A slot is the mean of the second half of a short run.
-The commit is to be no older than 909399a, whose agents each learnt for themselves.
-Example: python -m benchmarks.against 909399a --rounds 3
+takes a step; alone, or as one of a hundred that learn at once. A slot is the median of the second half of a short run.
+What an older version does not have it is not asked for.
+Example: python -m benchmarks.against f531368 --rounds 3
 """
 
 from __future__ import annotations
@@ -23,20 +23,30 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 MEASURE = """
-import json, sys, time
+import json, time
+from statistics import median
 import numpy as np
-from apnode.agent import policies
-from apnode.agent.replay import Transition
 from apnode.config import Config
-from cfmimo.presets import load
-from cfmimo.runtime.local import LocalNetwork
+try:  # where things were at f531368
+    from apnode import policies
+    from apnode.observation import observation_size
+    from apnode.replay import Transition
+    from coordinator.local import LocalNetwork
+    from coordinator.presets import load, preset_names
+except ImportError:
+    from apnode.agent import policies
+    from apnode.agent.replay import Transition
+    from cfmimo.presets import load, preset_names
+    from cfmimo.runtime.local import LocalNetwork
+    def observation_size(config):
+        return config.observed
 
 def updates(count, rounds):
     of, rng = Config(), np.random.default_rng(0)
     agents = [policies.Ddqn(ap, of) for ap in range(count)]
     getattr(policies, "put_together", lambda agents: None)(agents)
     def lesson(slot):
-        before, after = rng.standard_normal((2, of.observed))
+        before, after = rng.standard_normal((2, observation_size(of)))
         return Transition(before, int(rng.integers(16)), float(rng.normal()), after, 16, False), slot
     def learn(slot):
         lessons = [lesson(slot) for _ in agents]
@@ -51,20 +61,38 @@ def updates(count, rounds):
         learn(slot)
     return 1e6 * min(learn(50 + slot) for slot in range(rounds)) / count
 
-def slots(preset, episodes, per_episode):
-    network = LocalNetwork(load(preset, [f"run.episodes={episodes}", f"run.slots_per_episode={per_episode}"]))
-    marks = {}
+def slots(preset, episodes, per_episode, *settings):
+    length = [f"run.episodes={episodes}", f"run.slots_per_episode={per_episode}"]
+    network, marks = LocalNetwork(load(preset, [*length, *settings])), {}
     for _ in network.frames():
         marks.setdefault(network.channel.opened, time.process_time())
-    first, last = episodes * per_episode // 2, max(marks)
-    return 1e3 * (marks[last] - marks[first]) / (last - first)
+    took = {slot: 1e3 * (marks[slot + 1] - marks[slot]) for slot in marks if slot >= 0 and slot + 1 in marks}
+    later = [slot for slot in took if slot >= episodes * per_episode // 2]
+    within, first = ([took[slot] for slot in later if (slot % per_episode == 0) == new] for new in (False, True))
+    return median(within), median(first or [0])
 
-print(json.dumps({
+def report_bytes(levels):
+    return (1 + 2 * (levels > 0).sum(axis=1)).tolist()
+
+found = {
     "update, alone [us]": updates(1, 200),
     "update, one of 100 [us]": updates(100, 10),
-    "slot of hundred [ms]": slots("hundred", 4, 20),
-    "slot of selective [ms]": slots("selective", 1, 20),
-}))
+    "slot of hundred [ms]": slots("hundred", 4, 20)[0],
+}
+found["slot of selective [ms]"], found["first in a layout [ms]"] = slots("selective", 2, 10)
+if "hidden" in preset_names():
+    from channel_server import server
+    stream_levels, reported = server.stream_levels, []
+    def heard(*args):
+        levels = stream_levels(*args)
+        reported.extend(report_bytes(levels))
+        return levels
+    server.stream_levels = heard
+    found["slot of hidden [ms]"], _ = slots("hidden", 1, 10)
+    found["hidden, belief [ms]"], _ = slots("hidden", 1, 10, "cooperation.policy=belief")
+    found["UE reports, mean [B]"] = float(np.mean(reported))
+    found["UE reports, most [B]"] = max(reported)
+print(json.dumps(found))
 """
 
 
@@ -95,9 +123,13 @@ def main() -> None:
         finally:
             git("worktree", "remove", "--force", str(before))
     print(f"{'CPU time':26}{options.commit:>10}{'now':>10}{'ratio':>8}")
-    for name in rounds[0][1]:
-        old, new = (min(times[name] for times in of) for of in zip(*rounds, strict=True))
-        print(f"{name:26}{old:10.1f}{new:10.1f}{new / old:8.2f}")
+    old, new = ({name: min(times[name] for times in of) for name in of[0]} for of in zip(*rounds, strict=True))
+    for name in new:
+        was = f"{old[name]:10.1f}{new[name]:10.1f}{new[name] / old[name]:8.2f}" if name in old else f"{new[name]:20.1f}"
+        print(f"{name:26}{was}")
+    selective = new["slot of selective [ms]"]
+    print(f"hidden : selective {new['slot of hidden [ms]'] / selective:.2f}", end="")
+    print(f", with policy belief {new['hidden, belief [ms]'] / selective:.2f}")
 
 
 if __name__ == "__main__":
