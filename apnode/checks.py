@@ -101,7 +101,7 @@ class Checks:
     def _pilots(self, pilots: PilotBlock) -> None:
         radio = self._radio
         shape = (self._config.run.blocks_per_slot, radio.antennas, radio.pilot_length)
-        refuse_unless(pilots.y.shape == shape, f"pilots of shape {pilots.y.shape}, expected {shape}")
+        refuse_unless(pilots.y.shape == shape, "pilots of other blocks, antennas or length")
         refuse_unless(pilots.slot < self._config.num_slots, "slot beyond the end of the run")
         sent = radio.num_ues * math.sqrt(radio.pilot_power_w) + math.sqrt(radio.noise_power_w)
         refuse_unless(np.abs(pilots.y).max(initial=0) <= LOUDEST * sent, "pilots louder than they were sent")

@@ -183,20 +183,19 @@ class ChannelServer(Node):
         """An AP radiates. One that missed its slot is live again from the next one on."""
         ap, air = transmission.ap, self.air
         radio = self._config.radio
-        refuse_unless(ap < radio.num_aps, f"no AP {ap} in this network")
+        refuse_unless(ap < radio.num_aps, "no AP of this network")
         self._live.add(ap)
         if air is None or transmission.slot != air.index:
             return "late"
         refuse_unless(transmission.ues == self.layout.ues_of[ap], "transmission for other UEs than the AP serves")
         shape = (self._config.run.blocks_per_slot, len(transmission.ues), radio.antennas)
-        refuse_unless(transmission.w.shape == shape, f"precoders of shape {transmission.w.shape}, expected {shape}")
+        refuse_unless(transmission.w.shape == shape, "precoders of other blocks or antennas")
         told = self._config.selects_serving * len(transmission.ues)
-        refuse_unless(len(transmission.group) == told, f"groups for {len(transmission.group)} UEs, expected {told}")
+        refuse_unless(len(transmission.group) == told, "groups for other UEs")
         powers = np.array([self._counted_power(w) for w in (transmission.w, transmission.w_alone)])
         if ap in air.transmissions:
             return "duplicate"
-        allowed = self._allowed_power(air, ap)
-        refuse_unless(bool((powers <= allowed).all()), f"AP {ap} would radiate {powers.max()} W of {allowed.min()} W")
+        refuse_unless(bool((powers <= self._allowed_power(air, ap)).all()), "more power than the AP has")
         self._radiated[:, ap] += powers
         air.transmissions[ap] = transmission
         air.awaited.discard(ap)
