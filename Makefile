@@ -47,6 +47,7 @@ results: $(STAMP)  ## every printed result and figure of README and docs again (
 bench: $(STAMP)  ## slots/s, messages/s and CPU time by part, local against Ray; what an AP costs; how physics and compare grow
 	$(BIN)/python -m benchmarks.throughput
 	$(BIN)/python -m benchmarks.shares
+	$(BIN)/python -m benchmarks.against f531368
 	$(BIN)/python -m benchmarks.startup
 	$(BIN)/python -m benchmarks.physics
 	$(BIN)/python -m benchmarks.comparison

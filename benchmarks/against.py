@@ -117,7 +117,7 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         before = Path(folder, "before")
-        git("worktree", "add", "--detach", str(before), options.commit)
+        git("worktree", "add", "--quiet", "--detach", str(before), options.commit)
         try:
             rounds = [(measured(before), measured(ROOT)) for _ in range(options.rounds)]
         finally:
