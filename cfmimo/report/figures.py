@@ -131,7 +131,8 @@ def held_out(agents: Table, rivals: Mapping[str, float], policy: str) -> Figure:
     upper.plot(agents["slots"], agents["sum_rate_bps_hz"], "o-", color=colour, markersize=4, label=policy)
     upper.plot(agents["slots"][best], agents["sum_rate_bps_hz"][best], "*", color=colour, markersize=12, label="kept")
     for name, rate_of in rivals.items():
-        upper.axhline(rate_of, color=LOOKS[name].colour, linestyle="--", linewidth=1.2, label=name)
+        shade = LOOKS[name].colour if name in LOOKS else SKY  # of fixed serving sets
+        upper.axhline(rate_of, color=shade, linestyle="--", linewidth=1.2, label=name)
     upper.set_ylabel("sum rate [bit/s/Hz]")
     for name, label, shade in (("requests", "directed requests", ORANGE), ("formed", "undirected links formed", BLUE)):
         lower.plot(agents["slots"], agents[name], "o-", color=shade, markersize=4, label=label)

@@ -18,7 +18,6 @@ LOOKS = {  # what APs run: the colours of Okabe and Ito, told apart by colour-bl
     "threshold": Look("#56B4E9", "v"),
     "master": Look("#CC79A7", "P"),
     "forecast": Look("#009E73", "D"),
-    "fixed-sets": Look("#56B4E9", "D"),  # the same where all APs serve a user that could
     "ages": Look("#6CC0A0", "+"),
     "phases-and-ages": Look("#3FA37F", "x"),
     "informed": Look("#117733", "H"),
