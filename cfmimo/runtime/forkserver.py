@@ -248,11 +248,12 @@ def warm_up(policy: str) -> None:
     for module in _OF_RAY:
         with suppress(ImportError):  # then Ray needs it no more
             importlib.import_module(module)
-    config = Config.model_validate({"cooperation": {"policy": policy}})
-    nothing = np.zeros(config.observed)
-    agent = make_policy(0, config)
-    agent.act(nothing, Association(0, (), nothing[:0], nothing[:0].astype(int), (1,), ("",), nothing[:1]), slot=10**6)
+    any_policy = {"cooperation": {"policy": policy, "cluster": "serving"}, "precoding": {"joint": "selective"}}
+    config = Config.model_validate(any_policy)
+    agent, nothing = make_policy(0, config), np.zeros(config.observed)
     if isinstance(agent, Learner):
+        alone = Association(0, (), nothing[:0], nothing[:0].astype(int), (1,), ("",), nothing[:1])
+        agent.act(nothing, alone, slot=10**6)
         for slot in range(config.learning.batch_size):  # the last one brings an update
             agent.learn(Transition(nothing, 0, 0.0, nothing, 1, terminal=False), slot)
     if (threads := len(os.listdir("/proc/self/task"))) > 1:

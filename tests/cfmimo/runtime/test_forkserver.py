@@ -13,10 +13,11 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
+from apnode.config.cooperation import Cooperation
 from cfmimo.runtime import forkclient
 from cfmimo.runtime.forkserver import Request, py_executable
 
@@ -223,6 +224,13 @@ def test_a_server_without_anybody_ends_and_leaves_nothing(tmp_path: Path) -> Non
         assert len(servers(folder)) == 1
         wait_until(lambda: not servers(folder), seconds=40)
         assert not Path(folder).exists()
+
+
+@pytest.mark.parametrize("policy", get_args(Cooperation.model_fields["policy"].annotation))
+def test_a_server_can_warm_up_any_policy(policy: str) -> None:
+    warming = "import os; from cfmimo.runtime.forkserver import _NO_THREADS, warm_up; os.environ |= _NO_THREADS; "
+    warming += f"warm_up({policy!r})"
+    subprocess.run([sys.executable, "-c", warming], check=True)
 
 
 def test_without_a_server_the_start_is_plain(tmp_path: Path) -> None:
