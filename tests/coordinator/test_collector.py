@@ -142,7 +142,7 @@ MISFITS: dict[str, Message] = {
     "a report of a neighbour that there is not": ap_report(neighbours=(7,)),
     "a report of a suspect that there is not": ap_report(suspects=(2,)),
     "a report of a cluster of more APs than there are": ap_report(cluster_size=3),
-    "a report of a belief about one defect": ap_report(levels=[0.5, 0.1]),
+    "a report of beliefs, where APs have none": ap_report(levels=6 * [0.5]),
     "a fault in a slot that there is not": FaultFired(3, "ap/1", "kill"),
     "an AP that is in a slot that there is not": Hello(1, 1, "ap/1", 3, 0),
     "an AP restored to a slot that there is not": Hello(1, 1, "ap/1", 0, 3),
@@ -175,3 +175,14 @@ def test_a_flood_of_comebacks_and_faults_costs_memory_once(coordinator: Coordina
     give(coordinator, *(FaultFired(1, f"ap/{ap}", "kill") for ap in range(15)))
     assert (len(coordinator.record.comebacks), len(coordinator.record.fired)) == (10, 10)
     assert drops(coordinator) == {"flood": 10}
+
+
+@pytest.mark.parametrize("levels", [[0.5, 0.1], 7 * [0.5], [*5 * [0.5], -0.1]], ids=["few", "many", "below 0"])
+def test_beliefs_that_cannot_be_are_refused(levels: list[float]) -> None:
+    settings = ("radio.num_aps=2", "radio.num_ues=3", "run.episodes=1", "run.slots_per_episode=2")
+    coordinator = Coordinator(load("hidden", settings))
+    coordinator.handle(ap_report(levels=levels))
+    assert not coordinator.record.reported.any()
+    assert np.isnan(coordinator.record.beliefs).all()
+    coordinator.handle(ap_report(levels=6 * [0.5]))
+    assert (coordinator.record.beliefs[0, 0] == 0.5).all()
