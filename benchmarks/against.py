@@ -71,9 +71,6 @@ def slots(preset, episodes, per_episode, *settings):
     within, first = ([took[slot] for slot in later if (slot % per_episode == 0) == new] for new in (False, True))
     return median(within), median(first or [0])
 
-def report_bytes(levels):
-    return (1 + 2 * (levels > 0).sum(axis=1)).tolist()
-
 found = {
     "update, alone [us]": updates(1, 200),
     "update, one of 100 [us]": updates(100, 10),
@@ -81,17 +78,17 @@ found = {
 }
 found["slot of selective [ms]"], found["first in a layout [ms]"] = slots("selective", 2, 10)
 if "hidden" in preset_names():
-    from channel_server import server
+    from channel_server import server, ue_reports
     stream_levels, reported = server.stream_levels, []
     def heard(*args):
-        levels = stream_levels(*args)
-        reported.extend(report_bytes(levels))
-        return levels
+        reported.append(stream_levels(*args))
+        return reported[-1]
     server.stream_levels = heard
     found["slot of hidden [ms]"], _ = slots("hidden", 1, 10)
     found["hidden, belief [ms]"], _ = slots("hidden", 1, 10, "cooperation.policy=belief")
-    found["UE reports, mean [B]"] = float(np.mean(reported))
-    found["UE reports, most [B]"] = max(reported)
+    if hasattr(ue_reports, "report_bytes"):
+        sizes = ue_reports.report_bytes(np.concatenate(reported))
+        found["UE reports, mean [B]"], found["UE reports, most [B]"] = float(sizes.mean()), int(sizes.max())
 print(json.dumps(found))
 """
 

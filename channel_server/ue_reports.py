@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from apnode.protocol.messages import (
+    HEARD_STREAM,
     LEAST_LEVEL,
     LEVELS_PER_DB,
     MOST_STREAMS,
@@ -123,3 +124,11 @@ def stream_levels(effective: ComplexArray, noise_power: float) -> IntArray:
     weaker = np.argsort(-level, axis=1, kind="stable")[:, MOST_STREAMS:]
     np.put_along_axis(level, weaker, 0, axis=1)
     return np.where(level < LEAST_LEVEL, 0, np.minimum(np.rint(level), 255)).astype(np.uint8)
+
+
+def report_bytes(levels: IntArray) -> IntArray:
+    """(K,) bytes that each UE's report takes on the air, of the levels (K, K) that `stream_levels` gives.
+
+    A byte for the number of streams, then HEARD_STREAM for each: up to 256 reference signals can be told apart.
+    """
+    return np.asarray(1 + HEARD_STREAM.itemsize * (levels > 0).sum(axis=1))

@@ -18,7 +18,8 @@ NOBODY = 2**16 - 1  # pads arrays of ids: no id
 SILENT = 2**8 - 1  # in place of a group: an AP that was not heard
 LEVELS_PER_DB = 2  # UEs tell the level of a stream in steps of 0.5 dB
 LEAST_LEVEL = 5 * LEVELS_PER_DB  # streams below 5 dB over noise go unreported
-MOST_STREAMS = 20  # that a UE reports in a slot
+HEARD_STREAM = np.dtype([("stream", "|u1"), ("level", "|u1")])  # entry of a UE's report: reference signal, level
+MOST_STREAMS = (40 - 1) // HEARD_STREAM.itemsize  # a report takes 40 B a slot at most; 1 B says how many entries
 
 ComplexArray = NDArray[np.complex128]  # in computation; complex64 on the wire
 FloatArray = NDArray[np.float64]

@@ -7,7 +7,13 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from apnode.protocol.messages import LEAST_LEVEL, MOST_STREAMS, NOBODY, SILENT, FloatArray, IntArray, Transmission
-from channel_server.ue_reports import partner_gains, service_of, stream_levels, strongest_interferers
+from channel_server.ue_reports import (
+    partner_gains,
+    report_bytes,
+    service_of,
+    stream_levels,
+    strongest_interferers,
+)
 
 K = 5
 
@@ -143,6 +149,17 @@ def test_a_ue_reports_the_power_of_the_strongest_streams_it_hears_in_half_decibe
         assert (heard_db[told] >= 5).all()
         assert told.sum() == min(MOST_STREAMS, (heard_db >= 5).sum())
         assert heard_db[told].min(initial=np.inf) >= heard_db[~told & (heard_db >= 5)].max(initial=-np.inf)
+
+
+@pytest.mark.parametrize("heard", [0, 1, 18, 19, 20, 200])
+def test_a_report_of_streams_takes_40_bytes_at_most_however_many_a_ue_hears(heard: int) -> None:
+    effective = np.zeros((4, 200, 200), complex)
+    effective[:, :, :heard] = 1e3
+    levels = stream_levels(effective, 1.0)
+    reports = [np.stack([np.flatnonzero(of_ue), of_ue[of_ue > 0]], axis=1).astype(np.uint8) for of_ue in levels]
+    assert report_bytes(levels).tolist() == [len(bytes([len(report)]) + report.tobytes()) for report in reports]
+    assert report_bytes(levels).max() <= 40
+    assert (levels > 0).sum(axis=1).tolist() == [min(heard, 19)] * 200
 
 
 def test_a_ue_reports_no_stream_that_it_does_not_hear() -> None:
