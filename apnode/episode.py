@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from apnode.agent.forecast import Outlook
 from apnode.agent.observation import describe, observe, reported_interference
 from apnode.agent.serving import NOTHING_SERVED, SERVED, Serving
 from apnode.clusters.graph import Entry
@@ -46,22 +47,24 @@ class Episode:
     observation: FloatArray  # (10), made of these; where APs forecast, what they expect of the episode, or the change
     change: FloatArray  # (R,) how fast channels change, seen in the episode's first pilots; where beliefs need it
     recent: Recent  # own estimates of the newest coherence blocks
+    outlook: Outlook | None = None  # where APs forecast
     serving: Serving | None = None  # where a forecast tells which of a UE's APs transmit to it
 
     @classmethod
     def begin(cls, config: Config, ap: int, association: Association, precoder: Precoder, y: ComplexArray) -> Episode:
         """What it knows at the first pilots (B, L, tau_p) of a layout that it hears [sqrt W]."""
-        count, change = len(association.neighbours), np.zeros(0)
+        count, change, outlook = len(association.neighbours), np.zeros(0), None
         known = association.interference.copy(), [False] * count, np.zeros(count)
         if config.hears_streams:
             seen = change = sensed_change(y, association.beta, association.pilots, config.radio)
         elif config.forecasts:
-            seen = describe(config, ap, association)
+            outlook = Outlook(config, ap, association)
+            seen = describe(config, association, outlook.gains())
         else:
             seen = _observation(config, association, *known)
         recent = Recent(config.cooperation.history_blocks, config.radio.antennas, len(association.reach))
         serving = Serving(config, ap, association) if config.selects_serving else None
-        return cls(association, precoder, *known, np.zeros(count), seen, change, recent, serving)
+        return cls(association, precoder, *known, np.zeros(count), seen, change, recent, outlook, serving)
 
     @property
     def ues(self) -> tuple[int, ...]:

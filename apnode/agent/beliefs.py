@@ -196,7 +196,7 @@ class Belief(Believer):
         if scene.association.episode == episode:  # not so where the AP is without neighbours now
             for ue, level in stream_levels(self._config, scene.association.ues, feedback).items():
                 sent = _sent(scene, ue, feedback, groups.get(ue, ()), left_out.get(ue, ()))
-                if any(0 in group for group in sent):
+                if sum(sent) & scene.prospects[ue].group_of([0]):
                     slots, total = self._seen.get((ue, sent), (0, np.zeros(2)))
                     self._seen[ue, sent] = slots + 1, total + level
         if (feedback.slot + 1) % self._config.run.slots_per_episode == 0:
@@ -219,7 +219,8 @@ class Belief(Believer):
         deviation more adds to the variance.
         """
         levels, variances = least(scene.told), scene.told[:, 1]
-        others = sorted({*itertools.chain(*sent)} - {0})
+        members, senders = scene.prospects[ue].members, sum(sent)
+        others = [row for place, row in enumerate(members) if senders >> place & 1 and row]
         cases = np.tile(levels, (len(_CASES) + len(others) + 1, 1, 1))
         cases[: len(_CASES), 0] = _CASES
         cases[range(len(_CASES), len(cases) - 1), others] += np.sqrt(variances[others])
@@ -240,7 +241,7 @@ class Belief(Believer):
             "told.beliefs": np.array([*self._told.values()], float).reshape(-1, 2, len(LEVELS)),
             "episode": np.array(self._episode),
             "seen.ue": np.array([ue for (ue, _), _ in streams], np.int64),
-            "seen.groups": _masks([sent for (_, sent), _ in streams]),
+            "seen.groups": _padded([sent for (_, sent), _ in streams]),
             "seen.slots": np.array([slots for _, (slots, _) in streams], np.int64),
             "seen.level": np.array([total for _, (_, total) in streams], float).reshape(-1, 2),
         }
@@ -256,59 +257,55 @@ class Belief(Believer):
         self._late = int(state["late"])
         self._told = dict(zip(state["told.ap"].tolist(), state["told.beliefs"].copy(), strict=True))
         self._episode = int(state["episode"])
-        sent = [tuple(_rows(mask) for mask in groups if mask) for groups in state["seen.groups"].tolist()]
+        sent = [tuple(group for group in groups if group) for groups in state["seen.groups"].tolist()]
         seen = zip(state["seen.slots"].tolist(), state["seen.level"].copy(), strict=True)
         self._seen = dict(zip(zip(state["seen.ue"].tolist(), sent, strict=True), seen, strict=True))
 
 
-def _masks(partitions: Sequence[Partition]) -> IntArray:
-    """(S, G) the groups of partitions as bit masks over rows, 0 pads."""
-    masks = np.zeros((len(partitions), max(map(len, partitions), default=0)), np.int64)
-    for of_one, partition in zip(masks, partitions, strict=True):
-        of_one[: len(partition)] = [sum(1 << row for row in group) for group in partition]
-    return masks
-
-
-def _rows(mask: int) -> Group:
-    return frozenset(row for row in range(mask.bit_length()) if mask >> row & 1)
+def _padded(partitions: Sequence[Partition]) -> IntArray:
+    """(S, G) the groups of partitions, 0 pads."""
+    groups = np.zeros((len(partitions), max(map(len, partitions), default=0)), np.int64)
+    for of_one, partition in zip(groups, partitions, strict=True):
+        of_one[: len(partition)] = partition
+    return groups
 
 
 def _sent(
     scene: _Scene, ue: int, feedback: SlotFeedback, partners: Collection[int], left_out: Collection[int]
 ) -> Partition:
     """Which APs send a UE's stream in which groups, as far as this AP knows."""
-    aps, association = scene.around.aps, scene.association
-    rows = {aps[row]: row for row in scene.prospects[ue].members if aps[row] not in left_out}
+    aps, association, of_ue = scene.around.aps, scene.association, scene.prospects[ue]
+    singles = {aps[row]: of_ue.group_of([row]) for row in of_ue.members if aps[row] not in left_out}
     if len(feedback.group):
         at = association.ues.index(ue)
-        return _as_reported(rows, association.served_by[at].tolist(), feedback.group[at].tolist())
-    own = frozenset(row for ap, row in rows.items() if not row or ap in partners)
-    return _as_expected(rows.values(), own, scene.links[ue])
+        return _as_reported(singles, association.served_by[at].tolist(), feedback.group[at].tolist())
+    own = sum(single for ap, single in singles.items() if ap == aps[0] or ap in partners)
+    return _as_expected(singles.values(), own, [of_ue.group_of(link) for link in scene.links[ue]])
 
 
-def _as_reported(rows: Mapping[int, int], aps: Sequence[int], first: Sequence[int]) -> Partition:
+def _as_reported(singles: Mapping[int, Group], aps: Sequence[int], first: Sequence[int]) -> Partition:
     """Who of a UE's APs sends to it with whom, as the UE reports it.
 
     Args:
-        rows: of the APs that are to transmit to it, by AP.
+        singles: by AP that is to transmit to it, itself as a group.
         aps: the UE's, in order, NOBODY pads.
         first: of each the place of the first with which it precodes, as in SlotFeedback.
     """
-    groups: dict[int, set[int]] = {}
+    groups: dict[int, Group] = {}
     for ap, place in zip(aps, first, strict=True):
-        if place != SILENT and ap in rows:
-            groups.setdefault(place, set()).add(rows[ap])
-    return tuple(sorted(map(frozenset, groups.values()), key=min))
+        if place != SILENT and ap in singles:
+            groups[place] = groups.get(place, 0) | singles[ap]
+    return tuple(sorted(groups.values(), key=lambda group: group & -group))
 
 
-def _as_expected(members: Collection[int], group: Group, links: Collection[tuple[int, int]]) -> Partition:
+def _as_expected(singles: Collection[Group], own: Group, links: Collection[Group]) -> Partition:
     """One's own group, and the others as they are expected to be joined: where UEs do not report it."""
-    group_of = {row: frozenset([row]) for row in members if row not in group}
-    for one, other in links:
-        if one in group_of and other in group_of:
-            merged = group_of[one] | group_of[other]
-            group_of |= dict.fromkeys(merged, merged)
-    return (group, *dict.fromkeys(group_of.values()))
+    others = [single for single in singles if not single & own]
+    for link in links:
+        joined = [group for group in others if group & link]
+        if sum(joined) & link == link:
+            others = [sum(joined), *(group for group in others if not group & link)]
+    return (own, *others)
 
 
 def stream_levels(config: Config, ues: Collection[int], feedback: SlotFeedback) -> dict[int, FloatArray]:

@@ -44,10 +44,23 @@ def link_gains(
             jointly for UEs that they both serve only. Without it nobody has any.
         change: as `prospects_of` takes it.
     """
-    around = Surroundings(ap, association, config.radio)
-    if config.precoding.joint == "selective":
-        return gains_of_links(around, prospects_of(config, around, change).values(), levels)
-    return _one_by_one(config, around)
+    return Outlook(config, ap, association, change).gains(levels)
+
+
+class Outlook:
+    """What an AP can think ahead in one layout; while it is kept, others in its process share its draws."""
+
+    def __init__(self, config: Config, ap: int, association: Association, change: FloatArray | None = None) -> None:
+        """As `link_gains`."""
+        self._config, self._around = config, Surroundings(ap, association, config.radio)
+        selective = config.precoding.joint == "selective"
+        self._prospects = prospects_of(config, self._around, change) if selective else {}
+
+    def gains(self, levels: FloatArray | None = None) -> FloatArray:
+        """(N,) as `link_gains`."""
+        if self._config.precoding.joint == "selective":
+            return gains_of_links(self._around, self._prospects.values(), levels)
+        return _one_by_one(self._config, self._around)
 
 
 # --- joint precoding for common UEs -----------------------------------------------------------------------
@@ -82,13 +95,11 @@ def gains_along(around: Surroundings, joining: Iterable[Links]) -> FloatArray:
 
 def joining_links(around: Surroundings, prospects: Prospects, levels: FloatArray | None) -> Links:
     """The links that join the APs of one UE, and what each adds when it does; others add nothing."""
-    if levels is not None and not levels.any():
-        levels = None  # to the last bit
-    group_of = {row: frozenset([row]) for row in prospects.members}
+    group_of = dict(zip(prospects.members, prospects.alone, strict=True))
     known: dict[Group, float] = dict.fromkeys(group_of.values(), 0.0)  # an AP for itself changes nothing
     links: Links = {}
     while True:
-        pairs = [p for p in itertools.combinations(prospects.members, 2) if group_of[p[0]] is not group_of[p[1]]]
+        pairs = [p for p in itertools.combinations(prospects.members, 2) if group_of[p[0]] != group_of[p[1]]]
         merged = {pair: group_of[pair[0]] | group_of[pair[1]] for pair in pairs}
         if new := list(dict.fromkeys(group for group in merged.values() if group not in known)):
             gains = prospects.gains([prospects.with_group(group) for group in new], levels)
@@ -99,7 +110,7 @@ def joining_links(around: Surroundings, prospects: Prospects, levels: FloatArray
             return links
         best = max(paying, key=lambda pair: (around.common(*pair), added[pair]))  # the first of equals
         links[best] = added[best]
-        group_of |= dict.fromkeys(merged[best], merged[best])
+        group_of = {row: merged[best] if group & merged[best] else group for row, group in group_of.items()}
 
 
 # --- precoding with the channels of others ----------------------------------------------------------------
@@ -113,7 +124,7 @@ def _one_by_one(config: Config, around: Surroundings) -> FloatArray:
         return gains
     columns = np.flatnonzero(around.beta[0] > 0)
     columns = np.union1d(columns, np.flatnonzero(around.serves.any(axis=0)))
-    h, h_hat, _ = drawn(config, around, range(count), columns, int(around.ids[own[0]]))
+    h, h_hat, _ = drawn(config, around.beta[:, columns], around.pilots[columns], int(around.ids[own[0]]))
     at = np.searchsorted(columns, own)
     served, rho = around.serves[:, columns], around.rho[0, own]
 

@@ -6,7 +6,6 @@ from collections.abc import Collection, Sequence
 
 import numpy as np
 
-from apnode.agent.forecast import link_gains
 from apnode.config import Config
 from apnode.config.learning import TRAITS, Reward
 from apnode.protocol.messages import Association, FloatArray, SlotFeedback
@@ -49,8 +48,13 @@ def observe(
     )
 
 
-def describe(config: Config, ap: int, association: Association) -> FloatArray:
+def describe(config: Config, association: Association, gains: FloatArray) -> FloatArray:
     """The observation of an AP that forecasts, for the whole episode.
+
+    Args:
+        config: gives the cap on neighbours.
+        association: what the AP has been told.
+        gains: (N,) what it expects of the link with each neighbour [bit/s/Hz].
 
     Returns:
         (TRAITS max_neighbours,): of each neighbour what the link is expected to bring [bit/s/Hz], the number of UEs
@@ -59,7 +63,7 @@ def describe(config: Config, ap: int, association: Association) -> FloatArray:
     traits = np.zeros((config.cooperation.max_neighbours, TRAITS))
     if count := len(association.neighbours):
         common = association.neighbour_serves[:, np.isin(association.around, association.ues)].sum(axis=1)
-        gains, load = link_gains(config, ap, association), np.full(count, len(association.ues))
+        load = np.full(count, len(association.ues))
         traits[:count] = np.stack([gains, common, association.mastered, load], axis=1)
     return traits.ravel()
 

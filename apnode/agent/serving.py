@@ -20,7 +20,7 @@ from collections.abc import Collection, Mapping
 
 import numpy as np
 
-from apnode.agent.prospects import Prospects
+from apnode.agent.prospects import Group, Prospects
 from apnode.agent.surroundings import BoolArray, Surroundings
 from apnode.config import Config
 from apnode.protocol.messages import NOBODY, SILENT, Association, FloatArray, IntArray, SlotFeedback
@@ -99,10 +99,9 @@ class Serving:
         if self._prospects is None:
             self._prospects = self._mastered(change)
         for row, prospects in self._prospects.items():
-            judged = None if levels is None or not levels.any() else levels
-            known = self._group[row].tobytes() + (b"" if judged is None else judged[list(prospects.members)].tobytes())
+            known = self._group[row].tobytes() + (b"" if levels is None else levels[[*prospects.members]].tobytes())
             if row not in self._last or self._last[row][0] != known:
-                self._last[row] = known, self._best(row, prospects, judged)
+                self._last[row] = known, self._best(row, prospects, levels)
             chosen[row] = self._last[row][1]
             if tries is not None and self._luck(self._ues[row], tries) < _ALL_CHANCE:
                 chosen[row] = 0
@@ -113,14 +112,11 @@ class Serving:
 
     def _best(self, row: int, prospects: Prospects, levels: FloatArray | None) -> int:
         """The choice, given the groups that were reported: a bit mask; 0 if nobody is heard."""
-        groups: dict[int, set[int]] = {}
+        groups: dict[int, Group] = {}
         for place, first in enumerate(self._group[row, : len(self._aps[row])].tolist()):
             if first != SILENT:
-                groups.setdefault(first, set()).add(prospects.members[place])
-        if not groups:
-            return 0
-        best = prospects.best_served(tuple(map(frozenset, groups.values())), levels)
-        return sum(1 << place for place, member in enumerate(prospects.members) if member in best)
+                groups[first] = groups.get(first, 0) | 1 << place
+        return prospects.best_served(tuple(groups.values()), levels) if groups else 0
 
     def first_of(self, groups: Mapping[int, Collection[int]] | None) -> IntArray:
         """(|K_m|,) as in Transmission: the first AP of the group that this one precodes with for each of its UEs."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -64,17 +63,22 @@ class Surroundings:
 
 
 def drawn(
-    config: Config, around: Surroundings, aps: Sequence[int], columns: IntArray, key: int
+    config: Config, beta: FloatArray, pilots: IntArray, key: int
 ) -> tuple[ComplexArray, ComplexArray, FloatArray]:
-    """Channels (B, C, L, U) of some APs and UEs, estimates, and (C,) what these do not tell, relative to the power.
+    """Channels (B, C, L, U), estimates, and (C,) what these do not tell, relative to the power.
 
     The draws are the same for whoever makes them for the same key.
+
+    Args:
+        config: gives the seed of draws and the radio.
+        beta: (C, U) of some APs and UEs [power gain].
+        pilots: (U,) of the UEs.
+        key: of the draws.
     """
     radio, noise = config.radio, config.radio.noise_power_w
-    beta, pilots = around.beta[list(aps)][:, columns], around.pilots[columns]
     rng = generator(config.seed, Purpose.FORECAST, key)
     shape = (_BLOCKS, len(beta), radio.antennas)
-    h = gaussian(rng, *shape, len(columns)) * np.sqrt(beta)[:, None]
+    h = gaussian(rng, *shape, len(pilots)) * np.sqrt(beta)[:, None]
     same = (pilots[:, None] == pilots).astype(float)
     energy = radio.pilot_power_w * radio.pilot_length
     heard = math.sqrt(energy) * h @ same + math.sqrt(noise) * gaussian(rng, *shape, radio.pilot_length)[..., pilots]

@@ -12,7 +12,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from apnode.agent.beliefs import believed_gains
-from apnode.agent.forecast import link_gains
+from apnode.agent.forecast import Outlook, link_gains
 from apnode.agent.observation import describe, shares, traits_of
 from apnode.agent.prospects import INCOHERENCE, LEVELS, STALENESS
 from apnode.config import Config
@@ -182,12 +182,15 @@ class _World:
     config: Config
     links: list[Link]  # that can form
     associations: list[Association]  # what each AP is told
+    outlooks: list[Outlook]  # of each AP; while they are kept, all rules think with the same draws
 
     @classmethod
     def of(cls, config: Config) -> _World:
         episode = config.run.episodes - 1
         layout, forecasting = make_layout(config, episode), contender("forecast").config(config)
-        return cls(config, candidate_links(config, layout), associations(forecasting, layout, episode))
+        told, known = associations(forecasting, layout, episode), config_for_aps(config)
+        outlooks = [Outlook(known, ap, of_ap) for ap, of_ap in enumerate(told)]
+        return cls(config, candidate_links(config, layout), told, outlooks)
 
     @cached_property
     def change(self) -> list[FloatArray]:
@@ -306,4 +309,4 @@ def _advantages(agents: Weights, config: Config, ap: int, told: Association) -> 
 
     network = NeighbourDqn(config, seed=0)
     network.load(agents[ap % len(agents)])
-    return network.advantages(traits_of(describe(config, ap, told), len(told.neighbours)))
+    return network.advantages(traits_of(describe(config, told, link_gains(config, ap, told)), len(told.neighbours)))

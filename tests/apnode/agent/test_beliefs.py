@@ -23,7 +23,8 @@ CONFIG = load("selective", (*SMALL, "cooperation.policy=belief", "cooperation.hi
 WITH_SETS = CONFIG.variant(cooperation={"serving": "forecast"})  # so that APs are told who else serves their UEs
 ELSEWHERE = 10_000  # a UE that no AP serves
 
-Joined = Callable[[Sequence[int]], Partition]  # in which groups a UE's APs send, by their rows in Surroundings
+Groups = list[frozenset[int]]
+Joined = Callable[[Sequence[int]], Groups]  # in which groups a UE's APs send, by their rows in Surroundings
 
 
 @cache
@@ -79,7 +80,7 @@ def prospects(ap: int, layout: int, change: float) -> dict[int, Prospects]:
     return prospects_of(CONFIG, around, np.full(len(around.ids), change))
 
 
-def groups_of(association: Association, aps: Sequence[int], parts: Mapping[int, Partition]) -> IntArray:
+def groups_of(association: Association, aps: Sequence[int], parts: Mapping[int, Groups]) -> IntArray:
     """(|K_m|, A) as UEs report who precodes together for them; who does not transmit is for himself."""
     group = np.full(association.served_by.shape, SILENT)
     for of_ue, row, ue in zip(group, association.served_by.tolist(), association.ues, strict=True):
@@ -92,17 +93,17 @@ def groups_of(association: Association, aps: Sequence[int], parts: Mapping[int, 
 
 def all_but(silent: int) -> Joined:
     """All of a UE's APs together, but for some that do not transmit."""
-    return lambda members: (frozenset([0, *[row for row in members if row][silent:]]),)
+    return lambda members: [frozenset([0, *[row for row in members if row][silent:]])]
 
 
-def alone(members: Sequence[int]) -> Partition:
-    return tuple(frozenset([row]) for row in members)
+def alone(members: Sequence[int]) -> Groups:
+    return [frozenset([row]) for row in members]
 
 
-def with_one(members: Sequence[int]) -> Partition:
+def with_one(members: Sequence[int]) -> Groups:
     """The AP with one other, and the rest each for himself."""
     group = frozenset([0, *[row for row in members if row][:1]])
-    return (group, *[frozenset([row]) for row in members if row not in group])
+    return [group, *[frozenset([row]) for row in members if row not in group]]
 
 
 def school(
@@ -132,13 +133,14 @@ def school(
                 policy.hear({n: np.array([*defects[n], 0, 0, 0], np.float32) for n in association.neighbours})
             aps, groups, left_out = [ap, *association.neighbours], {}, {}
             levels: dict[int, tuple[float, float]] = {}
-            parts: dict[int, Partition] = {}
+            parts: dict[int, Groups] = {}
             for ue, of_ue in prospects(ap, layout, change).items():
                 parts[ue] = joined(of_ue.members)
                 sending = frozenset().union(*parts[ue])
                 mine = next((group for group in parts[ue] if 0 in group), frozenset[int]())
                 if mine:
-                    own_level, other = of_ue.heard(parts[ue], defects[aps][None])[0] + noise.normal(0, 0.2, 2)
+                    sent: Partition = tuple(of_ue.group_of(group) for group in parts[ue])
+                    own_level, other = of_ue.heard(sent, defects[aps][None])[0] + noise.normal(0, 0.2, 2)
                     levels[ue] = float(own_level), float(other)
                 groups[ue] = [aps[row] for row in mine if row]
                 left_out[ue] = [aps[row] for row in of_ue.members if row not in sending and told_who != "partners"]
