@@ -27,6 +27,7 @@ from apnode.runtime.injector import DEADLY
 from cfmimo.experiments.workers import processors
 from cfmimo.presets import load
 from cfmimo.runtime.fault_plan import FaultArgs, FaultPlan, Faults, PlannedFault, PlannedLinks, resolve
+from cfmimo.runtime.groups import groups_of
 from cfmimo.runtime.local import LocalNetwork
 from coordinator import tables
 from coordinator.record import Record
@@ -56,7 +57,7 @@ def config(overrides: tuple[str, ...]) -> Config:
 def random_plan(seed: int) -> tuple[tuple[str, ...], FaultPlan]:
     """What the network has other than preset demo, and a fault plan, both drawn from the seed."""
     rng = np.random.default_rng(seed)
-    overrides = (*SIZE, *LENGTH, *VARIANTS[rng.integers(len(VARIANTS))])
+    overrides = (*SIZE, *LENGTH, *VARIANTS[rng.integers(len(VARIANTS))], f"run.aps_per_actor={1 + seed % 3}")
     network = config(overrides)
     last = network.num_slots - QUIET_SLOTS
     faults = [_fault(rng, last, network.radio.num_aps) for _ in range(rng.integers(0, 6))]
@@ -69,7 +70,7 @@ def random_plan(seed: int) -> tuple[tuple[str, ...], FaultPlan]:
     links = [_links(rng, last) for _ in range(rng.integers(0, 3))]
     everything = FaultPlan(seed=seed, faults=tuple(faults), links=tuple(links))
     struck = resolve(everything, network)
-    hopeless = {ap_address(ap) for ap in range(network.radio.num_aps) if not _has_time(ap, struck)}
+    hopeless = {ap_address(ap) for group in groups_of(network) if not _has_time(group, struck) for ap in group}
     return overrides, everything.model_copy(update={"faults": tuple(f for f in faults if f.target not in hopeless)})
 
 
@@ -147,7 +148,9 @@ def broken(run: LocalNetwork, faults: Faults, folder: Path) -> list[str]:
     """The invariants that do not hold after a run."""
     record = run.coordinator.record
     slots, aps = record.reported.shape
-    survivors = [ap for ap in range(aps) if _is_spared(ap, faults)]
+    groups = groups_of(run.coordinator.config)
+    survivors = [ap for group in groups for ap in group if _is_spared(ap, group, faults)]
+    returning = [ap for group in groups if _has_time(group, faults) for ap in group]
     found = {
         "a slot that never closed": not record.closed.all() and not _reports_are_lost(faults),
         f"survivors {survivors} missed slots": not record.reported[record.closed][:, survivors].all(),
@@ -155,14 +158,14 @@ def broken(run: LocalNetwork, faults: Faults, folder: Path) -> list[str]:
         "numbers that are not finite": not _all_finite(record),
         f"links whose frames do not add up: {run.ledger.wrong}": bool(run.ledger.wrong),
         f"faults not as planned: {faults.not_as_planned(record.fired)}": bool(faults.not_as_planned(record.fired)),
-        "an AP that is not back": any(not record.reported[-1, ap] for ap in range(aps) if _has_time(ap, faults)),
+        "an AP that is not back": not record.reported[-1, returning].all(),
         "temporary files left": any((folder / "checkpoints").glob("*.tmp")),
     }
     return [what for what, holds in found.items() if holds]
 
 
-def _is_spared(ap: int, faults: Faults) -> bool:
-    """Whether nothing of the plan can keep an AP from a slot: not its own faults, nor those of its vital links.
+def _is_spared(ap: int, group: tuple[int, ...], faults: Faults) -> bool:
+    """Whether nothing of the plan can keep an AP from a slot: no fault of its own or its process, none of vital links.
 
     Reports that are lost are asked for again.
     """
@@ -173,7 +176,8 @@ def _is_spared(ap: int, faults: Faults) -> bool:
         for link in faults.links
     )
     return not cut and not any(
-        fault.node == address and fault.action not in {"lie", "disk_full"} for fault in faults.faults
+        fault.action in DEADLY or (fault.node == address and fault.action not in {"lie", "disk_full"})
+        for fault in faults.of(*map(ap_address, group)).own
     )
 
 
@@ -187,9 +191,9 @@ def _reports_are_lost(faults: Faults) -> bool:
     return together or (bool(server) and any(link.senders & ends and link.receivers & ends for link in faults.links))
 
 
-def _has_time(ap: int, faults: Faults) -> bool:
-    """Whether an AP can be back from all its faults before the end."""
-    own = [fault for fault in faults.faults if fault.node == ap_address(ap) and fault.action in DEADLY]
+def _has_time(group: tuple[int, ...], faults: Faults) -> bool:
+    """Whether the APs of a process can be back from all its deaths before the end."""
+    own = [fault for fault in faults.of(*map(ap_address, group)).own if fault.action in DEADLY]
     down = sum(fault.slots * (1 + fault.times * (fault.action == "crash_on_start")) for fault in own)
     return down + 4 * len(own) < QUIET_SLOTS
 

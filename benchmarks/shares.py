@@ -33,6 +33,7 @@ import apnode.agent.policies
 import apnode.protocol.node
 import apnode.radio.csi
 import apnode.radio.precoding
+import apnode.runtime.process
 import apnode.runtime.transport
 import cfmimo.runtime.cluster
 import cfmimo.runtime.local
@@ -98,6 +99,7 @@ def watched() -> Clock:
     for part, owner, names in (
         ("learning", apnode.agent.policies.Ddqn, ("act", "learn")),
         ("learning", cfmimo.runtime.local, ("use_leisure_together",)),
+        ("learning", apnode.runtime.process, ("use_leisure_together",)),
         ("precoding", apnode.radio.csi, ("despread", "estimate")),
         ("precoding", apnode.radio.precoding.Precoder, ("__init__", "alone", "joint", "block")),
         ("wire", apnode.protocol.node, ("encode", "decode")),

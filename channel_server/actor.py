@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from apnode.protocol.node import COORDINATOR
-from apnode.runtime.actor import NodeActor, run_node
+from apnode.runtime.actor import NodeActor
+from apnode.runtime.process import Process
 from channel_server.server import ChannelServer
 
 
@@ -11,14 +12,15 @@ class ChannelServerActor(NodeActor):
     """Runs one ChannelServer."""
 
     def run(self, own: str, coordinator: str, incarnation: int, first_slot: int) -> dict[str, int]:
-        """Run all slots from the first that is not known to be over; returns as `run_node`."""
+        """Run all slots from the first that is not known to be over; returns as `Process.run`."""
         node = ChannelServer(self.config, first_slot, restarted=incarnation > 0)
         node.endpoints[COORDINATOR] = coordinator
         transport = self.transport(own)
-        return run_node(
-            self.host(node, incarnation),
+        process = Process(
+            [self.host(node, incarnation)],
             transport,
             deadline_s=self.config.run.slot_deadline_s / 2,
             phase=lambda: node.air and (node.air.index, node.air.reminded),
             slot_s=self.config.run.slot_s,
         )
+        return process.run({node.address: []})

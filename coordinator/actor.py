@@ -7,8 +7,9 @@ from typing import Any
 from apnode.config import Config
 from apnode.protocol.fields import Message
 from apnode.protocol.node import CHANNEL, Send
-from apnode.runtime.actor import LAST_FRAMES_S, Network, NodeActor, run_node
+from apnode.runtime.actor import LAST_FRAMES_S, Network, NodeActor
 from apnode.runtime.injector import NodeFaults
+from apnode.runtime.process import Process
 from coordinator.collector import Coordinator
 from coordinator.journal import JOURNAL, Journal
 from coordinator.record import Record
@@ -37,12 +38,12 @@ class CoordinatorActor(NodeActor):
         self._said = list[str]()  # by the watcher, for the launcher to pass on
 
     def run(self, channel: str, own: str, incarnation: int) -> tuple[Record, dict[str, int]]:
-        """Collect until the run is over; returns what was collected, and what `run_node` returns."""
+        """Collect until the run is over; returns what was collected, and what `Process.run` returns."""
         node = self._node
         node.endpoints[CHANNEL] = channel
         transport = self.transport(own)
         first = node.ask_again() if incarnation else []
-        books = run_node(self.host(node, incarnation), transport, first, deadline_s=LAST_FRAMES_S)
+        books = Process([self.host(node, incarnation)], transport, LAST_FRAMES_S).run({node.address: first})
         return node.record, books
 
     def latest(self) -> tuple[int, dict[str, Any] | None, list[int], list[str]]:

@@ -21,6 +21,9 @@ class Run(Section):
     start: Literal["fork", "plain"] = Field(
         "fork", description="how AP processes start: forked from one warm process, or each from nothing"
     )
+    aps_per_actor: Count = Field(
+        1, description="APs in one process on Ray, neighbours in space: less memory and time, but one kill takes all"
+    )
     slot_deadline_s: Positive = Field(
         10.0,
         description="after half of it a silent AP is told to transmit; after all of it the slot closes without it [s]",

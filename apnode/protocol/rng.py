@@ -47,13 +47,14 @@ class Purpose(IntEnum):
 def config_for_aps(config: Config) -> Config:
     """The config as APs get it: nothing of the world in it.
 
-    Nothing can be drawn from its seed or read from a file it names, and it says nothing of defects and speeds. Its seed
-    follows from the run's one way. All APs have the same one, since both ends of a link draw alike from it; what an AP
-    draws for itself is keyed by its number.
+    Nothing can be drawn from its seed or read from a file it names, and it says nothing of defects, speeds and who
+    shares a process. Its seed follows from the run's one way. All APs have the same one, since both ends of a link draw
+    alike from it; what an AP draws for itself is keyed by its number.
     """
     nothing = Config()
     return config.variant(
         seed=integer_seed(config.seed, Purpose.APS),
+        run={"aps_per_actor": nothing.run.aps_per_actor},
         radio={"ap_seed": nothing.radio.ap_seed, "ue_speeds_kmh": nothing.radio.ue_speeds_kmh},
         propagation={"channel_file": nothing.propagation.channel_file},
         impairments=nothing.impairments,

@@ -123,17 +123,25 @@ class Host:
 
     def _afflicted(self, out: list[Send], injector: Injector) -> list[Send]:
         """What comes of it under the fault plan; what is said about faults goes past it."""
-        slot, reports = self.node.opened, list[Send]()
-        for fault in injector.due(slot):
-            reports += self._note(fault)
-            if fault.action in DEADLY:
-                raise Struck(fault, reports)
-            if fault.action == "corrupt_checkpoint" and self.checkpoints is not None:
-                self.checkpoints.corrupt_newest()
+        slot = self.node.opened
+        reports, deadly = self.strike(slot)
+        if deadly is not None:
+            raise Struck(deadly, reports)
         if self.checkpoints is not None:
             self.checkpoints.disk_full = injector.active("disk_full", slot) is not None
         self.sent.update(send.to for send in out + reports)
         return injector.pass_on(out, self._now) + reports
+
+    def strike(self, slot: int) -> tuple[list[Send], Fault | None]:
+        """Bring about what is planned for the node up to a slot; returns what it says of that, and what ends it."""
+        reports = list[Send]()
+        for fault in self.injector.due(slot) if self.injector is not None else ():
+            reports += self._note(fault)
+            if fault.action in DEADLY:
+                return reports, fault
+            if fault.action == "corrupt_checkpoint" and self.checkpoints is not None:
+                self.checkpoints.corrupt_newest()
+        return reports, None
 
     @property
     def _now(self) -> int:

@@ -66,10 +66,10 @@ class LinkFault:
 
 @dataclass(frozen=True, slots=True)
 class NodeFaults:
-    """The part of a plan that one node needs to know."""
+    """The part of a plan that the nodes of one process need to know."""
 
-    own: tuple[Fault, ...] = ()  # in order of their slots
-    links: tuple[LinkFault, ...] = ()
+    own: tuple[Fault, ...] = ()  # of these nodes, in order of their slots
+    links: tuple[LinkFault, ...] = ()  # from these nodes
     seed: int = 0
 
 
@@ -89,15 +89,17 @@ class Injector:
         """Take up the plan where the node's last life has left it.
 
         Args:
-            faults: of this node.
+            faults: of the nodes of its process.
             address: of this node.
-            incarnation: how many lives it had; each has ended by the plan's next deadly fault.
+            incarnation: how many lives its process had; each has ended by the plan's next deadly fault.
             first_slot: of the run, or of what is resumed of it; faults have struck before it, but may last.
         """
         self._address = address
         own = [fault for fault in faults.own if fault.slot >= first_slot]
-        self._due, self.failing_starts = _after_lives(own, incarnation)
-        self._lasting = [fault for fault in faults.own if fault.action in LASTING]
+        left, self.failing_starts = _after_lives(own, incarnation)
+        end = _next_end(left)
+        self._due = [f for f in left if f.node == address and (f.action not in DEADLY or f in end)]
+        self._lasting = [fault for fault in faults.own if fault.node == address and fault.action in LASTING]
         self._links = faults.links
         self._seed = faults.seed
         self._slot = -1  # of the newest frame
@@ -226,16 +228,33 @@ def damaged_frame(frame: bytes, rng: np.random.Generator) -> bytes:
 
 
 def _after_lives(own: Sequence[Fault], lives: int) -> tuple[list[Fault], bool]:
-    """The faults that are left after so many lives, and whether this life fails at its start."""
+    """The faults that are left for the nodes of a process after so many lives, and whether it fails to start now."""
     left = list(own)
     while lives:
-        at = next((at for at, fault in enumerate(left) if fault.action in DEADLY), None)
-        if at is None:
+        end = _next_end(left)
+        if not end:
             return [], False  # it died of something else
-        fault, left = left[at], left[at + 1 :]
+        left = _after(left, end)
         lives -= 1
-        if fault.action == "crash_on_start":
-            if lives < fault.times:
+        if end[0].action == "crash_on_start":
+            if lives < end[0].times:
                 return left, True
-            lives -= fault.times
+            lives -= end[0].times
     return left, False
+
+
+def _next_end(left: Sequence[Fault]) -> list[Fault]:
+    """What ends a process next: the first deadly fault, and those of its other nodes that are to strike with it."""
+    first = next((fault for fault in left if fault.action in DEADLY), None)
+    return [f for f in left if first and (f.slot, f.action, f.times) == (first.slot, first.action, first.times)]
+
+
+def _after(left: Sequence[Fault], end: Sequence[Fault]) -> list[Fault]:
+    """The faults that are left once `end` has struck, and all else that was to strike these nodes until then."""
+    kept, struck = list[Fault](), set[str]()
+    for fault in left:
+        if fault in end:
+            struck.add(fault.node)
+        elif fault.slot > end[0].slot or fault.action in DEADLY or fault.node in struck:
+            kept.append(fault)
+    return kept

@@ -1,7 +1,8 @@
-"""The data plane: frames straight from node to node. One small interface; ZeroMQ is the first choice.
+"""The data plane: frames straight from process to process. One small interface; ZeroMQ is the first choice.
 
 (The second, Ray actor calls, lives in `actor`, where Ray does.) Sending never blocks and never fails: a frame that
-cannot be queued, or whose endpoint cannot be reached at all, is dropped and counted, as a radio would.
+cannot be queued, or whose endpoint cannot be reached at all, is dropped and counted, as a radio would. As a process may
+hold several nodes, a frame travels with the address of its receiver before it, and a zero between the two.
 """
 
 from __future__ import annotations
@@ -14,22 +15,24 @@ from typing import Protocol
 
 import zmq
 
-_QUEUED = 1000  # parcels of frames per peer
+from apnode.protocol.node import Send
+
+_QUEUED = 1000  # parcels of frames per process
 _SLACK = 256  # a node counts what is too long for it; only what is longer by this factor is the socket's to refuse
 _LINGER_MS = 10_000  # to flush the last reports at the end of a run, even to a coordinator that is being restarted
 
 
 class Transport(Protocol):
-    """What a node's loop needs of the network."""
+    """What the loop of a process needs of the network."""
 
-    endpoint: str  # where peers find this node
+    endpoint: str  # where others find the nodes of this process
     lost: int  # frames that could not be queued
 
-    def send(self, peer: str, endpoint: str, frames: Sequence[bytes]) -> None:
-        """Queue frames for a peer, to arrive together at the endpoint where it is now, or drop them."""
+    def send(self, endpoint: str, parcel: Sequence[Send]) -> None:
+        """Queue frames for the process where their receivers are now, to arrive together, or drop them."""
 
-    def receive(self, timeout_s: float | None) -> Sequence[bytes]:
-        """The next frames from a peer; none after `timeout_s` without any."""
+    def receive(self, timeout_s: float) -> Sequence[Send]:
+        """The next frames from a process; none after `timeout_s` without any."""
 
     def close(self) -> None:
         """Flush what is queued, then give everything back."""
@@ -49,7 +52,7 @@ class CurveKeys:
 
 
 class ZeroMqTransport:
-    """PULL to receive on, one PUSH per peer, over TCP, encrypted and authenticated by CURVE."""
+    """PULL to receive on, one PUSH per process, over TCP, encrypted and authenticated by CURVE."""
 
     def __init__(
         self, host: str, keys: CurveKeys, endpoint: str | None = None, most_peers: int = 500, most_bytes: int = 2**16
@@ -68,7 +71,8 @@ class ZeroMqTransport:
         self._context.set(zmq.MAX_SOCKETS, 64 + 2 * most_peers)  # twice: all may move at once
         most_files = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
         resource.setrlimit(resource.RLIMIT_NOFILE, (most_files, most_files))  # a socket takes up to three
-        self._peers: dict[str, tuple[str, zmq.Socket[bytes]]] = {}  # with the endpoint that it is connected to
+        self._sockets: dict[str, zmq.Socket[bytes]] = {}  # by the endpoint that they are connected to
+        self._at: dict[str, str] = {}  # by address, at which endpoint a node was when it was sent something last
         self._inbox = self._context.socket(zmq.PULL)
         self._inbox.curve_secretkey, self._inbox.curve_publickey = keys.secret, keys.public
         self._inbox.curve_server = True
@@ -80,33 +84,40 @@ class ZeroMqTransport:
         self.endpoint = endpoint
         self.lost = 0
 
-    def send(self, peer: str, endpoint: str, frames: Sequence[bytes]) -> None:
+    def send(self, endpoint: str, parcel: Sequence[Send]) -> None:
+        self._note_moves(endpoint, parcel)
+        parts = [send.to.encode() + b"\0" + send.frame for send in parcel]
         try:
-            self._socket(peer, endpoint).send_multipart(frames, zmq.NOBLOCK)
+            self._socket(endpoint).send_multipart(parts, zmq.NOBLOCK)
         except zmq.ZMQError:  # its queue is full, or what it said is no endpoint, or there are no sockets left
-            self.lost += len(frames)
+            self.lost += len(parcel)
 
-    def receive(self, timeout_s: float | None) -> Sequence[bytes]:
-        self._inbox.rcvtimeo = -1 if timeout_s is None else math.ceil(timeout_s * 1000)  # poll() would cost more
+    def receive(self, timeout_s: float) -> Sequence[Send]:
+        self._inbox.rcvtimeo = math.ceil(timeout_s * 1000)  # poll() would cost more
         try:
-            return self._inbox.recv_multipart()
+            parts = self._inbox.recv_multipart()
         except zmq.Again:
             return ()
+        cut = [part.partition(b"\0") for part in parts]
+        return [Send(to.decode("latin-1"), frame) for to, _, frame in cut]
 
     def close(self) -> None:
         self._inbox.close(linger=0)
-        for _, socket in self._peers.values():
+        for socket in self._sockets.values():
             socket.close(linger=_LINGER_MS)
         self._context.term()
 
-    def _socket(self, peer: str, endpoint: str) -> zmq.Socket[bytes]:
-        """The socket connected to a peer; if the peer has moved, the one to where it was is closed."""
-        known, socket = self._peers.get(peer, ("", None))
-        if socket is not None and known == endpoint:
-            return socket
-        if socket is not None:
-            del self._peers[peer]
-            socket.close(linger=0)
+    def _note_moves(self, endpoint: str, parcel: Sequence[Send]) -> None:
+        """Close the sockets to where nobody is any more."""
+        for send in parcel:
+            before, self._at[send.to] = self._at.get(send.to, endpoint), endpoint
+            if before != endpoint and before in self._sockets and before not in self._at.values():
+                self._sockets.pop(before).close(linger=0)
+
+    def _socket(self, endpoint: str) -> zmq.Socket[bytes]:
+        """The socket connected to an endpoint."""
+        if endpoint in self._sockets:
+            return self._sockets[endpoint]
         socket = self._context.socket(zmq.PUSH)
         try:
             socket.curve_serverkey = self._keys.public
@@ -116,5 +127,5 @@ class ZeroMqTransport:
         except zmq.ZMQError:
             socket.close(linger=0)
             raise
-        self._peers[peer] = endpoint, socket
+        self._sockets[endpoint] = socket
         return socket

@@ -155,9 +155,10 @@ class Console:
             unsaved = f"{summary['checkpoints_unsaved']} checkpoints could not be written: is the disk full?"
             out.print(unsaved, highlight=False)
         if summary["ap_processes"]:
-            first = [str(process["pid"]) for process in summary["processes"][:_PIDS_SHOWN]]
-            pids = ", ".join(first + ["..."] * (summary["ap_processes"] > len(first)))
-            out.print(f"{summary['ap_processes']} AP actors in as many processes: {pids}", highlight=False)
+            count, aps = summary["ap_processes"], len(summary["processes"])
+            first = [*dict.fromkeys(str(process["pid"]) for process in summary["processes"])][:_PIDS_SHOWN]
+            pids, shared = ", ".join(first + ["..."] * (count > len(first))), f", shared by {aps} APs" * (aps > count)
+            out.print(f"{count} AP actors in as many processes{shared}: {pids}", highlight=False)
         late, lost = summary["traffic"]["Deadline"]["messages"], summary["frames_lost"]
         if late or any(lost.values()) or summary["restarts"]:
             troubles = (

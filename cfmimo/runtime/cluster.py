@@ -1,4 +1,4 @@
-"""The Ray runtime: one actor per AP, one for the channel server, one for the coordinator.
+"""The Ray runtime: one actor per AP or group of APs, one for the channel server, one for the coordinator.
 
 The launcher here creates them all, supervises them, and commands none of them slot by slot.
 """
@@ -10,7 +10,7 @@ import secrets
 import signal
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from itertools import count
 from typing import Any
@@ -28,6 +28,7 @@ from apnode.runtime.host import noted_faults
 from apnode.runtime.transport import CurveKeys
 from cfmimo.errors import ClusterError
 from cfmimo.runtime.forkserver import py_executable
+from cfmimo.runtime.groups import groups_of
 from cfmimo.runtime.request import Progress, RunRequest, note_error
 from channel_server.actor import ChannelServerActor
 from channel_server.impairments import fronthaul_levels
@@ -67,6 +68,7 @@ class Cluster:
         self._id = secrets.token_hex(4)
         self._made = count()  # actors, each with a name of its own
         self._fork_folder = fork_folder
+        self._groups = {ap_address(aps[0]): aps for aps in groups_of(config)}  # an actor has its first AP's address
         here: dict[str, Any] = {
             "scheduling_strategy": NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False),
             "max_restarts": -1,  # as peers know their endpoints for good
@@ -74,15 +76,15 @@ class Cluster:
         self.coordinator = self._actor(CoordinatorActor, COORDINATOR, config, threads=2, **here)
         self.channel = self._actor(ChannelServerActor, CHANNEL, config, **here)
         self._actors = {CHANNEL: self.channel, COORDINATOR: self.coordinator}
-        self._actors |= {ap_address(ap): self._ap(ap) for ap in range(config.radio.num_aps)}
+        self._actors |= {address: self._of_aps(address) for address in self._groups}
         self.running: dict[Any, str] = {}  # calls of `run` under way, with the address
         self._ended: dict[str, Any] = {}  # those that came to their end, by address
         self._starting: dict[Any, str] = {}  # calls of `process` of who is being restarted, with the address
         self._lives: Counter[str] = Counter()  # ended, by address
         self._deaths: dict[str, deque[float]] = {}  # by address, when the latest were
-        self._where: dict[int, Any] = {}  # by AP: what its newest process answers, as ApActor.process
-        self._since: Counter[int] = Counter()  # by AP: the newest slot when that process began
-        self.watchdog: list[dict[str, int]] = []  # {"ap", "after_slot"} of processes that it has ended
+        self._where: dict[str, Any] = {}  # by address: what the newest process of APs answers, as ApActor.process
+        self._since: Counter[str] = Counter()  # by address: the newest slot when that process began
+        self.watchdog: list[dict[str, int]] = []  # {"ap", "after_slot"} of APs whose process it has ended
         self._machines = list(request.faults.nodes)  # to be killed
         self._fired: list[dict[str, Any]] = []  # faults of machines, as in Record.fired
         self._watch = Watch()
@@ -91,37 +93,38 @@ class Cluster:
         self._newest = -1
 
     def start(self, progress: Progress, watch: Watch = Watch()) -> None:  # noqa: B008  frozen
-        """Start every process and wait until all are up; an AP whose process dies meanwhile gets another chance.
+        """Start every process and wait until all are up; APs whose process dies meanwhile get another chance.
 
         Raises:
             ClusterError: if they do not come up, or the port is taken.
         """
         num_aps = self._config.radio.num_aps
-        pending = {self._warm_up(ap): ap for ap in range(num_aps)}
+        pending = {self._warm_up(address): address for address in self._groups}
         self._watch = watch
         if watch.wanted:
             if complaint := self._begin_watch():
                 raise ClusterError(complaint)
             progress.say(watch.where)
         give_up = time.monotonic() + _START_TIMEOUT_S
-        failing: dict[int, float] = {}  # by AP, since when
+        failing: dict[str, float] = {}  # by address, since when
         while pending:
             for ref in ray.wait(list(pending), timeout=1.0)[0]:
-                ap = pending.pop(ref)
+                address = pending.pop(ref)
                 if (failure := _failure(ref)) is None:
                     pid, node = ray.get(ref)
-                    self.processes.append({"ap": ap, "pid": pid, "node": node})
-                    self._where[ap] = ref
+                    self.processes += [{"ap": ap, "pid": pid, "node": node} for ap in self._groups[address]]
+                    self._where[address] = ref
                 elif isinstance(failure, RayTaskError):
-                    raise ClusterError(f"AP {ap} cannot start: {failure}")
-                elif time.monotonic() - failing.setdefault(ap, time.monotonic()) > _START_AGAIN_S:
-                    raise ClusterError(f"the process of AP {ap} keeps dying while starting")
+                    raise ClusterError(f"{_named(self._groups[address])} cannot start: {failure}")
+                elif time.monotonic() - failing.setdefault(address, time.monotonic()) > _START_AGAIN_S:
+                    raise ClusterError(f"the process of {_named(self._groups[address])} keeps dying while starting")
                 else:
-                    self._replace(ap)
-                    pending[self._warm_up(ap)] = ap
+                    self._replace(address)
+                    pending[self._warm_up(address)] = address
             progress.starting(len(self.processes), num_aps)
             if time.monotonic() > give_up:
-                raise ClusterError(f"{len(pending)} of {num_aps} APs did not start in {_START_TIMEOUT_S:.0f} s")
+                late = num_aps - len(self.processes)
+                raise ClusterError(f"{late} of {num_aps} APs did not start in {_START_TIMEOUT_S:.0f} s")
         self.processes.sort(key=lambda process: process["ap"])
 
     def launch(self) -> None:
@@ -168,20 +171,22 @@ class Cluster:
                 self._ended[self.running.pop(ref)] = ref
 
     def _has_died(self, address: str, failure: RayError, progress: Progress) -> None:
-        """A process has ended, or is to end as its AP raised an exception."""
+        """A process has ended, or is to end as one of its APs raised an exception."""
         if isinstance(failure, RayTaskError):
-            if not address.startswith("ap/"):
+            if address not in self._groups:
                 raise failure
-            self.errors.append(note_error(self._folder, _number(address), self._newest, failure.cause, str(failure)))
+            noted = [*map(_number, getattr(failure.cause, "__notes__", ()))]  # by `Process`; or it was none of its APs
+            for ap in noted or self._groups[address]:
+                self.errors.append(note_error(self._folder, ap, self._newest, failure.cause, str(failure)))
         self._lives[address] += 1
         if self._budget_is_spent(address):
             self._give_up(address, f"died more than {self._config.run.restart_budget} times in a minute", progress)
         elif address == COORDINATOR and self._folder is None:
             raise ClusterError("the coordinator died, and all reports with it; the run is stopped")
         else:
-            if address.startswith("ap/"):
-                self.restarts.append({"ap": _number(address), "after_slot": self._newest})
-                self._replace(_number(address))
+            if address in self._groups:
+                self.restarts += [{"ap": ap, "after_slot": self._newest} for ap in self._groups[address]]
+                self._replace(address)
             self._starting[self._actors[address].process.remote()] = address
 
     def _has_started(self, address: str, answer: Any, progress: Progress) -> None:
@@ -194,7 +199,7 @@ class Cluster:
             ClusterError: if one of these two is not there in time.
         """
         if (failure := _failure(answer)) is not None:
-            if address.startswith("ap/"):
+            if address in self._groups:
                 self._has_died(address, failure, progress)
             elif time.monotonic() - self._deaths[address][-1] > _START_AGAIN_S:
                 raise ClusterError(f"the {address} died, and was not started again in {_START_AGAIN_S:.0f} s")
@@ -202,8 +207,8 @@ class Cluster:
                 time.sleep(_FAILING_S)
                 self._starting[self._actors[address].process.remote()] = address
         else:
-            if address.startswith("ap/"):
-                self._where[_number(address)], self._since[_number(address)] = answer, self._newest
+            if address in self._groups:
+                self._where[address], self._since[address] = answer, self._newest
             elif address == COORDINATOR:
                 self._asked = None
                 for ap in self.given_up:
@@ -213,17 +218,17 @@ class Cluster:
             self._run(address)
 
     def _give_up(self, address: str, why: str, progress: Progress) -> None:
-        """Leave an AP silent for the rest of the run.
+        """Leave the APs of a process silent for the rest of the run.
 
         Raises:
-            ClusterError: if it is not an AP, but one of the two nodes that a run cannot do without.
+            ClusterError: if it is that of one of the two nodes that a run cannot do without.
         """
-        if not address.startswith("ap/"):
+        if address not in self._groups:
             raise ClusterError(f"the {address} {why}")
-        ap = _number(address)
-        progress.say(f"AP {ap} {why}: left silent")
-        self.given_up.append(ap)
-        self.coordinator.give_up.remote(ap)
+        progress.say(f"{_named(self._groups[address])} {why}: left silent")
+        for ap in self._groups[address]:
+            self.given_up.append(ap)
+            self.coordinator.give_up.remote(ap)
         ray.kill(self._actors[address])
 
     def _budget_is_spent(self, address: str) -> bool:
@@ -237,21 +242,23 @@ class Cluster:
         ends = self.running | {ref: address for address, ref in self._ended.items() if address != COORDINATOR}
         ended, _ = ray.wait([*ends], num_returns=len(ends), timeout=_END_TIMEOUT_S)
         told = {ends[ref]: ray.get(ref) for ref in ended if _failure(ref) is None}
-        return _settled(record, {COORDINATOR: self._books, **told})
+        of_aps = [told.pop(address) for address in self._groups if address in told]
+        return _settled(record, [self._books, *told.values()], of_aps)
 
     def _end_hung(self, silent: Iterable[int]) -> None:
-        """The watchdog: end the processes of APs that live, and have been silent for long since they last said hello.
+        """The watchdog: end the processes that live, and whose APs are all silent for long since they last said hello.
 
         Ray never reports a process that is frozen. One that is ended here is restarted like any other.
         """
-        for ap in silent:
-            if self._newest - self._since[ap] < self._config.run.watchdog_slots:
-                continue  # its process is a new one
-            where = self._where.pop(ap, None)
+        quiet = {*silent}
+        for address, aps in self._groups.items():
+            if not quiet.issuperset(aps) or self._newest - self._since[address] < self._config.run.watchdog_slots:
+                continue  # an AP of it is heard, or it is a new process
+            where = self._where.pop(address, None)
             known = where is not None and ray.wait([where], timeout=0)[0] and _failure(where) is None
-            if known and ap_address(ap) in self.running.values():
+            if known and address in self.running.values():
                 pid, node = ray.get(where)
-                self.watchdog.append({"ap": ap, "after_slot": self._newest})
+                self.watchdog += [{"ap": ap, "after_slot": self._newest} for ap in aps]
                 _on_machine(node, _end_process, pid)
 
     def _kill_machines(self) -> None:
@@ -296,32 +303,31 @@ class Cluster:
         arguments: list[Any] = [*self._endpoints, self._lives[address]]
         if address == CHANNEL:
             arguments.append(max(self._newest + 1, self._network.first_slot))
-        elif address.startswith("ap/"):
-            arguments.append(self._weights(_number(address)))
+        elif address in self._groups:
+            arguments.append(self._weights(address))
         self.running[self._actors[address].run.remote(*arguments)] = address
 
-    def _warm_up(self, ap: int) -> Any:
-        return self._actors[ap_address(ap)].warm_up.remote(self._weights(ap))
+    def _warm_up(self, address: str) -> Any:
+        return self._actors[address].warm_up.remote(self._weights(address))
 
-    def _weights(self, ap: int) -> list[FloatArray] | None:
-        """Of an AP's agent that has learned; told to each of its processes, since Ray would not keep so much."""
-        return None if self._agents is None else self._agents[ap % len(self._agents)]
+    def _weights(self, address: str) -> dict[int, list[FloatArray]] | None:
+        """By AP, of agents that have learned; told to each process of theirs, since Ray would not keep so much."""
+        if self._agents is None:
+            return None
+        return {ap: self._agents[ap % len(self._agents)] for ap in self._groups[address]}
 
-    def _ap(self, ap: int) -> Any:
-        """A new actor for an AP. Ray does not restart it: `_replace` does, however its process or its machine ended."""
+    def _of_aps(self, address: str) -> Any:
+        """A new actor for APs. Ray does not restart it: `_replace` does, however its process or its machine ended."""
         by_fork = {"py_executable": py_executable(self._fork_folder, self._config.cooperation.policy)}
         runtime_env = by_fork if self._config.run.start == "fork" else None
-        config = config_for_aps(self._config)
-        own = ap, int(self._late[ap])
-        return self._actor(
-            ApActor, ap_address(ap), config, *own, scheduling_strategy="SPREAD", runtime_env=runtime_env, max_restarts=0
-        )
+        late = {ap: int(self._late[ap]) for ap in self._groups[address]}
+        placed: dict[str, Any] = {"scheduling_strategy": "SPREAD", "runtime_env": runtime_env, "max_restarts": 0}
+        return self._actor(ApActor, address, config_for_aps(self._config), late, **placed)
 
-    def _replace(self, ap: int) -> None:
-        """Put a new actor in the place of an AP's; the old one may live, if it is only out of reach."""
-        address = ap_address(ap)
+    def _replace(self, address: str) -> None:
+        """Put a new actor in the place of one of APs; the old one may live, if it is only out of reach."""
         ray.kill(self._actors[address])
-        self._actors[address] = self._ap(ap)
+        self._actors[address] = self._of_aps(address)
 
     def _actor(self, kind: type, address: str, config: Config, *args: Any, threads: int = 1, **options: Any) -> Any:
         """Create one actor, with Ray's options. With Ray calls as transport, frames need a thread beside the loop."""
@@ -333,25 +339,28 @@ class Cluster:
             "max_concurrency": max(threads, 2 if self._network.transport == "ray-calls" else 1),
             **options,
         }
-        faults = self._faults.of(address)
+        faults = self._faults.of(*map(ap_address, self._groups.get(address, ())), address)
         return ray.remote(kind).options(**options).remote(name, config, self._network, faults, *args)
 
 
-def _settled(record: Record, told: Mapping[str, Mapping[str, int]]) -> dict[str, int]:
+def _settled(record: Record, told: Iterable[dict[str, int]], of_aps: Iterable[Any]) -> dict[str, int]:
     """Enter checkpoints that could not be written after an AP's last report into a record; returns frames lost.
 
     Args:
         record: of the run.
-        told: by address, what the node's loop returned.
+        told: what `Process.run` returned in the processes of the coordinator and the channel server.
+        of_aps: what `ApActor.run` returned.
 
     Returns:
         frames lost, as an Outcome has them.
     """
     books, record.unsaved = Counter[str](), record.unsaved.copy()  # what came through Ray is read-only
-    for address, of_node in told.items():
-        books.update(of_node)
-        if address.startswith("ap/"):
-            record.unsaved[_number(address)] += of_node["unsaved"]
+    for of_process in told:
+        books.update(of_process)
+    for of_process, aps in of_aps:
+        books.update(of_process)
+        for ap, own in aps.items():
+            record.unsaved[ap] += own["unsaved"]
     sent = int(record.traffic[0].sum()) + books["sent"] + books["doubled"]
     received = record.accepted + int(record.rejected.sum()) + books["received"]
     lost = {"planned": books["planned"], "to_nobody": books["to_nobody"]}
@@ -365,6 +374,11 @@ def _failure(ref: Any) -> RayError | None:
     except RayError as error:
         return error
     return None
+
+
+def _named(aps: tuple[int, ...]) -> str:
+    """APs, in words."""
+    return f"AP{'s' * (len(aps) > 1)} {', '.join(map(str, aps))}"
 
 
 def _number(address: str) -> int:

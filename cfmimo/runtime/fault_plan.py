@@ -112,10 +112,10 @@ class Faults:
     seed: int = 0
     nodes: tuple[Fault, ...] = field(default=(), repr=False)  # kill_node: of machines, by the launcher
 
-    def of(self, address: str) -> NodeFaults:
-        """What one node needs to know."""
-        links = tuple(link for link in self.links if address in link.senders)
-        return NodeFaults(tuple(fault for fault in self.faults if fault.node == address), links, self.seed)
+    def of(self, *addresses: str) -> NodeFaults:
+        """What the nodes of one process need to know."""
+        links = tuple(link for link in self.links if not link.senders.isdisjoint(addresses))
+        return NodeFaults(tuple(fault for fault in self.faults if fault.node in addresses), links, self.seed)
 
     @property
     def planned(self) -> list[dict[str, Any]]:

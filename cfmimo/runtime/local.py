@@ -1,4 +1,7 @@
-"""The local runtime: all nodes in one process, a queue of frames, virtual time. The reference mode."""
+"""The local runtime: all nodes in one process, a queue of frames, virtual time. The reference mode.
+
+Nodes fall together that would share a process on Ray.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +21,7 @@ from apnode.runtime.checkpoint import Checkpoints
 from apnode.runtime.host import CHECKPOINTS, SILENT_SLOTS, Host, noted_faults, restore
 from apnode.runtime.injector import Fault, Injector, Struck
 from cfmimo.runtime.fault_plan import Faults
+from cfmimo.runtime.groups import groups_of
 from cfmimo.runtime.request import note_error
 from channel_server.impairments import fronthaul_levels
 from channel_server.server import ChannelServer
@@ -89,6 +93,9 @@ class LocalNetwork:
         self._first_slot, self._known = first_slot, config_for_aps(config)
         self._faulty = faults != Faults()
         self._late = fronthaul_levels(config)
+        self._together: dict[str, tuple[str, ...]] = {CHANNEL: (CHANNEL,), COORDINATOR: (COORDINATOR,)}
+        for group in groups_of(config):  # by address, who shares its process
+            self._together |= dict.fromkeys(map(ap_address, group), tuple(map(ap_address, group)))
         self._lives: Counter[str] = Counter()
         self._down: dict[str, int] = {}  # by address, the slot in which it is back
         self._frozen: dict[str, list[tuple[str, Send]]] = {}  # by address, what waits for it
@@ -159,9 +166,11 @@ class LocalNetwork:
         try:
             self._post(host.node, act(*args))
         except Struck as struck:
-            host.sent.update(send.to for send in struck.last_words)
-            self._post(host.node, struck.last_words)
-            self._fell(host, struck.fault)
+            for each in (self._hosts[address] for address in self._together[host.node.address]):
+                words = struck.last_words if each is host else each.strike(struck.fault.slot)[0]
+                each.sent.update(send.to for send in words)
+                self._post(each.node, words)
+                self._fell(each.node.address, struck.fault)
         except Exception as error:
             if not isinstance(host.node, AccessPoint):
                 raise
@@ -227,7 +236,8 @@ class LocalNetwork:
         injector = None
         if self._faulty:
             lives = self._lives[node.address]
-            injector = Injector(self._faults.of(node.address), node.address, lives, self._first_slot)
+            faults = self._faults.of(*self._together[node.address])
+            injector = Injector(faults, node.address, lives, self._first_slot)
         notes = None if self._folder is None else self._folder / CHECKPOINTS
         self._hosts[node.address] = Host(node, checkpoints, injector, notes, late)
 
@@ -261,9 +271,8 @@ class LocalNetwork:
 
     # --- faults -------------------------------------------------------------------------------------------
 
-    def _fell(self, host: Host, fault: Fault) -> None:
+    def _fell(self, address: str, fault: Fault) -> None:
         """A node's process ends, or freezes until the watchdog ends it."""
-        address = host.node.address
         if fault.action == "hang":
             self._frozen[address] = []
             self._down[address] = self._now + self._config.run.watchdog_slots
@@ -276,19 +285,22 @@ class LocalNetwork:
         self._down[address] = self._now + fault.slots * (1 + failing)
 
     def _raised(self, node: AccessPoint, error: Exception) -> None:
-        """An AP's exception ends that AP's process, and nothing else; one that raises too many is given up."""
+        """An AP's exception ends that AP's process, and nothing else; one in which too many raise is given up."""
         self._faulty = True  # others may wait for it
-        slots = [noted["after_slot"] for noted in self.errors if noted["ap"] == node.ap]
+        group = self._together[node.address]
+        slots = [noted["after_slot"] for noted in self.errors if ap_address(noted["ap"]) in group]
         noted = note_error(self._folder, node.ap, self._now, error, "".join(traceback.format_exception(error)))
         self.errors.append(noted)
-        self._end(node.address)
-        self._lives[node.address] += 1
         budget = self._config.run.restart_budget
-        if len(slots) >= budget and self._now - slots[-budget] < _BUDGET_SLOTS:
-            self.given_up.append(node.ap)
-            self.coordinator.given_up.add(node.ap)
-        else:
-            self._down[node.address] = self._now + _DOWN_SLOTS
+        for address in group:
+            self._end(address)
+            self._lives[address] += 1
+            if len(slots) >= budget and self._now - slots[-budget] < _BUDGET_SLOTS:
+                ap = _number(address)
+                self.given_up.append(ap)
+                self.coordinator.given_up.add(ap)
+            else:
+                self._down[address] = self._now + _DOWN_SLOTS
 
     def _end(self, address: str) -> None:
         host = self._hosts.pop(address)
@@ -299,15 +311,17 @@ class LocalNetwork:
     def _bring_back(self) -> None:
         """Start the processes anew whose time has come."""
         for address, slot in list(self._down.items()):
-            if slot > self._now and not self.channel.done:
+            if address not in self._down or (slot > self._now and not self.channel.done):
                 continue
-            if address in self._frozen:  # the watchdog
-                self._end(address)
-                self._lives[address] += 1
+            for each in self._together[address]:
+                if each in self._frozen:  # the watchdog
+                    self._end(each)
+                    self._lives[each] += 1
             self._return(address)
 
     def _return(self, address: str) -> None:
-        del self._down[address]
+        for each in self._together[address]:
+            del self._down[each]
         if address == CHANNEL:
             self._start_channel()
             self._let(self._hosts[CHANNEL], self._hosts[CHANNEL].begin, [])
@@ -316,10 +330,10 @@ class LocalNetwork:
             host = self._hosts[address]
             self._let(host, host.begin, self.coordinator.ask_again())
         else:
-            ap = int(address.partition("/")[2])
-            self.restarts.append({"ap": ap, "after_slot": self._now})
-            self.aps[ap] = self._make_ap(ap)
-            self._begin(self.aps[ap])
+            for ap in map(_number, self._together[address]):
+                self.restarts.append({"ap": ap, "after_slot": self._now})
+                self.aps[ap] = self._make_ap(ap)
+                self._begin(self.aps[ap])
 
     def _settle(self, host: Host) -> None:
         """Enter what a node sent, and what became of it on its links, into the ledger."""
@@ -346,3 +360,8 @@ class LocalNetwork:
                 self.coordinator.record.add_fault(fired)
         for sender, send in self._queue:
             self.ledger.unknown[sender, send.to] += 1
+
+
+def _number(address: str) -> int:
+    """Of an AP."""
+    return int(address.partition("/")[2])

@@ -146,6 +146,7 @@ def test_a_negative_number_is_refused_by_the_keys_name_and_shown(key: str) -> No
         "run.episodes",
         "run.slots_per_episode",
         "run.blocks_per_slot",
+        "run.aps_per_actor",
         "run.slot_deadline_s",
         "run.checkpoint_every_slots",
         "propagation.d0_m",

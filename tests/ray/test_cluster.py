@@ -119,4 +119,5 @@ def test_the_coordinator_may_die_without_an_ap_noticing(session: str) -> None:
     wait_for_slot(cluster, 5)
     ray.kill(cluster.coordinator)
     of_aps = [call for call, address in cluster.running.items() if address.startswith("ap/")]
-    assert [result["completed"] for result in ray.get(of_aps, timeout=120)] == [config.num_slots] * 6
+    of_each = [ap for _, aps in ray.get(of_aps, timeout=120) for ap in aps.values()]
+    assert [ap["completed"] for ap in of_each] == [config.num_slots] * 6

@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from apnode.agent.policies import Policy
-from apnode.protocol.messages import TAGS, Deadline, FloatArray, SlotReport
+from apnode.protocol.messages import TAGS, Association, Deadline, FloatArray, SlotReport
 from apnode.protocol.wire import decode
 from apnode.runtime.actor import ApActor
 from cfmimo.presets import load
@@ -241,17 +241,21 @@ def test_an_exception_of_an_ap_ends_its_process_but_not_the_run(
     class Buggy(ApActor):  # inside a function, so that Ray takes it along
         """AP 1 cannot decide in one slot, AP 4 never from one slot on."""
 
-        def _make_policy(self, weights: list[FloatArray] | None) -> Policy:
-            policy = super()._make_policy(weights)
-            decide, ap = policy.act, self._ap
+        def _make_policies(self, weights: Mapping[int, list[FloatArray]] | None) -> dict[int, Policy]:
+            policies = super()._make_policies(weights)
+            for ap, policy in policies.items():
+                policy.act = self._buggy(ap, policy)  # type: ignore[method-assign]
+            return policies
 
-            def act(observation: FloatArray, num_neighbours: int, slot: int) -> int:
+        def _buggy(self, ap: int, policy: Policy) -> Callable[[FloatArray, Association, int], int]:
+            decide = policy.act
+
+            def act(observation: FloatArray, association: Association, slot: int) -> int:
                 if (ap, slot) == (1, 22) or (ap == 4 and slot >= 12):
                     raise ValueError(f"a bug of AP {ap}")
-                return decide(observation, num_neighbours, slot)
+                return decide(observation, association, slot)
 
-            policy.act = act  # type: ignore[method-assign]
-            return policy
+            return act
 
     monkeypatch.setattr("cfmimo.runtime.cluster.ApActor", Buggy)
     cluster, record, _ = follow(session, tmp_path, settings=["run.episodes=6"])

@@ -23,9 +23,9 @@ def cfmimo(*arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
 
-def interrupted(folder: Path, by: signal.Signals) -> tuple[subprocess.Popen[str], Path]:
+def interrupted(folder: Path, by: signal.Signals, *settings: str) -> tuple[subprocess.Popen[str], Path]:
     """A run that got a signal in its middle; its private session's folder."""
-    run = cfmimo("run", "demo", "--quiet", "--seed", "3", "--set", *PACED, "--out", str(folder))
+    run = cfmimo("run", "demo", "--quiet", "--seed", "3", "--set", *PACED, *settings, "--out", str(folder))
     give_up = time.monotonic() + 60
     while len(list((folder / "checkpoints").glob("ap-*.b.ckpt"))) < 6:  # each has written two
         assert time.monotonic() < give_up

@@ -36,7 +36,7 @@ def test_a_fault_strikes_in_its_slot_or_the_first_one_after_it() -> None:
 def test_a_life_begins_after_the_fault_that_ended_the_one_before() -> None:
     own = tuple(fault(slot, action) for slot, action in enumerate(("lie", "kill", "disk_full", "hang", "lie")))
     lives = [struck(Injector(NodeFaults(own), AP, life), range(5)) for life in range(3)]
-    assert lives == [[(0, "lie"), (1, "kill"), (2, "disk_full"), (3, "hang"), (4, "lie")], lives[1], [(4, "lie")]]
+    assert lives == [[(0, "lie"), (1, "kill"), (2, "disk_full"), (4, "lie")], lives[1], [(4, "lie")]]
     assert lives[1] == [(2, "disk_full"), (3, "hang"), (4, "lie")]
 
 
@@ -50,6 +50,27 @@ def test_crash_on_start_takes_so_many_lives_more() -> None:
     fails = [Injector(NodeFaults(own), AP, life).failing_starts for life in range(5)]
     assert fails == [False, True, True, False, False]
     assert struck(Injector(NodeFaults(own), AP, 3), range(9)) == [(6, "kill")]
+
+
+def test_nodes_of_one_process_die_of_each_others_faults_and_of_those_that_strike_at_once_but_once() -> None:
+    of_peer = [Fault(slot, PEER, action) for slot, action in ((2, "kill"), (2, "hang"), (5, "kill"), (6, "lie"))]
+    plan = NodeFaults((fault(1, "kill"), *of_peer[:2], fault(2, "kill"), *of_peer[2:]))
+    lives = [[struck(Injector(plan, node, life), range(9)) for node in (AP, PEER)] for life in range(5)]
+    left = [(6, "lie")]
+    assert lives == [
+        [[(1, "kill")], left],
+        [[(2, "kill")], [(2, "kill"), *left]],
+        [[], [(2, "hang"), *left]],
+        [[], [(5, "kill"), *left]],
+        [[], left],
+    ]
+
+
+def test_a_node_that_dies_with_another_does_not_suffer_again_what_struck_it_until_then() -> None:
+    plan = NodeFaults((Fault(2, PEER, "lie"), fault(2, "kill"), Fault(2, PEER, "disk_full"), Fault(3, PEER, "lie")))
+    assert struck(Injector(plan, PEER), range(3)) == [(2, "lie"), (2, "disk_full")]
+    assert struck(Injector(plan, PEER, 1), range(9)) == [(3, "lie")]
+    assert [Injector(plan, node).active("lie", 2) is not None for node in (AP, PEER)] == [False, True]
 
 
 def test_what_is_resumed_knows_no_fault_of_before() -> None:

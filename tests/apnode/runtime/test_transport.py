@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import zmq
 
+from apnode.protocol.node import Send
 from apnode.runtime.transport import CurveKeys, ZeroMqTransport
 
 KEYS = CurveKeys.generate()
@@ -39,10 +40,10 @@ def test_a_node_reaches_1100_peers(few_files: None) -> None:
         inbox.curve_secretkey, inbox.curve_publickey, inbox.curve_server = KEYS.secret, KEYS.public, True
         inbox.rcvtimeo = 60_000
         port = inbox.bind_to_random_port("tcp://127.0.0.1")
-        sender.send(f"ap/{peer}", f"tcp://127.0.0.1:{port}", [b"%d" % peer])
+        sender.send(f"tcp://127.0.0.1:{port}", [Send(f"ap/{peer}", b"%d" % peer)])
         peers.append(inbox)
     assert sender.lost == 0
-    assert [int(inbox.recv()) for inbox in peers] == list(range(1100))
+    assert [inbox.recv() for inbox in peers] == [b"ap/%d\0%d" % (peer, peer) for peer in range(1100)]
     context.destroy(linger=0)
     sender.close()
 
@@ -53,10 +54,10 @@ def test_sockets_to_where_a_peer_was_are_closed() -> None:
     held, until = [], time.monotonic() + 60
     for restart in range(10_000):
         before = sender.lost
-        sender.send(f"ap/{restart % 20}", f"tcp://127.0.0.1:{20_000 + restart}", [b"hello"])
+        sender.send(f"tcp://127.0.0.1:{20_000 + restart}", [Send(f"ap/{restart % 20}", b"hello")])
         while sender.lost > before and time.monotonic() < until:  # ZeroMQ closes in a thread of its own
             before, _ = sender.lost, time.sleep(0.001)
-            sender.send(f"ap/{restart % 20}", f"tcp://127.0.0.1:{20_000 + restart}", [b"hello"])
+            sender.send(f"tcp://127.0.0.1:{20_000 + restart}", [Send(f"ap/{restart % 20}", b"hello")])
         assert sender.lost == before
         held.append(open_files() if restart % 1000 == 999 else 0)
     assert max(held) < 400
@@ -65,10 +66,10 @@ def test_sockets_to_where_a_peer_was_are_closed() -> None:
 
 def test_a_peer_that_moved_is_found_where_it_is() -> None:
     sender, first, second = node(), node(), node()
-    sender.send("ap/1", first.endpoint, [b"here"])
-    assert first.receive(10) == [b"here"]
-    sender.send("ap/1", second.endpoint, [b"there"])
-    assert second.receive(10) == [b"there"]
+    sender.send(first.endpoint, [Send("ap/1", b"here")])
+    assert first.receive(10) == [Send("ap/1", b"here")]
+    sender.send(second.endpoint, [Send("ap/1", b"there")])
+    assert second.receive(10) == [Send("ap/1", b"there")]
     assert not first.receive(0.1)
     for each in (sender, first, second):
         each.close()
@@ -77,9 +78,9 @@ def test_a_peer_that_moved_is_found_where_it_is() -> None:
 @pytest.mark.parametrize("endpoint", ["nowhere", "tcp://", "tcp://no.such.host.invalid:x"])
 def test_an_endpoint_that_is_none_costs_its_frames_and_no_more(endpoint: str) -> None:
     sender, peer = node(), node()
-    sender.send("ap/1", endpoint, [b"a", b"b"])
+    sender.send(endpoint, [Send("ap/1", b"a"), Send("ap/2", b"b")])
     assert sender.lost == 2
-    sender.send("ap/1", peer.endpoint, [b"c"])
-    assert peer.receive(10) == [b"c"]
+    sender.send(peer.endpoint, [Send("ap/1", b"c")])
+    assert peer.receive(10) == [Send("ap/1", b"c")]
     sender.close()
     peer.close()

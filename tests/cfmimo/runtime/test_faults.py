@@ -15,6 +15,7 @@ from benchmarks.fuzz import CORPUS, broken, try_kept, try_seed
 from cfmimo.cli.main import run_cfmimo
 from cfmimo.presets import load
 from cfmimo.runtime.fault_plan import FaultPlan, resolve
+from cfmimo.runtime.groups import groups_of
 from cfmimo.runtime.local import LocalNetwork
 from cfmimo.runtime.request import ERRORS
 from coordinator import tables
@@ -66,6 +67,22 @@ def test_a_killed_ap_is_back_with_what_it_had_learnt_at_its_last_checkpoint(tmp_
     assert record.floats[28:, 4, 2].any()  # it goes on learning
     twin = faultless()
     assert (record.sinr[:22] == twin.sinr[:22]).all()
+
+
+@pytest.mark.parametrize("action", ["kill", "hang", "crash_on_start"])
+def test_aps_that_would_share_a_process_die_together_and_come_back_together(action: str, tmp_path: Path) -> None:
+    settings, at_once = "run.aps_per_actor=4", [23, 43]
+    group = next(group for group in groups_of(load("demo", (*SMALL, settings))) if 4 in group)
+    others = [ap for ap in range(10) if ap not in group]
+    plan = [fault(23, action, "ap/4")] + [fault(43, "kill", f"ap/{ap}") for ap in group]
+    network = run(tmp_path, {"faults": plan}, settings)
+    record = network.coordinator.record
+    assert record.reported[:, others].all()
+    assert all(down(record, ap) == down(record, 4) for ap in group)
+    assert {23, 43} <= {*down(record, 4)} <= {*range(22, 34), *range(43, 47)}
+    assert [restart["ap"] for restart in network.restarts] == 2 * [*group]
+    assert {comeback["ap"] for comeback in record.comebacks} == {*group}
+    assert [fired["slot"] for fired in record.fired] == at_once[:1] + len(group) * at_once[1:]
 
 
 def test_without_a_checkpoint_it_begins_anew(tmp_path: Path) -> None:
@@ -252,6 +269,20 @@ def test_an_exception_of_an_ap_ends_its_process_but_not_the_run(tmp_path: Path) 
     assert network.given_up == [7]
     assert network.errors[0] == {"ap": 4, "after_slot": 22, "error": "ValueError: a bug of AP 4"}
     assert (tmp_path / ERRORS).read_text().count('raise ValueError(f"a bug of AP {ap}")') == len(network.errors) == 5
+
+
+def test_an_exception_takes_the_group_of_the_ap_that_raised_it_and_is_laid_to_no_other(tmp_path: Path) -> None:
+    config = load("demo", (*SMALL, "run.aps_per_actor=4"))
+    of_4, of_7 = (next(group for group in groups_of(config) if ap in group) for ap in (4, 7))
+    (tmp_path / "checkpoints").mkdir()
+    network = LocalNetwork(config, policy_of=buggy, folder=tmp_path)
+    network.run()
+    assert of_4 != of_7
+    assert network.given_up == [*of_7]
+    assert network.coordinator.given_up == {*of_7}
+    assert [error["ap"] for error in network.errors] == [4, 7, 7, 7, 7]
+    assert [restart["ap"] for restart in network.restarts] == [*of_4, *of_7, *of_7, *of_7]
+    assert all(down(network.coordinator.record, ap) == down(network.coordinator.record, 4) for ap in of_4)
 
 
 def test_the_closing_lines_name_exceptions_and_the_file_of_their_tracebacks(
