@@ -3,8 +3,10 @@
 In each network agents learn for some slots, in one process. Then they, and those who learn nothing, are measured on the
 same layouts, which no agent has seen, with at most so many links. Differences are between means over a network's
 layouts; their 95 % intervals (Student's t) are over networks. With `cooperation.serving=forecast` the blind forecast is
-also measured with all APs serving each user ("fixed sets"). A network takes minutes. Example:
+also measured with all APs serving each user ("fixed sets"). A network takes minutes. Examples:
 python -m benchmarks.learned hidden --set cooperation.serving=forecast --networks 4 --layouts 10 --links 50 100
+python -m benchmarks.learned hidden --trial liars       # a tenth of the defective APs play innocent
+python -m benchmarks.learned hidden --trial permuted    # after the training each AP has the defects of another
 """
 
 from __future__ import annotations
@@ -17,14 +19,22 @@ for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
 import argparse
 import time
 from collections import defaultdict
+from collections.abc import Sequence
 
 import numpy as np
 
+from apnode.agent.beliefs import Belief
 from apnode.config import Config
+from apnode.protocol.node import ap_address
+from apnode.runtime.injector import INNOCENT, Fault
 from cfmimo.experiments.compare import measured
 from cfmimo.experiments.training import train
 from cfmimo.experiments.workers import processors
 from cfmimo.presets import load
+from cfmimo.records.agents_file import Weights
+from cfmimo.runtime.fault_plan import Faults
+from cfmimo.runtime.local import LocalNetwork
+from channel_server.impairments import defect_levels
 
 # 97.5 % quantiles of Student's t, by degrees of freedom from 1
 _STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
@@ -33,12 +43,21 @@ Row = tuple[str, int | None]  # a policy, and how many links it was allowed
 Means = dict[str, dict[Row, float]]  # over a network's layouts: sum rate and 5 % SINR
 
 
+def training(options: argparse.Namespace, seed: int) -> Config:
+    """The run in which agents learn."""
+    config = load(options.preset, [*options.set, "learning.evaluate_every_episodes=0"], seed)
+    return config.variant(run={"episodes": -(-options.slots // config.run.slots_per_episode)})
+
+
+def elsewhere(config: Config) -> Config:
+    """The same APs among other users."""
+    return config.variant(seed=1000 * (config.seed + 1), radio={"ap_seed": config.seed})
+
+
 def network(options: argparse.Namespace, seed: int) -> Means:
     """Let the agents of one network learn, and measure them and the others."""
-    config = load(options.preset, [*options.set, "learning.evaluate_every_episodes=0"], seed)
-    episodes = -(-options.slots // config.run.slots_per_episode)
-    agents = train(config.variant(run={"episodes": episodes}))[1]
-    there = config.variant(seed=1000 * (seed + 1), radio={"ap_seed": config.seed})  # other users, the same APs
+    config = training(options, seed)
+    agents, there = train(config)[1], elsewhere(config)
     policies = ["never", "forecast", config.cooperation.policy, *options.told]
     means: Means = {"sum_rate": {}, "sinr_p5": {}}
 
@@ -54,6 +73,66 @@ def network(options: argparse.Namespace, seed: int) -> Means:
         measure(fixed, ["never", "forecast"], {"never": "never, fixed sets", "forecast": FIXED})
     measure(there, policies, {})
     return means
+
+
+# --- bad days ---------------------------------------------------------------------------------------------
+
+
+def liars(options: argparse.Namespace, seed: int) -> list[tuple[str, float]]:
+    """What it costs in the second half of the training if a tenth of the defective APs play innocent, and of all."""
+    config = training(options, seed)
+    defective = np.flatnonzero(defect_levels(config).any(axis=1))
+    rng, rates = np.random.default_rng(seed), {}
+    for share in (0.0, 0.1, 1.0):
+        lying = rng.choice(defective, round(share * len(defective)), replace=False).tolist()
+        faults = [Fault(0, ap_address(ap), "lie", config.num_slots, kind=INNOCENT) for ap in lying]
+        run = LocalNetwork(config, faults=Faults(tuple(faults), seed=seed))
+        run.run()
+        sinr = run.coordinator.record.sinr[config.num_slots // 2 :]
+        rates[share] = float(np.log2(1 + sinr).sum(axis=-1).mean())
+    return [(f"{share:.0%} of them lie", rate - rates[0.0]) for share, rate in rates.items() if share]
+
+
+def permuted(options: argparse.Namespace, seed: int) -> list[tuple[str, float]]:
+    """How far agents are above the blind forecast before and after each AP gets the beliefs of another."""
+    config = training(options, seed)
+    run = LocalNetwork(config)
+    run.run()
+    beliefs = [ap.policy for ap in run.aps if isinstance(ap.policy, Belief)]
+    order = np.random.default_rng(seed).permutation(len(beliefs))
+    found = [("at first", advantage(options, config, beliefs))]
+    beliefs = [mistaken(ap, config, beliefs[other]) for ap, other in enumerate(order)]
+    found.append(("after 0 slots", advantage(options, config, beliefs)))
+    done, per_episode = config.run.episodes, config.run.slots_per_episode
+    for slots in (60, 200):
+        more = -(-slots // per_episode)
+        longer = config.variant(run={"episodes": config.run.episodes + more})
+        run = LocalNetwork(longer, policy_of=lambda ap, _: beliefs[ap], first_slot=done * per_episode)
+        run.run()
+        done = longer.run.episodes
+        found.append((f"after {slots} slots", advantage(options, config, beliefs)))
+    return found
+
+
+def mistaken(ap: int, config: Config, other: Belief) -> Belief:
+    """An agent that believes of itself what another believes of itself."""
+    agent, known = Belief(ap, config), other.state()
+    agent.restore({**agent.state(), **{name: known[name] for name in ("own", "weights", "late")}})
+    return agent
+
+
+def advantage(options: argparse.Namespace, config: Config, policies: Sequence[Belief]) -> float:
+    """Sum rate over that of the blind forecast with as few links, on layouts that nobody has seen [bit/s/Hz]."""
+    agents: Weights = [[policy.beliefs] for policy in policies]
+    links = options.links[:1]
+    found = measured(
+        elsewhere(config), ["forecast", "belief"], options.layouts, links, 3, agents, workers=options.workers
+    )
+    rate = {(entrant.policy, entrant.aimed_at): result["sum_rate"].mean() for entrant, result in found}
+    return float(rate["belief", links[0]] - rate["forecast", links[0]])
+
+
+TRIALS = {"liars": liars, "permuted": permuted}
 
 
 def spread(values: list[float]) -> str:
@@ -75,8 +154,14 @@ def main() -> None:
     parser.add_argument("--layouts", type=int, default=10)
     parser.add_argument("--links", type=int, nargs="+", default=[50, 100])
     parser.add_argument("--told", nargs="*", default=["informed"], help="forecasts that are told defects")
+    parser.add_argument("--trial", choices=TRIALS)
     parser.add_argument("--workers", type=int, default=processors())
     options = parser.parse_args()
+    if options.trial:
+        trials = [TRIALS[options.trial](options, seed) for seed in range(1, options.networks + 1)]
+        for results in zip(*trials, strict=True):
+            print(f"{results[0][0]:22}{spread([value for _, value in results]):>16}")
+        return
     of_all: dict[str, dict[Row, list[float]]] = defaultdict(lambda: defaultdict(list))
     for seed in range(1, options.networks + 1):
         began = time.monotonic()

@@ -14,14 +14,15 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from apnode.protocol.messages import ChannelBlock, ClusterBlock
+from apnode.protocol.messages import ChannelBlock, ClusterBlock, SelfReport
 from apnode.protocol.node import Send, ap_address
 from apnode.protocol.rng import Purpose, generator
 from apnode.protocol.wire import encode
 
 DEADLY = ("kill", "restart", "hang", "crash_on_start", "kill_channel_server", "kill_coordinator")
 LASTING = ("lie", "disk_full")
-LIES = ("random", "scaled", "conjugate")
+LIES = ("random", "scaled", "conjugate")  # about channels
+INNOCENT = "innocent"  # about oneself: that nothing is wrong with one, and that one knows it
 FACTOR = 10.0  # scaled: amplitudes are told too large by this
 _ANY_LENGTH = 2**31  # [B] of a frame of the node itself
 
@@ -38,7 +39,7 @@ class Fault:
     action: str
     slots: int = 1  # how long it lasts, or the node stays down in virtual time
     times: int = 1  # crash_on_start: how many starts fail
-    kind: str = ""  # lie: one of LIES
+    kind: str = ""  # lie: one of LIES, or INNOCENT
 
     def __str__(self) -> str:
         return f"{self.action} of {self.node} in slot {self.slot}"
@@ -145,14 +146,22 @@ class Injector:
         return copies
 
     def _falsified(self, send: Send) -> Send:
-        """A liar's channel blocks with false estimates, in one slot the same for all receivers and the same UEs."""
+        """A liar's channel blocks with false estimates, in one slot the same for all receivers and the same UEs.
+
+        Or what it tells of itself, and true channels.
+        """
         if not any(fault.action == "lie" for fault in self._lasting):
             return send
         block = send.message
-        if not isinstance(block, ChannelBlock | ClusterBlock):
+        if not isinstance(block, ChannelBlock | ClusterBlock | SelfReport):
             return send
         owner, lie = getattr(block, "owner", block.ap), self.active("lie", block.slot)
-        if lie is None or not len(block.h_hat) or ap_address(owner) != self._address:  # it passes on what others told
+        if lie is None or isinstance(block, SelfReport) != (lie.kind == INNOCENT):
+            return send
+        if isinstance(block, SelfReport):
+            told = replace(block, levels=np.zeros_like(block.levels))
+            return Send(send.to, encode(told, _ANY_LENGTH), told)
+        if not len(block.h_hat) or ap_address(owner) != self._address:  # it passes on what others told
             return send
         false = false_block(block, lie.kind, generator(self._seed, Purpose.LIES, owner, block.slot))
         return Send(send.to, encode(false, _ANY_LENGTH), false)

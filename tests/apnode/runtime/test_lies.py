@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from apnode.protocol.messages import ChannelBlock, ClusterBlock
+from apnode.protocol.messages import ChannelBlock, ClusterBlock, SelfReport
 from apnode.protocol.node import Send
 from apnode.protocol.wire import decode, encode
-from apnode.runtime.injector import FACTOR, LIES, Fault, Injector, NodeFaults, false_block
+from apnode.runtime.injector import FACTOR, INNOCENT, LIES, Fault, Injector, NodeFaults, false_block
 from tests.apnode.examples import anatomy
 
 
@@ -81,3 +81,15 @@ def test_a_liar_passes_on_what_others_told_as_it_came() -> None:
 def test_an_unknown_lie_is_refused() -> None:
     with pytest.raises(ValueError, match="random, scaled, conjugate"):
         told("white")
+
+
+@pytest.mark.parametrize("kind", [*LIES, INNOCENT])
+def test_who_plays_innocent_lies_about_itself_only_and_others_about_channels_only(kind: str) -> None:
+    report = SelfReport(7, 3, [0.9, 0, 0, 0.1, 0, 0])
+    injector = Injector(NodeFaults((Fault(0, "ap/3", "lie", slots=10, kind=kind),)), "ap/3")
+    sends = [Send("ap/1", encode(message, 2**20), message) for message in (report, BLOCK)]
+    said, block = (decode(send.frame, 2**20) for send in injector.pass_on(sends, 7))
+    assert isinstance(said, SelfReport)
+    assert isinstance(block, ChannelBlock)
+    assert said.levels.any() != (kind == INNOCENT)
+    assert np.array_equal(block.h_hat, BLOCK.h_hat) == (kind == INNOCENT)
