@@ -92,7 +92,7 @@ class Prospects:
             levels: (1 + N, 3) as in `values`.
         """
         served = _served(partition)
-        return sum(served[int(self.values(served, levels).argmax())])
+        return sum(served[self._drawn.best(served, self._cases(levels), self._change)])
 
     def values(self, partitions: Sequence[Partition], levels: FloatArray | None = None) -> FloatArray:
         """(P, ...) V = 2 l_k - sum_j l_j of every partition, l_j the mean of log2(1 + power at UE j / residual).
@@ -149,14 +149,28 @@ class _Drawn:
         if missing := [partition for partition in partitions if (partition, key) not in self._worth]:
             chosen = [_served(partition) if self._config.selects_serving else [partition] for partition in missing]
             place = {served: at for at, served in enumerate(dict.fromkeys(itertools.chain(*chosen)))}
-            values = self.values(list(place), case, change).ravel()
-            best = [values[[place[served] for served in of_one]].max() for of_one in chosen]
-            self._worth |= zip([(partition, key) for partition in missing], best, strict=True)
+            levels = self.levels(list(place), case, change)[:, 0]
+            for partition, served in zip(missing, chosen, strict=True):
+                of_served = levels[[place[one] for one in served]]
+                self._worth[partition, key] = self._value(of_served)[self._best(of_served)]
         return np.array([self._worth[partition, key] for partition in partitions])
+
+    def best(self, served: Sequence[Partition], case: FloatArray | None, change: FloatArray) -> int:
+        """Which of what is left of a partition, the whole first, is worth most in one case."""
+        return self._best(self.levels(served, case, change)[:, 0])
+
+    def _best(self, levels: FloatArray) -> int:
+        """As `best`, of l_j (P, U), among those that leave the UE enough (`cooperation.serving_floor`)."""
+        own = levels[:, self.at]
+        enough = own >= self._config.cooperation.serving_floor * own[0]
+        return int(np.where(enough, self._value(levels), -np.inf).argmax())
 
     def values(self, partitions: Sequence[Partition], cases: FloatArray | None, change: FloatArray) -> FloatArray:
         """(P, W) V of partitions in cases (W, C, 3) of defects where channels change (U,), or (P, 1) without any."""
-        levels = self.levels(partitions, cases, change)
+        return self._value(self.levels(partitions, cases, change))
+
+    def _value(self, levels: FloatArray) -> FloatArray:
+        """(...) V of l_j (..., U)."""
         return np.asarray(2 * levels[..., self.at] - levels.sum(axis=-1))
 
     def levels(self, partitions: Sequence[Partition], cases: FloatArray | None, change: FloatArray) -> FloatArray:

@@ -68,6 +68,11 @@ class Cooperation(Section):
         description="which of the APs that serve a UE by (2) transmit to it: all; or, in clusters serving, those with "
         "which a forecast values its service most",
     )
+    serving_floor: Fraction = Field(
+        0.0,
+        description='serving = "forecast": part of what a UE would get of all its APs that those that transmit to it '
+        "must bring, as far as the forecast can tell; without it a UE may be given up for others",
+    )
     acceptance: Literal["mutual", "all"] = Field(
         "mutual",
         description="requests that an AP accepts: from APs that it asked as well; from all (directed clusters)",
@@ -90,6 +95,8 @@ class Cooperation(Section):
             raise ValueError('cluster "directed" goes with acceptance "all", and only with it')
         if self.serving == "forecast" and self.cluster != "serving":
             raise ValueError('serving = "forecast" needs cluster = "serving": it forecasts no other clusters')
+        if self.serving_floor and self.serving != "forecast":
+            raise ValueError('serving_floor has no effect without serving = "forecast": all APs serve')
         return self
 
     @model_validator(mode="after")

@@ -156,3 +156,22 @@ def test_who_is_thought_incoherent_is_left_out_and_who_is_not_serves() -> None:
                 left_out += not serving.choice(levels)[row] >> place & 1
                 assert serving.choice()[row] == blind
     assert left_out > 8
+
+
+def test_with_a_floor_a_ue_keeps_that_part_of_what_all_its_aps_would_bring() -> None:
+    kept = {}
+    for floor in (0.0, 0.9, 1.0):
+        config, layout, told = world(f"cooperation.serving_floor={floor}")
+        of_ues = [prospects(config, layout, told, ue) for ue in range(12)]
+        shares = []
+        for of_ue in of_ues:
+            best = of_ue.best_served(of_ue.alone)
+            left = tuple(single for single in of_ue.alone if single & best)
+            nothing = np.zeros((1, 40, 3))
+            own, of_all = (of_ue.heard(partition, nothing)[0, 0] for partition in (left, of_ue.alone))
+            shares.append(own / of_all)
+        kept[floor] = shares
+    assert min(kept[0.0]) < 0.9
+    assert min(kept[0.9]) >= 0.9 - 1e-9
+    assert min(kept[1.0]) >= 1 - 1e-9
+    assert np.mean(kept[0.9]) > np.mean(kept[0.0])
