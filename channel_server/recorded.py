@@ -31,6 +31,7 @@ from apnode.config import Config
 from apnode.protocol.messages import ComplexArray, FloatArray
 
 _NAMES = ("beta", "h", "ap_xy", "ue_xy")
+_MOST_BYTES = 2**31  # of the arrays when they are unpacked
 _UNREADABLE = (OSError, ValueError, EOFError, KeyError, MemoryError, NotImplementedError, RuntimeError, SyntaxError)
 
 Arrays = dict[str, NDArray[Any]]
@@ -84,12 +85,21 @@ def _read(path: str) -> Arrays:
     if not Path(path).is_file() or not zipfile.is_zipfile(path):
         raise ValueError("is not a .npz file")
     try:
+        size = _unpacked(path)
+        if size > _MOST_BYTES:
+            raise ValueError(f"it unpacks to {size / 2**30:.1f} GiB, more than {_MOST_BYTES / 2**30:.0f}")
         with np.load(path, allow_pickle=False) as file:
             return {name: file[name] for name in _NAMES if name in file.files}
     except (*_UNREADABLE, zipfile.BadZipFile, zlib.error) as error:
         if "allow_pickle" in str(error):
             raise ValueError("holds pickled objects; it must hold plain arrays of numbers") from None
         raise ValueError(f"is broken: {_reason(error)}") from None
+
+
+def _unpacked(path: str) -> int:
+    """How many bytes the arrays are; none of them unpacks to more than the file says."""
+    with zipfile.ZipFile(path) as packed:
+        return sum(entry.file_size for entry in packed.infolist() if entry.filename.removesuffix(".npy") in _NAMES)
 
 
 def _reason(error: BaseException) -> str:
@@ -108,7 +118,7 @@ def _checked(arrays: Arrays, config: Config) -> Recorded:
     num_aps, num_ues, h = radio.num_aps, radio.num_ues, None
     if "h" in arrays:
         link = (num_aps, num_ues, radio.antennas)
-        h = _shaped(arrays, "h", "iufc", (None, *link), (None, blocks, *link)).astype(complex)
+        h = _shaped(arrays, "h", "iufc", (None, *link), (None, blocks, *link)).astype(complex, copy=False)
         h = h[:, None] if h.ndim == 4 else h
         with np.errstate(over="ignore"):
             measured = _gains("|h|^2", (np.abs(h) ** 2).mean(axis=(0, 1, 4))[None])

@@ -115,6 +115,8 @@ class Believer:
 
     def __init__(self, ap: int, config: Config, beliefs: FloatArray | None = None) -> None:
         self.beliefs = innocent().copy() if beliefs is None else beliefs  # (2, 3) of itself
+        if self.beliefs.shape != innocent().shape or not ((self.beliefs >= 0) & (self.beliefs <= 1)).all():
+            raise ValueError("beliefs must be 2 x 3 numbers from 0 to 1")
         self._ap, self._config = ap, config
         self._told: dict[int, FloatArray] = {}  # by AP, itself among them: (2, 3) what it said last of itself
         self._scene: _Scene | None = None

@@ -18,6 +18,7 @@ from cfmimo.errors import ConfigError
 from cfmimo.presets import load
 from cfmimo.records.agents_file import AGENTS, Agents, Origin, Weights, read_agents
 
+_LARGEST = 1e6  # that a network's weights or beliefs may be
 # what an agent observes, what its actions mean and how large its network is follows from these
 _FITTING = {
     "ddqn": ("cooperation.max_neighbours", *(f"learning.{key}" for key in ("values", "observed_ues", "hidden"))),
@@ -63,10 +64,13 @@ def load_agents(run_dir: str, config: Config) -> Agents:
         needed = ", ".join(f"{key} = {_setting(theirs, key)} (here {_setting(config, key)})" for key in differing)
         raise ConfigError(f"the agents in {folder} do not fit this experiment; they need {needed}")
     found = read_agents(folder / AGENTS) if (folder / AGENTS).is_file() else _newest(folder, theirs)
-    try:
-        trained(found.weights)(0, config)
-    except ValueError as error:
-        raise ConfigError(f"the agents in {folder} do not fit this experiment: {error}") from None
+    for agent, layers in enumerate(found.weights):
+        if not all(np.abs(layer).max(initial=0) <= _LARGEST for layer in layers):  # nor is NaN
+            raise ConfigError(f"agent {agent} in {folder} holds what none has learned: NaN, or above {_LARGEST:g}")
+        try:
+            trained(found.weights)(agent, config)
+        except ValueError as error:
+            raise ConfigError(f"agent {agent} in {folder} does not fit this experiment: {error}") from None
     return found
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import zipfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from apnode.config import Config
 from apnode.protocol.messages import FloatArray
@@ -18,15 +20,18 @@ from cfmimo.errors import ConfigError
 
 AGENTS = "agents.npz"  # in a run's folder
 _DIGEST_BYTES = 32
+_Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
 
 @dataclass(frozen=True)
 class Origin:
     """Where agents come from."""
 
-    seed: int  # of the run that trained them
-    ap_seed: int  # of the places of the APs in that run
-    slots: int  # for which they have learned; the fewest, where they differ
+    __pydantic_config__ = ConfigDict(extra="forbid", strict=True)
+
+    seed: _Seed  # of the run that trained them
+    ap_seed: _Seed  # of the places of the APs in that run
+    slots: _Seed  # for which they have learned; the fewest, where they differ
 
     @classmethod
     def of(cls, config: Config, slots: int) -> Origin:
@@ -62,7 +67,7 @@ def read_agents(path: Path) -> Agents:
     """What `write_agents` wrote.
 
     Raises:
-        ConfigError: if the file is not, to the last bit, what was written.
+        ConfigError: if the file is not, to the last bit, what was written; or was written by something else.
     """
     try:
         content = path.read_bytes()
@@ -71,14 +76,32 @@ def read_agents(path: Path) -> Agents:
     content, digest = content[:-_DIGEST_BYTES], content[-_DIGEST_BYTES:]
     if hashlib.sha256(content).digest() != digest:
         raise ConfigError(f"{path} is damaged; put back a good copy, or remove it to take the newest checkpoints")
+    try:
+        return _agents_in(content)
+    except (ValueError, KeyError, OSError, EOFError, MemoryError, zipfile.BadZipFile) as error:
+        raise ConfigError(f"{path} holds no agents that a run has written: {str(error).splitlines()[0]:.200}") from None
+
+
+def _agents_in(content: bytes) -> Agents:
+    with zipfile.ZipFile(io.BytesIO(content)) as packed:  # before anything is unpacked
+        if sum(entry.file_size for entry in packed.infolist()) > len(content):
+            raise ValueError("it is compressed")
+    weights: Weights = []
     with np.load(io.BytesIO(content), allow_pickle=False) as file:
-        weights: Weights = []
+        try:
+            origin = TypeAdapter(Origin).validate_json(str(file["origin"]))
+        except ValidationError as error:
+            raise ValueError(f"where they come from is not said: {error.errors()[0]['msg']}") from None
         for name in file.files[1:]:  # in the order of writing
-            agent, _, layer = name.partition(".")
-            if layer == "0":
+            if name.endswith(".0"):
                 weights.append([])
-            weights[int(agent)].append(file[name].astype(float))
-        return Agents(weights, Origin(**json.loads(str(file["origin"]))))
+            array = file[name]
+            if name != f"{len(weights) - 1}.{len(weights[-1]) if weights else 0}" or array.dtype != np.float32:
+                raise ValueError(f"{name[:40]!r} of type {array.dtype} is out of place")
+            weights[-1].append(array.astype(float))
+    if not weights:
+        raise ValueError("it holds none")
+    return Agents(weights, origin)
 
 
 Weights = list[list[FloatArray]]  # of each AP: its network, layer by layer; or its beliefs, in one array

@@ -285,3 +285,15 @@ def test_the_command_refuses_a_bad_file_before_it_writes_anything(
     assert shown.err.startswith(f"cfmimo: propagation.channel_file: {path} holds a negative gain")
     assert shown.err.count("\n") == 1
     assert [each.name for each in tmp_path.iterdir()] == ["scene.npz"]
+
+
+def test_a_file_that_unpacks_to_too_much_is_refused_before_it_is_unpacked(
+    tmp_path: Path,
+) -> None:
+    path = saved(tmp_path, beta=BETA)
+    content = bytearray(path.read_bytes())
+    at = content.index(b"PK\x01\x02") + 24  # the size in the archive's directory
+    content[at : at + 4] = (3 * 2**30).to_bytes(4, "little")
+    path.write_bytes(content)
+    with pytest.raises(ConfigError, match=r"scene.npz is broken: it unpacks to 3.0 GiB, more than 2"):
+        using(path)

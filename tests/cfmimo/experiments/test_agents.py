@@ -1,6 +1,9 @@
 """Agents of an earlier run decide in another one as they had learned to, wherever they fit, and learn no more."""
 
+import hashlib
+import io
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -172,6 +175,55 @@ def test_a_damaged_file_of_agents_is_refused(school: Path, tmp_path: Path) -> No
         path.write_bytes(part_of_it)
         with pytest.raises(ConfigError, match="is damaged"):
             read_agents(path)
+
+
+def forged(path: Path, origin: str, arrays: dict[str, Any]) -> None:
+    """A file whose digest is right, by somebody who knows how it is made."""
+    content = io.BytesIO()
+    np.savez(content, **{"origin": np.array(origin), **arrays})
+    path.write_bytes(content.getvalue() + hashlib.sha256(content.getvalue()).digest())
+
+
+ORIGIN = '{"seed": 0, "ap_seed": 0, "slots": 24}'
+
+
+@pytest.mark.parametrize(
+    ("origin", "changes", "complaint"),
+    [
+        (ORIGIN, {"7.0": np.full((128, 20), np.nan, np.float32)}, "agent 7 .* NaN"),
+        (ORIGIN, {"7.0": np.full((128, 20), 1e38, np.float32)}, "agent 7 .* above 1e"),
+        (ORIGIN, {"7.0": np.zeros((127, 20), np.float32)}, "agent 7 .* does not fit"),
+        (ORIGIN, {"7.0": np.zeros((128, 20))}, "'7.0' of type float64 is out of place"),
+        (ORIGIN, {"7.0": np.array(["a"])}, "'7.0' of type <U1 is out of place"),
+        (ORIGIN, {"7.1": None}, "'7.2' .* is out of place"),
+        (ORIGIN, {"99999999999.0": np.zeros(3, np.float32)}, "'99999999999.0' .* is out of place"),
+        (ORIGIN, {"x": np.zeros(3, np.float32)}, "'x' .* is out of place"),
+        (ORIGIN, {f"{ap}.{layer}": None for ap in range(20) for layer in range(8)}, "it holds none"),
+        ("x", {}, "where they come from is not said"),
+        ('{"seed": -1, "ap_seed": 0, "slots": 24}', {}, "where they come from is not said"),
+        ('{"seed": "0", "ap_seed": 0, "slots": 24}', {}, "where they come from is not said"),
+    ],
+)
+def test_a_forged_file_of_agents_is_refused_in_a_sentence(
+    school: Path, tmp_path: Path, origin: str, changes: dict[str, Any], complaint: str
+) -> None:
+    agents = load_agents(str(school), load("demo", SHORT))
+    arrays = {
+        f"{ap}.{n}": layer.astype(np.float32)
+        for ap, layers in enumerate(agents.weights)
+        for n, layer in enumerate(layers)
+    } | changes
+    shutil.copy(school / "config.toml", tmp_path)
+    forged(tmp_path / AGENTS, origin, {name: array for name, array in arrays.items() if array is not None})
+    assert re.search(complaint, refusal(tmp_path))
+
+
+def test_a_file_of_agents_that_would_unpack_to_more_than_it_is_is_refused(school: Path, tmp_path: Path) -> None:
+    shutil.copy(school / "config.toml", tmp_path)
+    content = io.BytesIO()
+    np.savez_compressed(content, **{"origin": np.array(ORIGIN), "0.0": np.zeros((4000, 4000), np.float32)})
+    (tmp_path / AGENTS).write_bytes(content.getvalue() + hashlib.sha256(content.getvalue()).digest())
+    assert "it is compressed" in refusal(tmp_path)
 
 
 def test_a_comparison_on_layouts_that_the_agents_have_seen_is_refused(school: Path) -> None:
