@@ -169,7 +169,7 @@ def main() -> None:
             for row, mean in rows.items():
                 of_all[name][row].append(mean)
         print(f"network {seed} of {options.networks}: {time.monotonic() - began:.0f} s", flush=True)
-    show(of_all["sum_rate"], of_all["sinr_p5"])
+        show(of_all["sum_rate"], of_all["sinr_p5"])
 
 
 def show(rates: dict[Row, list[float]], tails: dict[Row, list[float]]) -> None:
@@ -182,7 +182,8 @@ def show(rates: dict[Row, list[float]], tails: dict[Row, list[float]]) -> None:
         tail = [a - b for a, b in zip(tails[policy, links], tails[blind, links], strict=True)] if beside else []
         print(
             f"{policy:22}{links or '':>6}{np.mean(found):10.1f}{over:>28}"
-            f"{spread([a - b for a, b in zip(found, never, strict=True)]):>16}{spread(tail) if tail else '':>16}"
+            f"{spread([a - b for a, b in zip(found, never, strict=True)]):>16}{spread(tail) if tail else '':>16}",
+            flush=True,
         )
 
 
