@@ -19,6 +19,7 @@ import ray
 from apnode.config import Config
 from cfmimo.errors import ClusterError, ConfigError
 from cfmimo.interrupts import uninterrupted
+from cfmimo.runtime.groups import num_groups
 
 _TOKEN = secrets.token_hex(32)  # of private sessions; Ray reads it once per process
 _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
@@ -31,12 +32,13 @@ _LONGEST_PATH = 4096
 _SESSION = "session"  # in a run's folder: which session it has
 _RUN = "run"  # in a session's folder: whose it is
 _NAME = re.compile(r"cfmimo-\w{8}")  # of a session's folder, as mkdtemp makes it
-_MEMORY_MIB = {  # by start and whether APs learn: what all share and what each has for itself, as benchmarks/startup.py
-    ("fork", True): (500, 52),  # measures it, a little rounded up
+_MEMORY_MIB = {  # by start and whether APs learn: what all processes share and what each has for itself, with one AP,
+    ("fork", True): (500, 52),  # as benchmarks/startup.py measures it, a little rounded up
     ("fork", False): (100, 50),
     ("plain", True): (0, 200),  # a Ray worker with torch
     ("plain", False): (0, 80),
 }
+_FURTHER_AP_MIB = 3  # for each further AP of a process, as benchmarks/groups.py measures it
 
 
 @contextmanager
@@ -171,7 +173,8 @@ def _token_of(folder: Path) -> Path:
 def memory_needed(config: Config) -> int:
     """What the AP processes of a run take on one machine, as measured [B]."""
     shared, each = _MEMORY_MIB[config.run.start, config.cooperation.policy == "ddqn"]
-    return (shared + config.radio.num_aps * each) * 2**20
+    processes = num_groups(config)
+    return (shared + processes * each + (config.radio.num_aps - processes) * _FURTHER_AP_MIB) * 2**20
 
 
 def check_memory(config: Config) -> None:
@@ -185,6 +188,7 @@ def check_memory(config: Config) -> None:
     free = next(int(line.split()[1]) * 1024 for line in meminfo if "MemAvailable" in line)
     if needed > free:
         raise ConfigError(
-            f"{config.radio.num_aps} AP processes need about {needed / 2**30:.1f} GiB and {free / 2**30:.1f} GiB are "
-            "free; use --runtime local, --address of a cluster, or fewer APs (--set radio.num_aps=...)"
+            f"{num_groups(config)} AP processes need about {needed / 2**30:.1f} GiB and {free / 2**30:.1f} GiB are "
+            f"free; put more APs into each (--set run.aps_per_actor=..., now {config.run.aps_per_actor}), or use "
+            "--runtime local, --address of a cluster, or fewer APs (--set radio.num_aps=...)"
         )

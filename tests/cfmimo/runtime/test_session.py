@@ -23,6 +23,15 @@ def test_a_run_that_does_not_fit_is_refused_with_a_sentence() -> None:
         check_memory(load("paper", ["radio.num_aps=20000"]))
 
 
+def test_a_thousand_aps_fit_if_they_share_processes_and_the_refusal_says_so() -> None:
+    alone, shared = (load("hundred", ["radio.num_aps=1000", f"run.aps_per_actor={count}"]) for count in (1, 50))
+    assert memory_needed(shared) < 8 * 2**30 < 48 * 2**30 < memory_needed(alone)
+    with pytest.raises(ConfigError, match=r"20000 AP processes .*run\.aps_per_actor=\.\.\., now 1\)"):
+        check_memory(load("paper", ["radio.num_aps=20000"]))
+    with pytest.raises(ConfigError, match=r"20000 AP processes .*run\.aps_per_actor=\.\.\., now 3\)"):
+        check_memory(load("paper", ["radio.num_aps=60000", "run.aps_per_actor=3"]))
+
+
 def sleeper(session: Path) -> subprocess.Popen[bytes]:
     """A process as a session in that folder would have started it, from inside the folder."""
     environment = {**os.environ, "RAY_AUTH_TOKEN_PATH": f"{session}/token", "PWD": str(session)}
