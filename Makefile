@@ -49,6 +49,7 @@ bench: $(STAMP)  ## slots/s, messages/s and CPU time by part, local against Ray;
 	$(BIN)/python -m benchmarks.shares
 	$(BIN)/python -m benchmarks.against f531368
 	$(BIN)/python -m benchmarks.startup
+	$(BIN)/python -m benchmarks.groups
 	$(BIN)/python -m benchmarks.physics
 	$(BIN)/python -m benchmarks.comparison
 

@@ -33,3 +33,11 @@ def test_cpu_time_goes_to_each_part_of_a_slot() -> None:
     for part in ("learning", "precoding", "physics", "protocol", "wire", "transport", "metrics"):
         local, _, on_ray, _ = table[part]
         assert min(local, on_ray) > 0, part
+
+
+@pytest.mark.ray
+def test_groups_cost_something_and_change_no_result() -> None:
+    table = numbers("groups", "--aps", "6", "--slots", "200", "--ways", "local", "3")
+    for way in ("local", "ray,"):
+        assert min(table[way]) > 0, way
+    assert table["digests:"] == []  # all equal
