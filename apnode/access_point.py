@@ -223,7 +223,8 @@ class AccessPoint(Agreement):
         about = {"incarnation": self.incarnation, "checkpoint": self.checkpointed, "unsaved": self.unsaved}
         epsilon = self.learner.epsilon(slot.index) if self.learner else 0.0
         counts = {"loss": self._loss, "epsilon": epsilon, **self._take_counts()}
-        self._tell_coordinator(slot.index, slot.report(self.ap, gain, earned, **about, **counts))
+        told = {"levels": slot.told[self.ap]} if self._config.believes and self.ap in slot.told else {}
+        self._tell_coordinator(slot.index, slot.report(self.ap, gain, earned, **about, **counts, **told))
         self._loss, self.unsaved = 0.0, 0
         self.slot, self._next = None, slot.index + 1
         self.completed += 1

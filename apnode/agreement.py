@@ -221,7 +221,7 @@ class Agreement(Node, ABC):
         groups, own_age = (slot.formation.groups, slot.formation.own_age) if slot.formation else (None, 0)
         service: dict[str, Any] = {}
         if (serving := slot.episode.serving) is not None:
-            tries = slot.index if self.judge and self.lasting else None
+            tries = slot.index if self.judge and self.observer and self.observer.learns else None
             service = {"group": serving.first_of(groups), "chosen": serving.choice(judged, slot.episode.change, tries)}
             groups, slot.left_out = serving.restricted(groups or {}), serving.left_out
         joint = precoder.joint(slot.known, alone, slot.cluster, groups, own_age)

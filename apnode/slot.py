@@ -8,7 +8,6 @@ from enum import Enum
 from typing import Any
 
 from apnode.agent.observation import absolute_gain, reward
-from apnode.agent.policies import NOTHING
 from apnode.agent.replay import Transition
 from apnode.clusters.formation import Formation
 from apnode.clusters.relaying import Relaying
@@ -188,7 +187,6 @@ class Slot:
             reward=earned,
             cluster_size=self.formation.size if self.formation else 1 + len(self.partners),
             suspects=self.suspects,
-            levels=self.told.get(ap, NOTHING),
             **about,
         )
 

@@ -123,7 +123,7 @@ def mistaken(ap: int, config: Config, other: Belief) -> Belief:
 
 def advantage(options: argparse.Namespace, config: Config, policies: Sequence[Belief]) -> float:
     """Sum rate over that of the blind forecast with as few links, on layouts that nobody has seen [bit/s/Hz]."""
-    agents: Weights = [[policy.beliefs] for policy in policies]
+    agents: Weights = [[policy.learned] for policy in policies]
     links = options.links[:1]
     found = measured(
         elsewhere(config), ["forecast", "belief"], options.layouts, links, 3, agents, workers=options.workers

@@ -126,7 +126,7 @@ class Coordinator(Node):
         refuse_unless(len(report.neighbours) <= self.config.cooperation.max_neighbours, "too many neighbours")
         refuse_unless(all(n in known for n in report.neighbours), "unknown AP among the neighbours")
         refuse_unless(all(ap in known for ap in report.suspects), "unknown AP among the suspects")
-        refuse_unless(len(report.levels) in {0, 2 * len(LEVELS) * self.config.hears_streams}, "levels of a wrong shape")
+        refuse_unless(len(report.levels) in {0, 2 * len(LEVELS) * self.config.believes}, "levels of a wrong shape")
         refuse_unless(bool((report.levels >= 0).all()), "levels below 0")
         refuse_unless(report.cluster_size <= len(known), "cluster larger than the network")
         _refuse_unless_counts(report)

@@ -57,7 +57,7 @@ class Record:
         self.back_since = np.full(aps, -1)  # slot of the AP's last hello after a restart; -1: it had none
         self.checkpoint = np.zeros((slots, aps), np.int64)  # slots completed by the newest checkpoint; 0: none
         self.cut_short = ""  # why nothing more was taken in, if the run was not over
-        told = config.run.episodes * config.hears_streams
+        told = config.run.episodes * config.believes
         self.beliefs = np.full((told, aps, 2, len(LEVELS)), np.nan)  # told in an episode: mean, variance
         self.unsaved = np.zeros(aps, np.int64)  # checkpoints that could not be written
         self.comebacks: list[dict[str, int]] = []  # {"ap", "incarnation", "slot", "restored"}

@@ -13,6 +13,17 @@ from cfmimo.runtime.local import LocalNetwork
 
 SMALL = ("radio.num_aps=10", "radio.num_ues=5", "radio.area_m=320", "learning.batch_size=8")
 SHORT = (*SMALL, "run.episodes=3", "run.slots_per_episode=8")
+FINDING_OUT = (
+    "cooperation.neighbour_sets=common-ue",
+    "cooperation.cluster=serving",
+    "cooperation.max_neighbours=12",
+    "cooperation.link_price=-0.2",
+    "cooperation.residual_db=20",
+    "precoding.alone=mmse",
+    "precoding.joint=selective",
+    "precoding.power=average",
+    "impairments.oscillator_deg=[[0.7,5.0],[0.3,90.0]]",
+)
 VARIANTS = {
     "mutual": (),
     "directed": ("cooperation.cluster=directed", "cooperation.acceptance=all", "cooperation.neighbour_sets=row"),
@@ -65,18 +76,9 @@ VARIANTS = {
         "cooperation.policy=random",
         "precoding.joint=selective",
     ),
-    "belief": (
-        "cooperation.policy=belief",
-        "cooperation.neighbour_sets=common-ue",
-        "cooperation.cluster=serving",
-        "cooperation.max_neighbours=12",
-        "cooperation.link_price=-0.2",
-        "cooperation.residual_db=20",
-        "precoding.alone=mmse",
-        "precoding.joint=selective",
-        "precoding.power=average",
-        "impairments.oscillator_deg=[[0.7,5.0],[0.3,90.0]]",
-    ),
+    "belief": ("cooperation.policy=belief", *FINDING_OUT),
+    "ratio": ("cooperation.policy=ratio", *FINDING_OUT),
+    "factor": ("cooperation.policy=factor", *FINDING_OUT),
     "slow fading": ("propagation.block_ms=1", "propagation.angular_spread_deg=15"),
     "drive": ("radio.ue_mobility=drive", "propagation.block_ms=20", "propagation.shadowing_correlation_m=9"),
     "walk": ("radio.ue_mobility=walk", "propagation.shadowing_correlation_m=9"),

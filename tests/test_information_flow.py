@@ -80,6 +80,8 @@ VARIANTS = {
         "cooperation.serving=forecast",
     ),
     "belief": (*SERVING, *MMSE_LEAVES, "cooperation.policy=belief", "cooperation.neighbour_sets=common-ue"),
+    "ratio": (*SERVING, *MMSE_LEAVES, "cooperation.policy=ratio", "cooperation.neighbour_sets=common-ue"),
+    "factor": (*SERVING, *MMSE_LEAVES, "cooperation.policy=factor", "cooperation.neighbour_sets=common-ue"),
     "agents that forecast": (*SERVING, *MMSE_LEAVES, "learning.values=neighbours", "reward.gain=absolute"),
 }
 FROM_CHANNEL = (Association, PilotBlock, SlotFeedback, Deadline, RunOver)
@@ -259,11 +261,13 @@ def test_of_streams_an_ap_that_asks_is_told_where_its_own_are_heard_and_another_
             np.testing.assert_array_equal(own, levels[:, ues].T)
 
 
-def test_beliefs_are_told_to_neighbours_in_the_first_slot_of_an_episode(run: Watched) -> None:
+def test_what_aps_find_out_of_themselves_is_told_to_neighbours_in_the_first_slot_of_an_episode(run: Watched) -> None:
     told = {(m.slot, m.ap, index(to)) for to, m in run.of(SelfReport)}
-    if run.config.cooperation.policy != "belief":
+    length = {"belief": 6, "factor": 2}.get(run.config.cooperation.policy)
+    if length is None:
         assert not told
         return
+    assert {len(m.levels) for _, m in run.of(SelfReport)} == {length}
     neighbours = {(a.episode, index(to)): a.neighbours for to, a in run.of(Association)}
     assert told == {(4 * episode, ap, peer) for (episode, ap), peers in neighbours.items() for peer in peers}
     assert len(run.of(SelfReport)) == len(told) > 50

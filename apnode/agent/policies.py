@@ -6,15 +6,17 @@ added here and to `config.Cooperation.policy`.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 
-from apnode.agent.beliefs import Belief, Believer
+from apnode.agent.beliefs import Belief
+from apnode.agent.factors import Factor, Ratio
 from apnode.agent.observation import interference_position, shares, traits_of
 from apnode.agent.replay import Batch, Lesson, Replay, Transition
+from apnode.agent.streams import Watcher
 from apnode.config import Config
 from apnode.config.learning import Learning
 from apnode.protocol.messages import Association, FloatArray, SlotFeedback
@@ -67,6 +69,8 @@ class Learner(Protocol):
 @runtime_checkable
 class Observer(Protocol):
     """What a policy has besides if it finds out about APs from what UEs report of their streams."""
+
+    learns: bool  # or is to act on what it has found out
 
     def tells(self, slot: int) -> FloatArray:
         """What all neighbours are told of this AP in this slot; nothing but in an episode's first."""
@@ -275,9 +279,13 @@ class Ddqn:
 
 def trained_policy(ap: int, config: Config, learned: list[FloatArray]) -> Policy:
     """The policy that the config names, for AP `ap`, with what an agent has learned; it learns no more."""
-    if config.cooperation.policy == "belief":
-        return Believer(ap, config, learned[0])
-    return Trained(config, learned)
+    return finding_out(ap, config, learned) if config.hears_streams else Trained(config, learned)
+
+
+def finding_out(ap: int, config: Config, learned: Sequence[FloatArray] = ()) -> Watcher:
+    """The policy of AP `ap` that the config names, of those that find out about APs."""
+    kinds: Mapping[str, Callable[..., Watcher]] = {"belief": Belief, "ratio": Ratio, "factor": Factor}
+    return kinds[config.cooperation.policy](ap, config, *learned)
 
 
 def learn_together(agents: Sequence[Ddqn], lessons: Sequence[Lesson]) -> list[float]:
@@ -335,5 +343,5 @@ def make_policy(ap: int, config: Config) -> Policy:
             return Forecast(config)
         case "ddqn":
             return Ddqn(ap, config)
-        case "belief":
-            return Belief(ap, config)
+        case _:
+            return finding_out(ap, config)

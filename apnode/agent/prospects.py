@@ -68,6 +68,10 @@ class Prospects:
         """The group of some of the UE's APs, by their rows in what the AP knows."""
         return sum(1 << self.members.index(row) for row in rows)
 
+    def rows_of(self, group: Group) -> list[int]:
+        """The rows of the APs in a group, in order of their numbers."""
+        return [row for place, row in enumerate(self.members) if group >> place & 1]
+
     def with_group(self, group: Group) -> Partition:
         """The partition in which a group precodes jointly and all others for themselves."""
         return (group, *(single for single in self.alone if not single & group))

@@ -10,7 +10,7 @@ from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
-from apnode.config.cooperation import LEARNERS, Cooperation, Precoding
+from apnode.config.cooperation import FINDING_OUT, LEARNERS, Cooperation, Precoding
 from apnode.config.learning import TRAITS, Learning, Reward
 from apnode.config.network import Impairments, Propagation, Radio, Run
 from apnode.config.section import Section
@@ -42,17 +42,23 @@ class Config(Section):
     def forecasts(self) -> bool:
         """Whether APs forecast what links would bring."""
         policy = self.cooperation.policy
-        return policy in {"forecast", "belief"} or (policy == "ddqn" and self.learning.values == "neighbours")
+        return policy in {"forecast", *FINDING_OUT} or (policy == "ddqn" and self.learning.values == "neighbours")
 
     @property
     def hears_streams(self) -> bool:
         """Whether APs are told at which UEs their streams are heard, and how strongly."""
+        return self.cooperation.policy in FINDING_OUT
+
+    @property
+    def believes(self) -> bool:
+        """Whether APs find out how defective they are."""
         return self.cooperation.policy == "belief"
 
     @model_validator(mode="after")
-    def _beliefs_are_of_joint_precoding_for_a_ue(self) -> Self:
-        if self.cooperation.policy == "belief" and self.cooperation.cluster != "serving":
-            raise ValueError('policy "belief" needs cooperation.cluster = "serving": it learns from groups of one UE')
+    def _what_is_found_out_is_of_joint_precoding_for_a_ue(self) -> Self:
+        if self.hears_streams and self.cooperation.cluster != "serving":
+            needed = f'policy "{self.cooperation.policy}" needs cooperation.cluster = "serving"'
+            raise ValueError(f"{needed}: it learns from groups of one UE")
         return self
 
     @property

@@ -8,17 +8,21 @@ from pydantic import Field, model_validator
 
 from apnode.config.section import Fraction, Positive, Section
 
-LEARNERS = ("ddqn", "belief")  # policies whose agents learn
+FINDING_OUT = ("belief", "ratio", "factor")  # policies whose agents learn from the levels of streams
+LEARNERS = ("ddqn", *FINDING_OUT)  # policies whose agents learn
 
 
 class Cooperation(Section):
     """Which neighbours an AP may ask, which requests it accepts, and which APs then precode jointly."""
 
-    policy: Literal["ddqn", "never", "always", "random", "threshold", "master", "forecast", "belief"] = Field(
+    policy: Literal[
+        "ddqn", "never", "always", "random", "threshold", "master", "forecast", "belief", "ratio", "factor"
+    ] = Field(
         "ddqn",
         description="how an AP chooses the neighbours to ask. master: those with which it serves a UE whose strongest "
         "AP is one of the two; forecast: those whose link promises more than link_price; belief: the same, "
-        "with every AP as defective as it has found itself to be",
+        "with every AP as defective as it has found itself to be; ratio: times what has come of the link so far over "
+        "what was expected; factor: times a factor for each AP, as it has found it out itself",
     )
     request_rate: Fraction = Field(0.565, description="policy random: probability of asking a neighbour")
     request_share: Fraction = Field(

@@ -35,7 +35,7 @@ def add_compare(commands: Any) -> None:
         help="policies of APs: never, random, threshold, master (links of each user's strongest AP), forecast (links "
         "that promise a gain), forecasts that are told of all APs how late their estimates are and how fast users move "
         "(ages), phase errors as well (phases-and-ages), all defects (informed), oracle (greedy, knows every channel), "
-        "always; ddqn or belief (agents of --policy, or of the config, trained first); APs without links: mrt, "
+        "always; ddqn, belief, ratio or factor (agents of --policy, or of the config, trained first); no links: mrt, "
         "local-rzf, local-mmse; a central processor: centralised (the paper's RZF), p-mmse, full-mmse (default: all "
         "but agents, and of those told defects those that differ; with --policy, its agents as well)",
     )

@@ -10,6 +10,7 @@ import numpy as np
 
 from apnode.agent.policies import Policy, trained_policy
 from apnode.config import Config
+from apnode.config.cooperation import FINDING_OUT
 from apnode.protocol.messages import FloatArray
 from apnode.protocol.state import Checkpoint, part
 from apnode.runtime.checkpoint import Checkpoints
@@ -22,7 +23,7 @@ _LARGEST = 1e6  # that a network's weights or beliefs may be
 # what an agent observes, what its actions mean and how large its network is follows from these
 _FITTING = {
     "ddqn": ("cooperation.max_neighbours", *(f"learning.{key}" for key in ("values", "observed_ues", "hidden"))),
-    "belief": (),
+    **dict.fromkeys(FINDING_OUT, ()),
 }
 
 
@@ -118,7 +119,7 @@ def agents_of(saved: Sequence[Checkpoint | None], config: Config, folder: Path) 
 
 
 def _weights_of(checkpoint: Checkpoint) -> list[FloatArray]:
-    """What an agent has learned: its beliefs, or its online network, layer by layer; nothing if there is none."""
+    """What an agent has found out, or its online network, layer by layer; nothing if there is none."""
     if "policy.own" in checkpoint.state:
         return [checkpoint.state["policy.own"].astype(np.float32).astype(float)]  # as told, and as a file keeps it
     layers = part(checkpoint.state, "policy.network.online")

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 from pydantic import ValidationError
 
-from apnode.agent.beliefs import believed_gains
 from apnode.agent.forecast import Outlook, link_gains
 from apnode.agent.observation import describe, shares, traits_of
+from apnode.agent.policies import finding_out
 from apnode.agent.prospects import INCOHERENCE, LEVELS, STALENESS
 from apnode.config import Config
-from apnode.config.cooperation import LEARNERS, Cooperation
+from apnode.config.cooperation import FINDING_OUT, LEARNERS, Cooperation
 from apnode.protocol.messages import Association, FloatArray
 from apnode.protocol.rng import config_for_aps
 from apnode.radio.csi import sensed_change
@@ -41,7 +41,7 @@ LOCAL: dict[str, dict[str, Any]] = {
     "local-mmse": {"alone": "mmse"},
 }
 NAMES = (*POLICIES, *LOCAL, *REFERENCES)
-_TUNABLE = ("random", "threshold", "forecast", *TOLD, "oracle", "belief")  # to any number of links
+_TUNABLE = ("random", "threshold", "forecast", *TOLD, "oracle", *FINDING_OUT)  # to any number of links
 _COUNTED = ("master", "ddqn")  # form as many as they do; others are tuned to that number
 
 
@@ -57,7 +57,7 @@ class Contender:
         """What it is tuned by: the rate or the share at which an AP asks."""
         cooperation = self.config(config).cooperation
         price = dict.fromkeys(
-            ("forecast", *TOLD, "belief", *(("ddqn",) if self.aimed_at else ())), cooperation.link_price
+            ("forecast", *TOLD, *FINDING_OUT, *(("ddqn",) if self.aimed_at else ())), cooperation.link_price
         )
         by = {"random": cooperation.request_rate, "threshold": cooperation.request_share, **price}
         return by.get(self.policy)
@@ -247,11 +247,10 @@ def _tuned(
         case name if name in TOLD:
             policy, key = "forecast", "link_price"
             thoughts = [world.at_ends(_told(name, world.config)) for world in worlds]
-        case "belief":
+        case name if name in FINDING_OUT:
             assert agents is not None
             key = "link_price"
-            of_aps = np.array([beliefs for [beliefs] in agents])
-            thoughts = [world.at_ends(partial(_believed_gains, of_aps, world.change)) for world in worlds]
+            thoughts = [world.at_ends(partial(_gains_found_out, agents, world.change)) for world in worlds]
         case _:
             assert agents is not None
             key = "link_price"
@@ -296,11 +295,13 @@ def _told(rule: str, config: Config) -> Callable[[Config, int, Association], Flo
     return gains
 
 
-def _believed_gains(
-    beliefs: FloatArray, change: Sequence[FloatArray], config: Config, ap: int, told: Association
+def _gains_found_out(
+    agents: Weights, change: Sequence[FloatArray], config: Config, ap: int, told: Association
 ) -> FloatArray:
-    """(N,) what each link is worth if every AP is as defective as its agent believes it is (M, 2, 3)."""
-    return believed_gains(config, ap, told, beliefs[np.array([ap, *told.neighbours]) % len(beliefs)], change[ap])
+    """(N,) what an AP's agent thinks that each link is worth when all have told of themselves."""
+    policies = {peer: finding_out(peer, config, agents[peer % len(agents)]) for peer in (ap, *told.neighbours)}
+    policies[ap].hear({peer: of_peer for peer, policy in policies.items() if len(of_peer := policy.tells(0))})
+    return policies[ap].gains(change[ap], told)
 
 
 def _advantages(agents: Weights, config: Config, ap: int, told: Association) -> FloatArray:

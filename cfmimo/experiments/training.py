@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from apnode.agent.beliefs import Belief
 from apnode.agent.policies import Ddqn, Policy
+from apnode.agent.streams import Watcher
 from apnode.config import Config
 from apnode.config.cooperation import LEARNERS
 from apnode.protocol.messages import FloatArray
@@ -21,7 +21,7 @@ def train(config: Config, progress: Callable[[int, int], None] = lambda done, to
     """Run an experiment in which every AP learns.
 
     Args:
-        config: the experiment, with policy `ddqn` or `belief`.
+        config: the experiment, with policy `ddqn` or one that finds out about APs.
         progress: told how many slots are done, of how many.
 
     Returns:
@@ -42,5 +42,5 @@ def train(config: Config, progress: Callable[[int, int], None] = lambda done, to
 
 
 def _learned(policy: Policy) -> list[FloatArray]:
-    assert isinstance(policy, (Ddqn, Belief))
-    return policy.network.weights() if isinstance(policy, Ddqn) else [policy.beliefs.astype(np.float32).astype(float)]
+    assert isinstance(policy, (Ddqn, Watcher))
+    return policy.network.weights() if isinstance(policy, Ddqn) else [policy.learned.astype(np.float32).astype(float)]

@@ -125,7 +125,7 @@ def held_out(agents: Table, rivals: Mapping[str, float], policy: str) -> Figure:
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
     best = agents["sum_rate_bps_hz"].argmax()
     colour = LOOKS[policy].colour
-    if policy == "belief":  # until it has found out anything it is the forecast
+    if policy != "ddqn":  # until it has found out anything it is the forecast
         first = [0, agents["slots"][0]], [rivals["forecast"], agents["sum_rate_bps_hz"][0]]
         upper.plot(*first, "o-", color=colour, markersize=4)
     upper.plot(agents["slots"], agents["sum_rate_bps_hz"], "o-", color=colour, markersize=4, label=policy)

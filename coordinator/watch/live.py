@@ -102,7 +102,7 @@ def _slot(coordinator: Coordinator, slot: int) -> dict[str, Any]:
     comebacks = Counter(comeback["ap"] for comeback in record.comebacks)
     suspicions, gone = record.suspicions(slot).sum(axis=0), coordinator.given_up
     checkpoints, episode = record.newest_checkpoint, slot // coordinator.config.run.slots_per_episode
-    known = record.beliefs[episode, :, 0] if coordinator.config.hears_streams else None
+    known = record.beliefs[episode, :, 0] if coordinator.config.believes else None
     aps = [
         {
             "up": bool(record.reported[slot, ap]),

@@ -24,6 +24,8 @@ LOOKS = {  # what APs run: the colours of Okabe and Ito, told apart by colour-bl
     "oracle": Look("#000000", "*"),
     "ddqn": Look("#0072B2", "^"),
     "belief": Look("#882255", "p"),
+    "ratio": Look("#CC6677", "2"),
+    "factor": Look("#AA8866", "3"),
     "always": Look("#D55E00", "X"),
     # references without links
     "mrt": Look("#DDCC77", "<"),

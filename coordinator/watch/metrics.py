@@ -112,7 +112,7 @@ def _believed(record: Record, episode: int) -> Iterator[Metric]:
     """What APs have found out about their own defects, as they told it in an episode, where they find out any."""
     text = "How defective the AP believes it is, 0 to 1"
     metric = GaugeMetricFamily("cfmimo_ap_believes", text, labels=["ap", "level"])
-    for ap, mean in enumerate(record.beliefs[episode, :, 0] if record.config.hears_streams else ()):
+    for ap, mean in enumerate(record.beliefs[episode, :, 0] if record.config.believes else ()):
         for name, value in zip(LEVEL_NAMES, mean, strict=True):
             if value >= 0:
                 metric.add_metric([str(ap), name], value)

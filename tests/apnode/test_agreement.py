@@ -422,6 +422,8 @@ def test_directed_does_not_depend_on_the_order_of_arrival() -> None:
 class Confides(Asks):
     """Tells its neighbours of itself in every fifth slot, and notes what they tell."""
 
+    learns = True
+
     def __init__(self, neighbours: Iterable[int]) -> None:
         super().__init__(neighbours)
         self.heard: list[dict[int, list[float]]] = []

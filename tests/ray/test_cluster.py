@@ -50,6 +50,7 @@ VARIANTS = {
         *("run.episodes=3", *SELECTIVE, "learning.values=neighbours", "learning.share=true"),
         *("reward.gain=absolute", "cooperation.link_price=-1"),
     ),
+    "agents that find out": ("run.episodes=3", *SELECTIVE, "cooperation.policy=factor", "cooperation.link_price=-1"),
     "directed": ("run.episodes=3", *ROWS, "cooperation.cluster=directed", "cooperation.acceptance=all"),
 }
 

@@ -7,9 +7,10 @@ from functools import cache
 import numpy as np
 import pytest
 
-from apnode.agent.beliefs import Belief, Believer, believed_gains, innocent, least, stream_levels
+from apnode.agent.beliefs import Belief, innocent, least
 from apnode.agent.forecast import link_gains, prospects_of
 from apnode.agent.prospects import INCOHERENCE, STALENESS, WRONGNESS, Partition, Prospects
+from apnode.agent.streams import stream_levels
 from apnode.agent.surroundings import Surroundings
 from apnode.config import Config
 from apnode.protocol.messages import LEAST_LEVEL, LEVELS_PER_DB, SILENT, Association, FloatArray, IntArray, SlotFeedback
@@ -155,7 +156,7 @@ def school(
 def test_an_ap_finds_out_what_is_wrong_with_it_and_with_nobody_else() -> None:
     defects = np.zeros((30, 3))
     defects[[1, 5], INCOHERENCE], defects[[2, 7], WRONGNESS] = 0.9, 0.4
-    beliefs = np.array([policy.beliefs for policy in school(defects, list(range(8)), 10, all_but(0)).values()])
+    beliefs = np.array([policy.learned for policy in school(defects, list(range(8)), 10, all_but(0)).values()])
     found = least(beliefs)
     assert found[[1, 5, 2, 7]].argmax(axis=1).tolist() == [INCOHERENCE] * 2 + [WRONGNESS] * 2
     assert found[[1, 5, 2, 7]].max(axis=1).min() > 0.15
@@ -167,44 +168,51 @@ def test_where_users_move_an_ap_finds_out_that_its_estimates_come_late() -> None
     defects = np.zeros((30, 3))
     defects[[1, 5], STALENESS] = 1
     late = np.array(
-        [least(policy.beliefs) for policy in school(defects, list(range(8)), 3, all_but(0), change=0.5).values()]
+        [least(policy.learned) for policy in school(defects, list(range(8)), 3, all_but(0), change=0.5).values()]
     )
     assert late[[1, 5], STALENESS].min() > 0.2
     assert late[[0, 2, 3, 4, 6, 7]].max() < 0.05
 
 
+def believed(config: Config, ap: int, association: Association, beliefs: FloatArray) -> Belief:
+    """An AP that has been told these beliefs by all, and has told them."""
+    policy = Belief(ap, config)
+    policy.hear(dict.fromkeys((ap, *association.neighbours), beliefs))
+    return policy
+
+
 def test_where_nothing_comes_late_how_fast_channels_change_is_of_no_account() -> None:
     config = CONFIG.variant(cooperation={"history_blocks": 0})
     ap, association = next((ap, a) for ap, a in enumerate(told(0)) if len(a.neighbours) > 8)
-    late = np.tile([[0, 1, 0], [0, 0, 0]], (1 + len(association.neighbours), 1, 1)).astype(float)
+    late = np.array([0, 1, 0, 0, 0, 0], np.float32)
     gains = {
-        (of, change): believed_gains(config, ap, association, beliefs, seen(association, change))
+        (of, change): believed(config, ap, association, beliefs).gains(seen(association, change), association)
         for of, beliefs in (("late", late), ("in time", 0 * late))
         for change in (0.0, 0.5)
     }
     np.testing.assert_allclose([*gains.values()], [gains["in time", 0.0]] * 4, atol=1e-9)
-    moving = believed_gains(CONFIG, ap, association, late, seen(association, 0.5))
+    moving = believed(CONFIG, ap, association, late).gains(seen(association, 0.5), association)
     assert moving.sum() < gains["late", 0.5].sum()
 
 
 def test_that_an_ap_does_not_transmit_is_no_sign_of_a_defect_where_it_is_known() -> None:
     nothing = np.zeros((30, 3))
     known, unknown = (school(nothing, [1, 2, 5, 7], 3, all_but(2), told_who=who) for who in ("silent", "partners"))
-    assert max(least(policy.beliefs).max() for policy in known.values()) < 0.02
-    assert max(least(policy.beliefs).max() for policy in unknown.values()) > 0.1
+    assert max(least(policy.learned).max() for policy in known.values()) < 0.02
+    assert max(least(policy.learned).max() for policy in unknown.values()) > 0.1
 
 
 def test_who_precodes_with_whom_beside_it_an_ap_takes_from_what_users_report() -> None:
     nothing = np.zeros((30, 3))
     known, unknown = (school(nothing, list(range(8)), 3, alone, told_who=who) for who in ("all", "silent"))
-    assert max(least(policy.beliefs).max() for policy in known.values()) < 0.02
-    assert max(least(policy.beliefs).max() for policy in unknown.values()) > 0.1
+    assert max(least(policy.learned).max() for policy in known.values()) < 0.02
+    assert max(least(policy.learned).max() for policy in unknown.values()) > 0.1
 
 
 def test_an_ap_finds_out_what_is_wrong_with_it_without_a_partner_too() -> None:
     defects = np.zeros((30, 3))
     defects[[1, 5], INCOHERENCE], defects[[2, 7], WRONGNESS] = 0.9, 0.4
-    found = np.array([least(policy.beliefs) for policy in school(defects, list(range(8)), 10, alone).values()])
+    found = np.array([least(policy.learned) for policy in school(defects, list(range(8)), 10, alone).values()])
     assert found[[1, 5], INCOHERENCE].min() > 0.15
     assert found[[2, 7], WRONGNESS].min() > 0.15
     assert found[[0, 3, 4, 6]].max() < 0.05
@@ -228,12 +236,12 @@ def test_an_ap_that_transmits_nothing_to_a_ue_learns_nothing_from_it() -> None:
     policy = Belief(ap, CONFIG)
     policy.act(still(association), association, 0)
     policy.hear({ap: policy.tells(0)})
-    before, others = policy.beliefs.copy(), dict.fromkeys(association.ues, association.neighbours)
+    before, others = policy.learned.copy(), dict.fromkeys(association.ues, association.neighbours)
     levels = of_levels(association, SLOTS - 1, weak(association))
     policy.observe(levels, others, {ue: [ap] for ue in association.ues})
-    np.testing.assert_allclose(policy.beliefs, before)
+    np.testing.assert_allclose(policy.learned, before)
     policy.observe(levels, others, {})
-    assert (policy.beliefs[0] > before[0]).any()
+    assert (policy.learned[0] > before[0]).any()
 
 
 def test_who_has_told_nothing_is_taken_for_innocent() -> None:
@@ -252,9 +260,9 @@ def test_an_ap_asks_as_the_beliefs_say_that_were_told_at_the_start_of_an_episode
     policy = Belief(ap, CONFIG)
     own = policy.tells(0)
     policy.hear({ap: own, **beliefs})
-    policy.beliefs[0] = 1  # what it finds out later it does not act on: the other end does not know
-    of_all = np.array([own, *beliefs.values()], float).reshape(-1, 2, 3)
-    gains = believed_gains(CONFIG, ap, association, of_all, still(association))
+    policy.learned[0] = 1  # what it finds out later it does not act on: the other end does not know
+    levels = least(np.array([own, *beliefs.values()], float).reshape(-1, 2, 3))
+    gains = link_gains(CONFIG, ap, association, levels, np.zeros(len(Surroundings(ap, association, CONFIG.radio).ids)))
     blind = link_gains(CONFIG, ap, association)
     assert policy.act(still(association), association, 1) == (gains > 0.2) @ 2 ** np.arange(len(gains))
     assert (gains > 0.2).sum() < (blind > 0.2).sum()
@@ -302,18 +310,18 @@ def test_whether_its_estimates_come_late_an_ap_is_told_and_need_not_find_out(lat
     policy.act(still(association), association, 0)
     nothing = of_levels(association, SLOTS - 1, {})
     policy.observe(nothing, {}, {}, late)
-    assert policy.beliefs[0, STALENESS] == pytest.approx(float(late), abs=1e-3)
+    assert policy.learned[0, STALENESS] == pytest.approx(float(late), abs=1e-3)
     again = Belief(ap, CONFIG)
     again.restore(policy.state())
     again.act(still(association), association, SLOTS)
     again.observe(of_levels(association, 2 * SLOTS - 1, {}), {}, {}, None)  # nobody says it this time
-    assert again.beliefs[0, STALENESS] == pytest.approx(float(late), abs=1e-3)
+    assert again.learned[0, STALENESS] == pytest.approx(float(late), abs=1e-3)
 
 
 def test_an_ap_that_learns_no_more_acts_on_its_beliefs_and_keeps_them() -> None:
     association = next(a for a in told(0) if a.neighbours)
     beliefs = np.array([[0.5, 0, 0.25], [0.01, 0.02, 0.03]])
-    policy = Believer(0, CONFIG, beliefs.copy())
+    policy = Belief(0, CONFIG, beliefs.copy())
     policy.act(still(association), association, 0)
     policy.observe(of_levels(association, 0, weak(association)), {}, {})
     np.testing.assert_array_equal(policy.tells(0).reshape(2, 3), beliefs.astype(np.float32))

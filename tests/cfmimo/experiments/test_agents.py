@@ -13,9 +13,10 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from apnode.agent.beliefs import Belief
 from apnode.agent.policies import Ddqn
+from apnode.agent.streams import Watcher
 from apnode.config import Config
+from apnode.config.cooperation import FINDING_OUT
 from apnode.protocol.state import part
 from apnode.runtime.checkpoint import Checkpoints
 from cfmimo.cli.console import Console
@@ -248,61 +249,64 @@ def same(one: Any, other: Any) -> bool:
     return all(np.array_equal(a, b) for x, y in zip(one, other, strict=True) for a, b in zip(x, y, strict=True))
 
 
-# --- agents that believe something of themselves ------------------------------------------------------------
+# --- agents that find out about APs ------------------------------------------------------------
 
-BELIEVING = (
+FINDING = (
     *("radio.num_aps=12", "radio.num_ues=6", "radio.area_m=350", "run.slots_per_episode=4", "run.episodes=2"),
     *("cooperation.link_price=-0.5", "impairments.calibration_error=[[0.5, 0.0], [0.5, 0.9]]"),
 )
-BELIEF = "cooperation.policy=belief"
 
 
-@pytest.fixture(scope="module")
-def believers(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The directory of a run in which 12 APs find out about themselves."""
-    folder = tmp_path_factory.mktemp("believers") / "run"
-    options = ("--runtime", "local", "--quiet", "--out", str(folder), "--set", *BELIEVING, BELIEF)
+@pytest.fixture(scope="module", params=FINDING_OUT)
+def found_out(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    """A policy, and the directory of a run in which 12 APs have found out about themselves by it."""
+    policy, folder = request.param, tmp_path_factory.mktemp(request.param) / "run"
+    options = ("--runtime", "local", "--quiet", "--out", str(folder), "--set", *FINDING, f"cooperation.policy={policy}")
     assert run_cfmimo(["run", "selective", *options]) == 0
-    return folder
+    return policy, folder
 
 
-def test_beliefs_are_taken_to_a_comparison_and_to_another_run(
-    believers: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_what_aps_have_found_out_is_taken_to_a_comparison_and_to_another_run(
+    found_out: tuple[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    config = load("selective", (*BELIEVING, BELIEF))
-    agents = load_agents(str(believers), config)
+    policy, folder = found_out
+    settings = (*FINDING, f"cooperation.policy={policy}")
+    config = load("selective", settings)
+    agents = load_agents(str(folder), config)
     network = LocalNetwork(config)
     network.run()
-    for ap, (beliefs,) in zip(network.aps, agents.weights, strict=True):
-        assert isinstance(ap.policy, Belief)
-        np.testing.assert_array_equal(beliefs, ap.policy.beliefs.astype(np.float32))
-    options = ("--layouts", "2", "--slots", "1", "--links", "8", "--json", "--seed", "7", "--set", *BELIEVING)
-    command = ["compare", "selective", "--policy", str(believers), "--policies", "forecast,belief", *options]
+    for ap, (learned,) in zip(network.aps, agents.weights, strict=True):
+        assert isinstance(ap.policy, Watcher)
+        np.testing.assert_array_equal(learned, ap.policy.learned.astype(np.float32))
+    options = ("--layouts", "2", "--slots", "1", "--links", "8", "--json", "--seed", "7", "--set", *FINDING)
+    command = ["compare", "selective", "--policy", str(folder), "--policies", f"forecast,{policy}", *options]
     assert run_cfmimo([*command, "--out", str(tmp_path / "c")]) == 0
     rows = json.loads(capsys.readouterr().out)["rows"]
-    here = load("selective", (*BELIEVING, BELIEF, "radio.ap_seed=0"), seed=7)
-    assert rows == compare(here, ["forecast", "belief"], 2, [8], slots=1, agents=agents.weights)
-    assert [row["policy"] for row in rows] == ["forecast", "belief"]
+    here = load("selective", (*settings, "radio.ap_seed=0"), seed=7)
+    assert rows == compare(here, ["forecast", policy], 2, [8], slots=1, agents=agents.weights)
+    assert [row["policy"] for row in rows] == ["forecast", policy]
     assert rows[0]["sum_rate_bps_hz"] != rows[1]["sum_rate_bps_hz"]
-    again = ("--runtime", "local", "--json", "--seed", "5", "--out", str(tmp_path / "r"), "--set", *BELIEVING, BELIEF)
-    assert run_cfmimo(["run", "selective", "--policy", str(believers), *again]) == 0
+    again = ("--runtime", "local", "--json", "--seed", "5", "--out", str(tmp_path / "r"), "--set", *settings)
+    assert run_cfmimo(["run", "selective", "--policy", str(folder), *again]) == 0
     digest = json.loads(capsys.readouterr().out)["digest"]
-    assert (
-        digest == record_of(load("selective", (*BELIEVING, BELIEF), seed=5), policy_of=trained(agents.weights)).digest()
-    )
-    kept = [Checkpoints(tmp_path / "r/checkpoints", f"ap-{ap}").load() for ap in range(12)]
-    assert not any(part(saved.state, "policy") for saved in kept if saved)  # they learn no more
+    assert digest == record_of(load("selective", settings, seed=5), policy_of=trained(agents.weights)).digest()
+    for ap, (learned,) in enumerate(agents.weights):
+        saved = Checkpoints(tmp_path / "r/checkpoints", f"ap-{ap}").load()
+        assert saved is not None
+        np.testing.assert_array_equal(saved.state["policy.own"], learned)  # it learns no more
 
 
-def test_beliefs_learned_for_the_comparison_are_those_of_a_run(believers: Path) -> None:
-    config = load("selective", (*BELIEVING, BELIEF))
+def test_what_is_found_out_for_the_comparison_is_that_of_a_run(found_out: tuple[str, Path]) -> None:
+    policy, folder = found_out
+    config = load("selective", (*FINDING, f"cooperation.policy={policy}"))
     _, weights = train(config)
-    assert same(weights, load_agents(str(believers), config).weights)
+    assert same(weights, load_agents(str(folder), config).weights)
 
 
 def test_agents_of_two_kinds_are_not_compared_at_once(
-    believers: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    found_out: tuple[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    command = ["compare", "selective", "--policy", str(believers), "--policies", "ddqn,belief"]
-    assert run_cfmimo([*command, "--out", str(tmp_path / "c"), "--set", *BELIEVING]) == 2
-    assert "cannot compare agents of 2 kinds at once: choose ddqn or belief" in capsys.readouterr().err
+    policy, folder = found_out
+    command = ["compare", "selective", "--policy", str(folder), "--policies", f"ddqn,{policy}"]
+    assert run_cfmimo([*command, "--out", str(tmp_path / "c"), "--set", *FINDING]) == 2
+    assert f"cannot compare agents of 2 kinds at once: choose ddqn or {policy}" in capsys.readouterr().err

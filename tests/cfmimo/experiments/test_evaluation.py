@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from apnode.agent.beliefs import innocent
+from apnode.agent.policies import finding_out
 from apnode.agent.prospects import LEVEL_NAMES
+from apnode.config.cooperation import FINDING_OUT
 from apnode.runtime.checkpoint import Checkpoints, encode
 from cfmimo.cli.console import Console
 from cfmimo.cli.main import run_cfmimo
@@ -185,10 +186,12 @@ def test_the_page_shows_what_was_reached(evaluated: Path) -> None:
     assert "on layouts that they never learn from" in (evaluated / "report.html").read_text()
 
 
-def test_before_an_ap_has_found_out_anything_it_is_the_forecast() -> None:
-    config = load("hidden", ("radio.num_aps=12", "radio.num_ues=6", "radio.area_m=300"))
-    rows = evaluate(config, {name: contender(name) for name in ("forecast", "belief")}, [[innocent()]] * 12)
-    assert rows[1] == {**rows[0], "policy": "belief"}
+@pytest.mark.parametrize("policy", FINDING_OUT)
+def test_before_an_ap_has_found_out_anything_it_is_the_forecast(policy: str) -> None:
+    config = load("hidden", ("radio.num_aps=12", "radio.num_ues=6", "radio.area_m=300", f"cooperation.policy={policy}"))
+    learned = [[finding_out(ap, config).learned] for ap in range(12)]
+    rows = evaluate(config, {name: contender(name) for name in ("forecast", policy)}, learned)
+    assert rows[1] == {**rows[0], "policy": policy}
     assert rows[0]["formed"] > 0
 
 

@@ -52,6 +52,8 @@ VARIANTS = {
         "cooperation.policy=belief",
         "impairments.calibration_error=[[0.5, 0.0], [0.5, 0.5]]",
     ),
+    "ratio": (*SELECTIVE, "cooperation.cluster=serving", "cooperation.policy=ratio", "cooperation.link_price=-0.5"),
+    "factor": (*SELECTIVE, "cooperation.cluster=serving", "cooperation.policy=factor", "cooperation.link_price=-0.5"),
     "serving sets": (
         *SELECTIVE,
         "cooperation.cluster=serving",
