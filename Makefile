@@ -20,8 +20,8 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test]'
 	@touch $@
 
-demo: $(STAMP)  ## 100 APs as 100 Ray actors, learning whom to cooperate with (a few minutes)
-	$(BIN)/cfmimo run hundred
+demo: $(STAMP)  ## 100 APs as 100 Ray actors, finding out whom to cooperate with (a few minutes)
+	$(BIN)/cfmimo run hidden --seed 1 --set cooperation.serving=forecast
 
 secrets:  ## before `docker compose up`: a Ray token, a Grafana password, and the user of the containers (yours; for root, 10001)
 	@umask 077; mkdir -p $(SECRETS); for name in ray_token grafana_password; do \
