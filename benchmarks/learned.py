@@ -17,9 +17,11 @@ for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ[_name] = "1"
 
 import argparse
+import sys
 import time
 from collections import defaultdict
 from collections.abc import Sequence
+from typing import TextIO
 
 import numpy as np
 
@@ -168,14 +170,17 @@ def main() -> None:
         for name, rows in network(options, seed).items():
             for row, mean in rows.items():
                 of_all[name][row].append(mean)
-        print(f"network {seed} of {options.networks}: {time.monotonic() - began:.0f} s", flush=True)
-        show(of_all["sum_rate"], of_all["sinr_p5"])
+        print(f"network {seed} of {options.networks}: {time.monotonic() - began:.0f} s", file=sys.stderr)
+        show(of_all["sum_rate"], of_all["sinr_p5"], sys.stdout if seed == options.networks else sys.stderr)
 
 
-def show(rates: dict[Row, list[float]], tails: dict[Row, list[float]]) -> None:
+def show(rates: dict[Row, list[float]], tails: dict[Row, list[float]], file: TextIO) -> None:
     """A line for every policy and number of links."""
     blind = FIXED if any(policy == FIXED for policy, _ in rates) else "forecast"
-    print(f"{'policy':22}{'links':>6}{'bit/s/Hz':>10}{'over ' + blind:>28}{'over never':>16}{'5 % SINR, dB':>16}")
+    print(
+        f"{'policy':22}{'links':>6}{'bit/s/Hz':>10}{'over ' + blind:>28}{'over never':>16}{'5 % SINR, dB':>16}",
+        file=file,
+    )
     for (policy, links), found in rates.items():
         beside, never = rates.get((blind, links)), rates["never", None]
         over = spread([a - b for a, b in zip(found, beside, strict=True)]) if beside else ""
@@ -183,7 +188,7 @@ def show(rates: dict[Row, list[float]], tails: dict[Row, list[float]]) -> None:
         print(
             f"{policy:22}{links or '':>6}{np.mean(found):10.1f}{over:>28}"
             f"{spread([a - b for a, b in zip(found, never, strict=True)]):>16}{spread(tail) if tail else '':>16}",
-            flush=True,
+            file=file,
         )
 
 

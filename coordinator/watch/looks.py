@@ -35,4 +35,5 @@ LOOKS = {  # what APs run: the colours of Okabe and Ito, told apart by colour-bl
     "p-mmse": Look("#8C564B", "1"),
     "full-mmse": Look("#AA4499", "8"),
 }
-GLYPHS = {"s": "■", "o": "●", "v": "▼", "P": "✚", "D": "◆", "^": "▲", "X": "✖", "p": "⬟"}  # markers of policies
+# markers of policies
+GLYPHS = {"s": "■", "o": "●", "v": "▼", "P": "✚", "D": "◆", "^": "▲", "X": "✖", "p": "⬟", "2": "⅄", "3": "≺"}
