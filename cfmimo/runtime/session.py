@@ -151,8 +151,20 @@ def _sweep(folder: Path) -> None:
 
 
 def processes_of(folder: Path) -> list[int]:
-    """Processes of the session in a folder, but for this one: they were started with its token."""
-    return processes_with("RAY_AUTH_TOKEN_PATH", str(_token_of(folder)))
+    """Processes of the session in a folder, but for this one: started with its token, or Ray's and writing there.
+
+    A process that gives itself a name, as Ray's agents do, may write it over what it was started with.
+    """
+    return sorted({*processes_with("RAY_AUTH_TOKEN_PATH", str(_token_of(folder))), *_ray_writing_to(folder)})
+
+
+def _ray_writing_to(folder: Path) -> Iterator[int]:
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # ended by itself, or somebody else's
+            if (process / "cmdline").read_bytes().startswith(b"ray::"):
+                files = [os.readlink(file) for file in (process / "fd").iterdir()]
+                if any(Path(file).is_relative_to(folder) for file in files):
+                    yield int(process.name)
 
 
 def processes_with(name: str, value: str) -> list[int]:

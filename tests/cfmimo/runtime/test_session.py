@@ -73,3 +73,22 @@ def test_what_was_only_started_inside_a_sessions_folder_is_not_of_the_session(tm
     finally:
         process.kill()
         process.wait()
+
+
+def test_of_processes_that_hide_what_they_were_started_with_those_of_ray_that_write_to_the_session_are_of_it(
+    tmp_path: Path,
+) -> None:
+    """Ray's agents write their titles over their environment."""
+    session = tmp_path / "session"
+    session.mkdir()
+    with (tmp_path / "elsewhere").open("w") as outside, (session / "log").open("w") as log:
+        agents = [
+            subprocess.Popen([title, "60"], executable="/bin/sleep", stdout=file, env={})
+            for title, file in (("ray::Agent", log), ("ray::Agent", outside), ("tail", log))
+        ]
+        try:
+            assert processes_of(session) == [agents[0].pid]
+        finally:
+            for agent in agents:
+                agent.kill()
+                agent.wait()
