@@ -53,7 +53,8 @@ bench: $(STAMP)  ## slots/s, messages/s and CPU time by part, local against Ray;
 	$(BIN)/python -m benchmarks.physics
 	$(BIN)/python -m benchmarks.comparison
 
-bench-agents: $(STAMP)  ## what each choice in how agents learn brings (an hour)
+bench-agents: $(STAMP)  ## what learning is worth over several networks, and each choice in how agents learn (two hours)
+	$(BIN)/python -m benchmarks.learned hidden --set cooperation.serving=forecast
 	$(BIN)/python -m benchmarks.ablation
 
 bench-faults: $(STAMP)  ## kills, losses, dead servers, liars, damaged checkpoints and frames, random fault plans: what each costs

@@ -27,6 +27,23 @@ def test_throughput_counts_slots_and_messages() -> None:
     assert ratio == 1
 
 
+NETWORKS = ("hidden", "--set", "cooperation.serving=forecast", "radio.num_aps=8", "radio.num_ues=4", "radio.area_m=280")
+SHORT = ("run.slots_per_episode=3", "--slots", "6", "--networks", "2", "--layouts", "1", "--links", "4")
+
+
+def test_what_agents_have_learned_is_measured_beside_those_who_learn_nothing() -> None:
+    table = numbers("learned", *NETWORKS, *SHORT)
+    for policy in ("never", "forecast", "forecast,", "belief", "informed"):
+        assert table[policy][1 if policy in {"never", "forecast,"} else 0] > 0, policy
+    assert table["forecast"][2:4] != table["belief"][2:4]
+
+
+@pytest.mark.parametrize(("trial", "rows"), [("liars", ["10%", "100%"]), ("permuted", ["at", "after"])])
+def test_agents_are_tried_among_liars_and_with_others_defects(trial: str, rows: list[str]) -> None:
+    table = numbers("learned", *NETWORKS, *SHORT, "--trial", trial)
+    assert all(table[row] for row in rows)
+
+
 @pytest.mark.ray
 def test_cpu_time_goes_to_each_part_of_a_slot() -> None:
     table = numbers("shares", "--aps", "6", "--slots", "80")
