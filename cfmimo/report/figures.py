@@ -1,4 +1,4 @@
-"""Drawing: the figures of runs and of comparisons, in one style, fit for a paper."""
+"""Drawing: the figures of runs, in the style of all figures, fit for a paper."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure as Figure
 from matplotlib.patheffects import withStroke
@@ -55,6 +56,14 @@ def save(figure: Figure, path: Path) -> str:
     path.with_suffix(".svg").write_text(drawing.getvalue(), encoding="utf-8")
     svg = drawing.getvalue()[drawing.getvalue().index("<svg") :]
     return re.sub(r'<g id="[^"]*"', "<g", svg)  # numbered alike in every figure, and nobody refers to them
+
+
+@styled
+def pixels(figure: Figure) -> NDArray[np.uint8]:
+    """(height, width, 3) of a figure on a screen."""
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()  # type: ignore[no-untyped-call]
+    return np.array(canvas.buffer_rgba(), np.uint8)[..., :3]  # type: ignore[no-untyped-call]
 
 
 # --- over the slots of a run ------------------------------------------------------------------------------
@@ -346,105 +355,3 @@ def _aps(axes: Axes, shown: SlotMap) -> None:
         for ap, place in enumerate(shown.ap_xy):
             name = axes.annotate(str(ap), place, (4, 3), textcoords="offset points", fontsize=7, zorder=6)
             name.set_path_effects([withStroke(linewidth=2, foreground="white")])  # legible over lines
-
-
-# --- of a comparison --------------------------------------------------------------------------------------
-
-
-@styled
-def pareto(rows: list[dict[str, Any]]) -> Figure:
-    """Sum rate with its 95 % interval against what it costs; a policy without links is a level."""
-    figure = Figure(figsize=(9, 3.8), layout="constrained")
-    left, right = figure.subplots(1, 2, sharey=True)
-    for policy in dict.fromkeys(row["policy"] for row in rows):
-        look = {**_look(policy), "label": policy}
-        own = sorted((r for r in rows if r["policy"] == policy), key=lambda row: row["links"]["formed"] or 0)
-        mean, low, high = (np.array([row["sum_rate_bps_hz"][part] for row in own]) for part in ("mean", "low", "high"))
-        for axes, costs in (
-            (left, [row["links"]["formed"] for row in own]),
-            (right, [bits and bits / 1e3 for bits in (row["fronthaul_bits_per_block"] for row in own)]),
-        ):
-            if None in costs:
-                level = [mean[0]] * 2
-                axes.plot((0, 1), level, transform=axes.get_yaxis_transform(), **_LEVEL, **look)
-            else:
-                error = (mean - low, high - mean)
-                axes.errorbar(costs, mean, error, markersize=7, capsize=3, **look)
-            look["label"] = None  # once is enough
-    left.set_xlabel("undirected links formed")
-    right.set_xlabel("fronthaul between APs [kbit per coherence block]")
-    right.xaxis.set_major_formatter("{x:,.0f}")
-    left.set_ylabel("sum rate [bit/s/Hz]")
-    figure.legend(loc="outside upper center", ncols=7)
-    return figure
-
-
-def _look(policy: str) -> dict[str, Any]:
-    return {"color": LOOKS[policy].colour, "marker": LOOKS[policy].marker}
-
-
-_LEVEL: dict[str, Any] = {"linestyle": ":", "markersize": 7, "markevery": [1], "clip_on": False}
-
-
-# --- of the seed paper ------------------------------------------------------------------------------------
-
-
-@styled
-def cooperation_rate(curves: dict[str, dict[str, FloatArray]], paper_start: FloatArray, paper_end: float) -> Figure:
-    """Request and union rate over the training, one panel a reading; mean over trainings, band from least to most.
-
-    Args:
-        curves: by reading, then by rate, (trainings, episodes).
-        paper_start: (2,) what the paper shows in its first phase.
-        paper_end: and at the end.
-    """
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
-    panels = figure.subplots(1, len(curves), sharey=True, squeeze=False)[0]
-    for axes, (reading, rates) in zip(panels, curves.items(), strict=True):
-        for (name, values), colour in zip(rates.items(), (BLUE, ORANGE), strict=True):
-            episodes = np.arange(values.shape[1])
-            axes.plot(episodes, values.mean(axis=0), color=colour, label=name if axes is panels[0] else None)
-            axes.fill_between(episodes, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.2, linewidth=0)
-        last = values.shape[1] - 1
-        axes.errorbar(0, paper_start.mean(), np.ptp(paper_start) / 2, color="black", capsize=4, marker="_")
-        axes.plot(last, paper_end, "kx", label="paper" if axes is panels[0] else None, clip_on=False, zorder=5)
-        axes.set_title(reading)
-        axes.set_xlabel("episode of the training")
-    panels[0].set_ylabel("part of the possible links")
-    panels[0].set_ylim(0, 1)
-    figure.legend(loc="outside upper center", ncols=3)
-    return figure
-
-
-@styled
-def beside_the_paper(
-    label: str, ours: dict[str, dict[str, dict[str, float] | None]], paper: dict[str, float], from_zero: bool
-) -> Figure:
-    """What each policy reached, with its 95 % interval, and what the paper says.
-
-    Args:
-        label: of the values, with unit.
-        ours: by reading, then by policy, {mean, low, high}; None where there is none.
-        paper: by policy.
-        from_zero: whether the axis begins there.
-    """
-    figure = Figure(figsize=(7, 3.6), layout="constrained")
-    axes = figure.subplots()
-    names = list(dict.fromkeys(name for of_one in ours.values() for name in of_one))
-    for number, (reading, of_one) in enumerate(ours.items()):
-        fill: dict[str, Any] = {"markerfacecolor": "white"} if number else {}
-        axes.plot([], [], "o", color=GREY, label=reading, **fill)  # for the legend
-        for name, value in of_one.items():
-            if value is not None:
-                mean, at = value["mean"], names.index(name) + 0.16 * (2 * number - 1)
-                error = [[mean - value["low"]], [value["high"] - mean]]
-                axes.errorbar(at, mean, error, markersize=8, capsize=3, **_look(name), **fill)
-    known = [(names.index(name), value) for name, value in paper.items()]
-    axes.plot(*np.array(known).T, "kx", markersize=8, markeredgewidth=2, label="paper")
-    axes.set_xticks(range(len(names)), names)
-    axes.set_ylabel(label)
-    if from_zero:
-        axes.set_ylim(bottom=0)
-    axes.grid(visible=False, axis="x")
-    figure.legend(loc="outside upper center", ncols=3)
-    return figure

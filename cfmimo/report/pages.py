@@ -15,7 +15,7 @@ from cfmimo.errors import ConfigError, RunDirError
 from cfmimo.presets import load
 from cfmimo.records.held_out import HELD_OUT, RATE, Row, read_rows
 from cfmimo.records.rundir import RunDir, flat_columns, write_json
-from cfmimo.report import figures
+from cfmimo.report import comparison_figures, figures
 from cfmimo.report.figures import Figure
 from cfmimo.report.markup import beside, figure, page, table
 from cfmimo.report.outages import Outage, fault_costs, is_afflicted, marks, outages, status_of
@@ -85,7 +85,7 @@ def write_comparison(path: Path, rows: list[dict[str, Any]], notes: Sequence[str
     folder = RunDir(path)
     write_json(path / "comparison.json", rows)
     folder.write_rows("comparison", rows)
-    pareto = _drawing(path, "pareto", figures.pareto(rows), _CAPTIONS["pareto"])
+    pareto = _drawing(path, "pareto", comparison_figures.pareto(rows), _CAPTIONS["pareto"])
     lead = "<p>Means over layouts, ± half of the 95 % interval.</p>"
     _write_page(folder, "comparison", f"{lead}\n{_comparison(rows)}\n{_paragraphs(notes)}\n{pareto}")
 
@@ -101,10 +101,10 @@ def write_reproduction(path: Path, rows: list[dict[str, Any]], drawn: dict[str, 
     """
     write_json(path / "reproduction.json", rows)
     RunDir(path).write_rows("reproduction", rows)
-    rates = figures.cooperation_rate(drawn["rates"], np.array([0.65, 0.75]), 0.565)
+    rates = comparison_figures.cooperation_rate(drawn["rates"], np.array([0.65, 0.75]), 0.565)
     pictures = [_drawing(path, "fig3-cooperation", rates, _CAPTIONS["fig3-cooperation"])]
     for name in (name for name in drawn if name != "rates"):
-        pictures.append(_drawing(path, name, figures.beside_the_paper(*drawn[name]), _CAPTIONS[name]))
+        pictures.append(_drawing(path, name, comparison_figures.beside_the_paper(*drawn[name]), _CAPTIONS[name]))
     body = f"<p>{html.escape(commands)}</p>\n{_verdicts(rows)}\n{_paragraphs(CANNOT_BE)}\n{beside(pictures)}"
     (path / "report.html").write_text(page("cfmimo: the seed paper, reproduced", body), encoding="utf-8")
 

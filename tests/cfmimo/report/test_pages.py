@@ -14,7 +14,7 @@ import pytest
 from apnode.config.cooperation import Cooperation
 from cfmimo.cli.main import run_cfmimo
 from cfmimo.experiments.contenders import NAMES
-from cfmimo.report import figures
+from cfmimo.report import comparison_figures
 from coordinator.collector import Coordinator
 from coordinator.watch.live import LiveMap, Seen
 from coordinator.watch.looks import GLYPHS, LOOKS
@@ -319,7 +319,7 @@ def test_a_policy_looks_the_same_in_figures_and_on_the_live_page_and_like_no_oth
     assert LOOKS.keys() == {*NAMES}
     for of_all in zip(*LOOKS.values(), strict=True):
         assert len({*of_all}) == len(LOOKS)
-    drawn = figures.pareto(json.loads((comparison / "comparison.json").read_text()))
+    drawn = comparison_figures.pareto(json.loads((comparison / "comparison.json").read_text()))
     handles, labels = drawn.axes[0].get_legend_handles_labels()
     lines = [handle[0] if isinstance(handle, tuple) else handle for handle in handles]
     shown = dict(zip(labels, lines, strict=True))
