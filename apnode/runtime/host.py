@@ -75,7 +75,7 @@ class Host:
         """What the node says at its start, as the links let it through; and which faults ended its lives before."""
         before = [send for fired in self._noted() for send in self._report(fired)]
         self.sent.update(send.to for send in before)
-        return self._after(sends) + before
+        return self.after(sends) + before
 
     def receive(self, frame: bytes, message: Message | None = None) -> list[Send]:
         """Let the node handle a frame, as its `receive` does.
@@ -84,12 +84,12 @@ class Host:
             Struck: if this is where its process is to end or freeze; what it wanted to send is lost with it.
         """
         self._silences = 0
-        return self._after(self.node.receive(frame, message))
+        return self.after(self.node.receive(frame, message))
 
     def tick(self) -> list[Send]:
         """Let the node know that time has passed; raises as `receive`."""
         self._silences += 1
-        return self._after(self.node.handle(Tick()))
+        return self.after(self.node.handle(Tick()))
 
     def books(self) -> dict[str, int]:
         """Frames that the node has sent and received since its last report; planned losses and doubles of this life."""
@@ -101,7 +101,8 @@ class Host:
             "doubled": doubled.total(),
         }
 
-    def _after(self, out: list[Send]) -> list[Send]:
+    def after(self, out: list[Send]) -> list[Send]:
+        """What comes of what the node wants sent, with its disk, its links and its faults; raises as `receive`."""
         if self.checkpoints is not None:
             saved = self.node.take_checkpoint()
             if saved is not None and self.checkpoints.save(saved):

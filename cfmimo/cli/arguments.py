@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from itertools import count as count_from
 from pathlib import Path
 from typing import Any
 
@@ -119,4 +120,6 @@ def default_out(experiment: str, config: Config) -> str:
     from datetime import datetime
 
     stamp = datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
-    return f"runs/{Path(experiment).stem}-seed{config.seed}-{stamp}"
+    name = f"runs/{Path(experiment).stem}-seed{config.seed}-{stamp}"
+    others = (f"{name}-{number}" for number in count_from(2))
+    return name if not Path(name).exists() else next(other for other in others if not Path(other).exists())

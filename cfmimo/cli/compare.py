@@ -16,7 +16,6 @@ from cfmimo.cli.arguments import (
     default_out,
     print_json,
 )
-from cfmimo.errors import ConfigError
 from cfmimo.presets import load
 
 
@@ -63,52 +62,21 @@ def add_compare(commands: Any) -> None:
 
 def compare_command(options: argparse.Namespace) -> int:
     """Compare policies; returns the exit status."""
-    from apnode.config.cooperation import LEARNERS
     from cfmimo.cli.console import Console
-    from cfmimo.experiments.agents import learner_of, load_agents, where_they_learned
-    from cfmimo.experiments.compare import compare, layouts_of, notes_of
-    from cfmimo.experiments.contenders import check_policies, default_policies
-    from cfmimo.experiments.training import train
-    from cfmimo.experiments.workers import processors
-    from cfmimo.records.rundir import RunDir, new_folder
-    from cfmimo.report.pages import write_comparison
+    from cfmimo.experiments.compare import written_comparison
 
     config = load(options.experiment, options.set, options.seed)
     console = Console(None, quiet=options.quiet or options.json)
-    policies = options.policies.split(",") if options.policies else default_policies(config)
-    learner = learner_of(options.policy) if options.policy else None
-    if learner and not options.policies:
-        policies.append(learner)
-    check_policies(policies, config)
-    if learner and learner not in policies:
-        raise ConfigError(f"--policy names agents for policy {learner}, which --policies leaves out; add it there")
-    learning = [name for name in policies if name in LEARNERS]
-    if len(learning) > 1:
-        raise ConfigError(f"cannot compare agents of {len(learning)} kinds at once: choose {' or '.join(learning)}")
-    if learning:
-        config = config.variant(cooperation={"policy": learning[0]})
-    layouts = layouts_of(config, options.layouts)
-    agents = load_agents(options.policy, config) if options.policy else None
-    if agents is not None:
-        config = where_they_learned(config, agents, layouts)
-    path = new_folder(options.out or default_out(f"compare-{options.experiment}", config))
-    with console:
-        weights = None if agents is None else agents.weights
-        if learning and weights is None:
-            weights = train(config, console.stage("training: slots"))[1]
-        rows = compare(
-            config,
-            policies,
-            layouts,
-            options.links,
-            options.slots,
-            weights,
-            console.stage("comparing: slots"),
-            processors(),
-        )
-    notes = notes_of(config, rows, options.layouts)
-    told = None if agents is None else agents.told(options.policy)
-    write_comparison(RunDir.create(path, config, ["cfmimo", *sys.argv[1:]], "local", told).path, rows, notes)
-    result = {"run_dir": str(path), "layouts": layouts, "rows": rows, "notes": notes}
+    result = written_comparison(
+        config,
+        options.policies.split(",") if options.policies else None,
+        options.layouts,
+        options.links,
+        options.slots,
+        options.policy,
+        options.out or default_out(f"compare-{options.experiment}", config),
+        console,
+        ["cfmimo", *sys.argv[1:]],
+    )
     (print_json if options.json else console.comparison_table)(result)
     return 0

@@ -4,17 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol, Self
 
 import numpy as np
 
 from apnode.config import Config
+from apnode.config.cooperation import LEARNERS
 from apnode.protocol.messages import FloatArray
 from apnode.protocol.rng import Purpose, generator
-from cfmimo.experiments.contenders import Contender, check_policies, contender, contenders, counted
+from cfmimo.errors import ConfigError
+from cfmimo.experiments.agents import learner_of, load_agents, where_they_learned
+from cfmimo.experiments.contenders import (
+    Contender,
+    check_policies,
+    contender,
+    contenders,
+    counted,
+    default_policies,
+)
 from cfmimo.experiments.measure import Drop, measure
-from cfmimo.experiments.workers import spread
+from cfmimo.experiments.training import train
+from cfmimo.experiments.workers import processors, spread
 from cfmimo.records.agents_file import Weights
+from cfmimo.records.rundir import RunDir, new_folder
+from cfmimo.report.pages import write_comparison
 from channel_server.recorded import recorded
 
 _RESAMPLES = 2000  # of the bootstrap
@@ -61,6 +74,76 @@ def compare(
     results = measured(config, policies, layouts, links, slots, agents, progress, workers)
     rows = rows_of(config, results)
     return [row for policy in policies for row in rows if row["policy"] == policy]
+
+
+def written_comparison(
+    config: Config,
+    policies: Sequence[str] | None,
+    layouts: int,
+    links: Sequence[int],
+    slots: int,
+    policy: str | None,
+    folder: str,
+    console: Stages,
+    command: list[str],
+) -> dict[str, Any]:
+    """Compare, train agents before if need be, and write table, figure and page; returns what `--json` prints.
+
+    Args:
+        config: as for `compare`.
+        policies: as for `compare`; None: all that need no training, and the agents of `policy`.
+        layouts: as for `compare`.
+        links: as for `compare`.
+        slots: as for `compare`.
+        policy: the directory of a run whose agents are a contender.
+        folder: for the results, new or empty.
+        console: shows progress.
+        command: as typed, for the manifest.
+
+    Raises:
+        ConfigError: if a policy is unknown or cannot be compared.
+        RunDirError: if the folder cannot be used.
+    """
+    learner = learner_of(policy) if policy else None
+    chosen = list(policies) if policies else default_policies(config)
+    if learner and not policies:
+        chosen.append(learner)
+    check_policies(chosen, config)
+    if learner and learner not in chosen:
+        raise ConfigError(f"--policy names agents for policy {learner}, which --policies leaves out; add it there")
+    learning = [name for name in chosen if name in LEARNERS]
+    if len(learning) > 1:
+        raise ConfigError(f"cannot compare agents of {len(learning)} kinds at once: choose {' or '.join(learning)}")
+    if learning:
+        config = config.variant(cooperation={"policy": learning[0]})
+    count = layouts_of(config, layouts)
+    agents = load_agents(policy, config) if policy else None
+    if agents is not None:
+        config = where_they_learned(config, agents, count)
+    path = new_folder(folder)
+    with console:
+        weights = None if agents is None else agents.weights
+        if learning and weights is None:
+            weights = train(config, console.stage("training: slots"))[1]
+        progress = console.stage("comparing: slots")
+        rows = compare(config, chosen, count, links, slots, weights, progress, processors())
+    notes = notes_of(config, rows, layouts)
+    told = None if agents is None else agents.told(str(policy))
+    write_comparison(RunDir.create(path, config, command, "local", told).path, rows, notes)
+    return {"run_dir": str(path), "layouts": count, "rows": rows, "notes": notes}
+
+
+class Stages(Protocol):
+    """Whom long work tells how far it is."""
+
+    def __enter__(self) -> Self:
+        """Begin to show progress."""
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        """Show no more."""
+
+    def stage(self, what: str) -> Callable[[int, int], None]:
+        """Begin a stage; the function returned is told how much of it is done, of how much."""
 
 
 def measured(

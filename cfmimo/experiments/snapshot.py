@@ -31,8 +31,7 @@ def write_snapshot(config: Config, slot: int, path: Path) -> Arrays:
         ConfigError: if there is no such slot.
         RunDirError: if the file cannot be written.
     """
-    if not 0 <= slot < config.num_slots:
-        raise ConfigError(f"there is no slot {slot}: this experiment has slots 0 to {config.num_slots - 1}")
+    _refuse_other_slots(config, slot)
     if path.suffix != ".npz":
         raise RunDirError(f"{path} should end in .npz")
     if not path.parent.is_dir():
@@ -53,7 +52,11 @@ def snapshot(config: Config, slot: int) -> Arrays:
         h (B, M, K, L); h_hat (B, M, K, L), error_variance (M, K) as the APs know them, 0 for UEs out of reach;
         interference (M, M), eq. (7) in this slot [W]; neighbours, requests, links (M, M) bool, row m is AP m's view;
         w, w_alone (B, M, K, L) [sqrt W]; sinr, sinr_alone (B, K) linear; noise_power () [W]; config () as JSON text.
+
+    Raises:
+        ConfigError: if there is no such slot.
     """
+    _refuse_other_slots(config, slot)
     network = LocalNetwork(config)
     transmissions = _run_to_feedback(network, config, slot)
     layout = make_layout(config, slot // config.run.slots_per_episode)
@@ -95,6 +98,11 @@ def snapshot(config: Config, slot: int) -> Arrays:
         "noise_power": np.array(noise),
         "config": np.array(config.model_dump_json()),
     }
+
+
+def _refuse_other_slots(config: Config, slot: int) -> None:
+    if not 0 <= slot < config.num_slots:
+        raise ConfigError(f"there is no slot {slot}: this experiment has slots 0 to {config.num_slots - 1}")
 
 
 def _run_to_feedback(network: LocalNetwork, config: Config, slot: int) -> dict[int, Transmission]:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, wait
 from contextlib import contextmanager
+from types import ModuleType
 from typing import Any
 
 _POLL_S = 0.2
@@ -77,7 +79,8 @@ def _elsewhere(
     with ProcessPoolExecutor(workers, context, _count_into, (counter,)) as pool:
         before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)  # half started, a process could not be ended
         try:
-            futures = [pool.submit(function, *these) for these in arguments]
+            with _nothing_to_import():
+                futures = [pool.submit(function, *these) for these in arguments]
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
             while wait(futures, timeout=_POLL_S).not_done:
                 progress(counter.value)
@@ -89,6 +92,17 @@ def _elsewhere(
                 process.terminate()  # it would otherwise end its task first
             pool.shutdown(cancel_futures=True)
             raise
+
+
+@contextmanager
+def _nothing_to_import() -> Iterator[None]:
+    """Processes that start now do not run the user's script, which would do all its work again in each of them."""
+    script = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = script
 
 
 def _count_into(counter: Any) -> None:

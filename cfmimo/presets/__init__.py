@@ -30,15 +30,26 @@ def summary(preset: str) -> str:
     return (_FOLDER / f"{preset}.toml").read_text("utf-8").splitlines()[0].removeprefix("# ")
 
 
-def load(source: str, overrides: Iterable[str] = (), seed: int | None = None) -> Config:
-    """The config of a preset or a TOML file, with `section.key=value` overrides.
+def load(
+    source: str | Path | Config, overrides: Iterable[str] = (), seed: int | None = None, **sections: Any
+) -> Config:
+    """The config of a preset or a TOML file, or a config itself, with other values for some settings.
 
     A file that says `preset = "selective"` changes values of that preset.
+    Example: load("hundred", seed=3, radio={"num_aps": 36, "num_ues": 14}, run={"episodes": 2})
+
+    Args:
+        source: name of a preset, path of a file, or a config.
+        overrides: `section.key=value`, as on the command line.
+        seed: of everything random, in place of the config's.
+        sections: by section, a dict of the values that change.
 
     Raises:
         ConfigError: says in a sentence what is wrong and where.
     """
-    tree = _read(source)
+    tree = source.model_dump() if isinstance(source, Config) else _read(str(source))
+    for name, changes in sections.items():
+        tree |= {name: {**tree.get(name, {}), **changes} if isinstance(changes, Mapping) else changes}
     for override in overrides:
         _override(tree, override)
     if seed is not None:

@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -27,6 +27,7 @@ from coordinator.journal import JOURNAL
 from coordinator.record import Record
 from coordinator.tables import Table
 
+ArrowTable: TypeAlias = pa.Table
 SUMMARY = "summary.json"  # in a run's folder, once it is finished
 _PACKAGES = ("cfmimo", "ray", "torch", "numpy", "msgpack", "pyzmq", "pydantic")
 
@@ -185,8 +186,8 @@ class RunDir:
         pq.write_table(pa.table(columns), content, compression="zstd")
         write_whole(self.path / f"{name}.parquet", [content.getvalue()])
 
-    def table(self, name: str) -> Table:
-        """`slots`, `aps`, `ues`, `links`, or `beliefs` where APs have any, as arrays by column.
+    def arrow(self, name: str) -> ArrowTable:
+        """`slots`, `aps`, `ues`, `links`, or `beliefs` where APs have any, as an Arrow table.
 
         Raises:
             RunDirError: if it is not there.
@@ -194,7 +195,11 @@ class RunDir:
         file = self.path / f"{name}.parquet"
         if not file.is_file():
             raise RunDirError(f"{self.path} holds no {file.name}")
-        table = pq.read_table(file)
+        return pq.read_table(file)
+
+    def table(self, name: str) -> Table:
+        """The same as arrays by column."""
+        table = self.arrow(name)
         return {column: table[column].to_numpy() for column in table.column_names}
 
     def summary(self) -> dict[str, Any]:

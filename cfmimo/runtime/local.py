@@ -66,6 +66,8 @@ class Ledger:
 class LocalNetwork:
     """Delivers frames between pure nodes, in order of sending or shuffled; when no frame is left, time passes."""
 
+    kind: type[AccessPoint] = AccessPoint
+
     def __init__(
         self,
         config: Config,
@@ -110,8 +112,7 @@ class LocalNetwork:
         self._heard: dict[str, int] = {}  # by address, the slot in which a node last got a frame
         self._start_channel()
         self._start_coordinator()
-        for ap in range(config.radio.num_aps):
-            self.aps.append(self._make_ap(ap))
+        self.aps += map(self._make_ap, range(config.radio.num_aps))
         put_together(ap.policy for ap in self.aps)
 
     def run(self, watch: Callable[[Send], None] = lambda send: None) -> None:
@@ -124,11 +125,7 @@ class LocalNetwork:
         for ap in self.aps:
             self._begin(ap)
         while not self._over:
-            if self._faulty:
-                self._bring_back()
-                if self._now > self._woken:
-                    self._woken = self._now
-                    self._wake()
+            self._look_after_faults()
             if not self._queue:
                 self._pass_time()
                 continue
@@ -137,6 +134,12 @@ class LocalNetwork:
             yield send
             self._deliver(sender, send)
         self._close()
+
+    def _look_after_faults(self) -> None:
+        if self._faulty:
+            self._bring_back()
+            if self._now > self._woken:
+                self._wake()
 
     # --- frames -------------------------------------------------------------------------------------------
 
@@ -206,6 +209,7 @@ class LocalNetwork:
 
     def _wake(self) -> None:
         """Let APs know that time has passed who hear nothing while others go on."""
+        self._woken = self._now
         for ap in self.aps:
             host = None if ap.address in self._frozen else self._hosts.get(ap.address)
             if host is not None and self._now - self._heard.setdefault(ap.address, self._now) >= SILENT_SLOTS:
@@ -254,13 +258,12 @@ class LocalNetwork:
         self.coordinator = Coordinator(self._config, journal)
         self.coordinator.given_up.update(self.given_up)
         self._host(self.coordinator)
-        self.coordinator.endpoints |= {
-            address: address for address in (CHANNEL, *map(ap_address, range(self._config.radio.num_aps)))
-        }
+        aps = map(ap_address, range(self._config.radio.num_aps))
+        self.coordinator.endpoints |= {address: address for address in (CHANNEL, *aps)}
 
     def _make_ap(self, ap: int) -> AccessPoint:
         known, lives = self._known, self._lives[ap_address(ap)]
-        node = AccessPoint(ap, known, self._policy_of(ap, known), lives)
+        node = self.kind(ap, known, self._policy_of(ap, known), lives)
         node.endpoints |= {CHANNEL: CHANNEL, COORDINATOR: COORDINATOR}
         checkpoints = None
         if self._folder is not None:
