@@ -13,6 +13,7 @@ import numpy as np
 from apnode.agent.observation import relative_gain
 from apnode.agent.policies import NOTHING, Ddqn, Policy, learn_together
 from apnode.agent.replay import Lesson, lesson_arrays, lesson_layout, lesson_of
+from apnode.agent.view import action_of
 from apnode.agreement import HANDLERS, Agreement
 from apnode.checks import Checks
 from apnode.config import Config
@@ -152,7 +153,7 @@ class AccessPoint(Agreement):
     def _open(self, pilots: PilotBlock, episode: Episode) -> None:
         """Sense, decide, and tell the neighbours."""
         neighbours, suspects = episode.neighbours, self.trust.suspects(pilots.slot)
-        action = self.policy.act(episode.observation, episode.association, pilots.slot) if neighbours else 0
+        action = action_of(self.policy.act(episode.view(self._config, pilots.slot)), neighbours) if neighbours else 0
         action &= ~sum(1 << position for position, n in enumerate(neighbours) if n in suspects)
         learned = self.learner.shared(pilots.slot) if self.learner else NOTHING
         self.slot = Slot.open(self.ap, self._config, pilots, episode, action, suspects, learned)

@@ -10,6 +10,7 @@ import numpy as np
 from apnode.agent.forecast import Outlook
 from apnode.agent.observation import describe, observe, reported_interference
 from apnode.agent.serving import NOTHING_SERVED, SERVED, Serving
+from apnode.agent.view import View
 from apnode.clusters.graph import Entry
 from apnode.config import Config
 from apnode.protocol.messages import (
@@ -73,6 +74,12 @@ class Episode:
     @property
     def neighbours(self) -> tuple[int, ...]:
         return self.association.neighbours
+
+    def view(self, config: Config, slot: int) -> View:
+        """What there is to know before a choice in a slot."""
+        forecasts = config.forecasts and not config.hears_streams
+        known = self.interference.copy(), tuple(self.linked), self.gain.copy()
+        return View(self.observation, self.association, slot, *known, forecasts)
 
     def entry(self, ap: int, partners: Collection[int]) -> Entry:
         """What this AP, `ap`, tells the others of itself when clusters form."""

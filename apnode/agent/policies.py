@@ -1,7 +1,7 @@
 """How an AP decides which neighbours to ask: one class per policy.
 
-A policy in a file of its own needs `act` and nothing else: docs/learning.md shows one. One that the config can name is
-added here and to `config.Cooperation.policy`.
+A policy of one's own needs `act` and nothing else: docs/python.md shows one. One that ships is added here and to
+`POLICIES` in config/cooperation.py.
 """
 
 from __future__ import annotations
@@ -14,11 +14,13 @@ import numpy as np
 
 from apnode.agent.beliefs import Belief
 from apnode.agent.factors import Factor, Ratio
-from apnode.agent.observation import interference_position, shares, traits_of
+from apnode.agent.observation import interference_position, shares
 from apnode.agent.replay import Batch, Lesson, Replay, Transition
 from apnode.agent.streams import Watcher
+from apnode.agent.view import View
 from apnode.config import Config
 from apnode.config.learning import Learning
+from apnode.config.own_policy import is_own, own_policy
 from apnode.protocol.messages import Association, FloatArray, SlotFeedback
 from apnode.protocol.rng import Purpose, generator, integer_seed
 from apnode.protocol.state import State, joined, layout_of, part, refuse_other
@@ -34,8 +36,8 @@ _LARGEST_WEIGHT = 1e3  # of what partners tell
 class Policy(Protocol):
     """Chooses for one AP which neighbours to ask; all that a policy needs that does not learn."""
 
-    def act(self, observation: FloatArray, association: Association, slot: int) -> int:
-        """The action in this slot: a bit mask over the association's neighbours, strongest interferer first."""
+    def act(self, view: View) -> int | Iterable[int]:
+        """Whom to ask in this slot: numbers of neighbours, or a bit mask over `view.neighbours`."""
 
 
 @runtime_checkable
@@ -115,8 +117,8 @@ class Fixed:
     def __init__(self, ask: bool) -> None:
         self._ask = ask
 
-    def act(self, observation: FloatArray, association: Association, slot: int) -> int:
-        return 2 ** len(association.neighbours) - 1 if self._ask else 0
+    def act(self, view: View) -> int:
+        return 2 ** len(view.neighbours) - 1 if self._ask else 0
 
 
 class Random:
@@ -130,8 +132,8 @@ class Random:
         self._ap, self._seed, self._rate = ap, config.seed, config.cooperation.request_rate
         self._slots_per_episode = config.run.slots_per_episode
 
-    def act(self, observation: FloatArray, association: Association, slot: int) -> int:
-        num_neighbours, episode = len(association.neighbours), slot // self._slots_per_episode
+    def act(self, view: View) -> int:
+        num_neighbours, episode = len(view.neighbours), view.slot // self._slots_per_episode
         draws = generator(self._seed, Purpose.EXPLORATION, self._ap, episode).random(num_neighbours)
         return int((draws < self._rate) @ 2 ** np.arange(num_neighbours))
 
@@ -142,9 +144,9 @@ class Threshold:
     def __init__(self, config: Config) -> None:
         self._at, self._share = interference_position(config), config.cooperation.request_share
 
-    def act(self, observation: FloatArray, association: Association, slot: int) -> int:
-        num_neighbours = len(association.neighbours)
-        row = observation[self._at : self._at + num_neighbours]
+    def act(self, view: View) -> int:
+        num_neighbours = len(view.neighbours)
+        row = view.observation[self._at : self._at + num_neighbours]
         return int((shares(row) >= self._share) @ 2 ** np.arange(num_neighbours))
 
 
@@ -155,8 +157,8 @@ class Master:
     all who serve it join these as well as all links among them would.
     """
 
-    def act(self, observation: FloatArray, association: Association, slot: int) -> int:
-        return int((association.mastered > 0) @ 2 ** np.arange(len(association.neighbours)))
+    def act(self, view: View) -> int:
+        return int((view.mastered > 0) @ 2 ** np.arange(len(view.neighbours)))
 
 
 class Forecast:
@@ -165,9 +167,8 @@ class Forecast:
     def __init__(self, config: Config) -> None:
         self._price = config.cooperation.link_price
 
-    def act(self, observation: FloatArray, association: Association, slot: int) -> int:
-        gains = traits_of(observation, len(association.neighbours))[:, 0]
-        return int((gains > self._price) @ 2 ** np.arange(len(gains)))
+    def act(self, view: View) -> int:
+        return int((view.forecast > self._price) @ 2 ** np.arange(len(view.neighbours)))
 
 
 class Given:
@@ -180,7 +181,7 @@ class Given:
         aps = [self._ap, *association.neighbours]
         return np.zeros((len(aps), 3)) if self._levels is None else self._levels[aps]
 
-    def act(self, observation: FloatArray, association: Association, slot: int) -> int:
+    def act(self, view: View) -> int:
         return self._action
 
 
@@ -193,8 +194,8 @@ class Trained:
         self._network: DoubleDqn = make_network(config, seed=0)
         self._network.load(weights)
 
-    def act(self, observation: FloatArray, association: Association, slot: int) -> int:
-        return self._network.best_action(observation, len(association.neighbours))
+    def act(self, view: View) -> int:
+        return self._network.best_action(view.observation, len(view.neighbours))
 
 
 class Ddqn:
@@ -210,15 +211,15 @@ class Ddqn:
         self.replay = Replay(config.learning.replay_capacity, config.observed)
         self._synced = 0  # period of the target network
 
-    def act(self, observation: FloatArray, association: Association, slot: int) -> int:
-        num_neighbours = len(association.neighbours)
+    def act(self, view: View) -> int:
+        num_neighbours = len(view.neighbours)
         if self._learning.values == "neighbours":
-            best = self.network.best_action(observation, num_neighbours)
-            return self._explored_link_by_link(best, association.neighbours, slot)
-        rng = generator(self._seed, Purpose.EXPLORATION, self._ap, slot)
-        if rng.random() < self.epsilon(slot):
+            best = self.network.best_action(view.observation, num_neighbours)
+            return self._explored_link_by_link(best, view.neighbours, view.slot)
+        rng = generator(self._seed, Purpose.EXPLORATION, self._ap, view.slot)
+        if rng.random() < self.epsilon(view.slot):
             return int(rng.integers(2**num_neighbours))
-        return self.network.best_action(observation, num_neighbours)
+        return self.network.best_action(view.observation, num_neighbours)
 
     def _explored_link_by_link(self, action: int, neighbours: Sequence[int], slot: int) -> int:
         """With chance epsilon a link is asked for, or not, by a coin that both its ends see: so both try it at once."""
@@ -343,5 +344,8 @@ def make_policy(ap: int, config: Config) -> Policy:
             return Forecast(config)
         case "ddqn":
             return Ddqn(ap, config)
+        case own if is_own(own):
+            made: Policy = own_policy(own)(*[ap, config] * (own_policy(own).__init__ is not object.__init__))
+            return made
         case _:
             return finding_out(ap, config)

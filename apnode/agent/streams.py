@@ -17,6 +17,7 @@ import numpy as np
 from apnode.agent.forecast import Links, gains_along, prospects_of
 from apnode.agent.prospects import Group, Partition, Prospects
 from apnode.agent.surroundings import Surroundings
+from apnode.agent.view import View
 from apnode.config import Config
 from apnode.protocol.messages import LEVELS_PER_DB, SILENT, Association, FloatArray, IntArray, SlotFeedback
 from apnode.protocol.state import Layout, State, refuse_other
@@ -62,9 +63,9 @@ class Watcher(ABC):
         self._told: dict[int, FloatArray] = {}  # by AP, itself among them: what it said last of itself
         self._scene: Scene | None = None
 
-    def act(self, observation: FloatArray, association: Association, slot: int) -> int:
-        """As `Policy` has it; `observation` is (R,) how fast the channels of UEs in the AP's reach change."""
-        gains = self.gains(observation, association)
+    def act(self, view: View) -> int:
+        """As `Policy` has it; the observation is (R,) how fast the channels of UEs in the AP's reach change."""
+        gains = self.gains(view.observation, view.association)
         return int((gains > self._config.cooperation.link_price) @ 2 ** np.arange(len(gains)))
 
     def gains(self, change: FloatArray, association: Association) -> FloatArray:

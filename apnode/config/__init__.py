@@ -41,13 +41,14 @@ class Config(Section):
     @property
     def forecasts(self) -> bool:
         """Whether APs forecast what links would bring."""
-        policy = self.cooperation.policy
-        return policy in {"forecast", *FINDING_OUT} or (policy == "ddqn" and self.learning.values == "neighbours")
+        cooperation = self.cooperation
+        of_agents = cooperation.policy == "ddqn" and self.learning.values == "neighbours"
+        return of_agents or "forecast" in cooperation.needs
 
     @property
     def hears_streams(self) -> bool:
         """Whether APs are told at which UEs their streams are heard, and how strongly."""
-        return self.cooperation.policy in FINDING_OUT
+        return "streams" in self.cooperation.needs
 
     @property
     def believes(self) -> bool:
@@ -56,7 +57,7 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _what_is_found_out_is_of_joint_precoding_for_a_ue(self) -> Self:
-        if self.hears_streams and self.cooperation.cluster != "serving":
+        if self.cooperation.policy in FINDING_OUT and self.cooperation.cluster != "serving":
             needed = f'policy "{self.cooperation.policy}" needs cooperation.cluster = "serving"'
             raise ValueError(f"{needed}: it learns from groups of one UE")
         return self

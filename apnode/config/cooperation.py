@@ -4,25 +4,39 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
+from pydantic_core import PydanticCustomError
 
+from apnode.config.own_policy import full_name, is_own, needs_of, own_policy
 from apnode.config.section import Fraction, Positive, Section
 
 FINDING_OUT = ("belief", "ratio", "factor")  # policies whose agents learn from the levels of streams
 LEARNERS = ("ddqn", *FINDING_OUT)  # policies whose agents learn
 
 
+POLICIES = ("ddqn", "never", "always", "random", "threshold", "master", "forecast", *FINDING_OUT)
+
+
+def _policy(name: str) -> str:
+    """The policy's name; of one that an installed package offers its module and class."""
+    known = name if name in POLICIES else full_name(name)
+    if known is None:
+        expected = ", ".join(f"'{policy}'" for policy in POLICIES)
+        text = "input should be {expected}, or a class of your own as 'module:Class'"
+        raise PydanticCustomError("literal_error", text, {"expected": expected})
+    return known
+
+
 class Cooperation(Section):
     """Which neighbours an AP may ask, which requests it accepts, and which APs then precode jointly."""
 
-    policy: Literal[
-        "ddqn", "never", "always", "random", "threshold", "master", "forecast", "belief", "ratio", "factor"
-    ] = Field(
+    policy: Annotated[str, AfterValidator(_policy)] = Field(
         "ddqn",
+        examples=[*POLICIES, "my_module:MyPolicy"],
         description="how an AP chooses the neighbours to ask. master: those with which it serves a UE whose strongest "
         "AP is one of the two; forecast: those whose link promises more than link_price; belief: the same, "
         "with every AP as defective as it has found itself to be; ratio: times what has come of the link so far over "
-        "what was expected; factor: times a factor for each AP, as it has found it out itself",
+        "what was expected; factor: times a factor for each AP, as it has found it out itself; or a class of your own",
     )
     request_rate: Fraction = Field(0.565, description="policy random: probability of asking a neighbour")
     request_share: Fraction = Field(
@@ -87,6 +101,13 @@ class Cooperation(Section):
         description="clusters serving: coherence blocks before a slot of which an AP remembers its estimates and tells "
         "them, so that APs can precode with what all of them have, as late as it may be",
     )
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """What APs must be told for the policy: of `own_policy.NEEDS`."""
+        if is_own(self.policy):
+            return needs_of(own_policy(self.policy))
+        return ("forecast",) * (self.policy in {"forecast", *FINDING_OUT}) + ("streams",) * (self.policy in FINDING_OUT)
 
     @property
     def is_transitive(self) -> bool:

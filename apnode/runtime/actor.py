@@ -20,6 +20,7 @@ from ray.exceptions import RayError
 from apnode.access_point import AccessPoint
 from apnode.agent.policies import Policy, make_policy, put_together, trained_policy
 from apnode.config import Config
+from apnode.config.own_policy import find_code_in
 from apnode.protocol.limits import largest_frame
 from apnode.protocol.messages import FloatArray
 from apnode.protocol.node import CHANNEL, COORDINATOR, Node, Send
@@ -58,6 +59,8 @@ class NodeActor:
         self._network = network
         self._transport: Transport | None = None
         self._inbox: queue.SimpleQueue[Sequence[Send]] = queue.SimpleQueue()
+        if network.folder is not None:
+            find_code_in(Path(network.folder))
 
     def open(self, endpoint: str | None = None) -> str:
         """Open the transport, if it is not, at an endpoint that peers know already, if any; returns the endpoint."""

@@ -172,7 +172,8 @@ def measured(
     results = _measured(first, drops, agents, lambda done: progress(done, expected), workers)
     for index, (entrant, result) in enumerate(results[1:], start=1):
         reached = round(result[unit(config)].mean())
-        results[index], links = (replace(entrant, aimed_at=reached), result), sorted({*links, reached})
+        if reached:  # links, for which others are tuned as well
+            results[index], links = (replace(entrant, aimed_at=reached), result), sorted({*links, reached})
     entered, done_before = list(contenders(configs, others, links, agents)), steps * len(first)
     total = done_before + steps * len(entered)
     return results + _measured(entered, drops, agents, lambda done: progress(done_before + done, total), workers)

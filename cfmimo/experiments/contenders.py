@@ -17,6 +17,7 @@ from apnode.agent.policies import finding_out
 from apnode.agent.prospects import INCOHERENCE, LEVELS, STALENESS
 from apnode.config import Config
 from apnode.config.cooperation import FINDING_OUT, LEARNERS, Cooperation
+from apnode.config.own_policy import full_name
 from apnode.protocol.messages import Association, FloatArray
 from apnode.protocol.rng import config_for_aps
 from apnode.radio.csi import sensed_change
@@ -25,6 +26,7 @@ from cfmimo.experiments.central import REFERENCES
 from cfmimo.experiments.oracle import Link, candidate_links, check_oracle
 from cfmimo.presets import sentences
 from cfmimo.records.agents_file import Weights
+from cfmimo.records.own_code import check_own_policy
 from channel_server.fading import channels, late_change, received_pilots
 from channel_server.impairments import defect_levels
 from channel_server.topology import Layout, associations, make_layout
@@ -120,15 +122,16 @@ def check_policies(policies: Sequence[str], config: Config) -> None:
     Raises:
         ConfigError: naming it.
     """
-    unknown = [name for name in policies if name not in NAMES]
+    unknown = [name for name in policies if name not in NAMES and full_name(name) is None]
     if unknown:
         guess = did_you_mean(unknown[0], NAMES)
-        raise ConfigError(f"cannot compare {', '.join(map(repr, unknown))}; there are {', '.join(NAMES)}{guess}")
+        known = f"{', '.join(NAMES)}, or a class of your own as module:Class"
+        raise ConfigError(f"cannot compare {', '.join(map(repr, unknown))}; there are {known}{guess}")
     for name in {*policies} & {*_CHECKS}:
         _CHECKS[name](config)
     for name in policies:
         try:
-            contender(name).config(config)
+            check_own_policy(contender(name).config(config))
         except ValidationError as error:
             raise ConfigError(f"cannot compare {name!r} here: {sentences(error)}") from None
 
@@ -144,7 +147,7 @@ _CHECKS: dict[str, Callable[[Config], None]] = {"oracle": check_oracle, **dict.f
 def counted(policies: Iterable[str], config: Config) -> list[str]:
     """Those of the policies that form as many links as they do."""
     tunable = tunable_policies(config)
-    return [name for name in policies if name in _COUNTED and name not in tunable]
+    return [name for name in policies if name not in tunable and (name in _COUNTED or name not in NAMES)]
 
 
 def tunable_policies(config: Config) -> tuple[str, ...]:

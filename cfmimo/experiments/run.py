@@ -23,6 +23,7 @@ from cfmimo.experiments.evaluation import HeldOut
 from cfmimo.interrupts import uninterrupted
 from cfmimo.records.agents_file import AGENTS, read_agents, write_agents
 from cfmimo.records.held_out import HELD_OUT, read_rows
+from cfmimo.records.own_code import check_own_policy, keep_code
 from cfmimo.records.rundir import SUMMARY, RunDir, new_folder, writing
 from cfmimo.report.outages import fault_costs, is_afflicted, status_of
 from cfmimo.runtime.fault_plan import Faults, load_plan, plan_text, resolve
@@ -67,6 +68,7 @@ def run(
         policy: the directory of a run whose agents are to decide, and to learn no more.
     """
     config, runtime = request.config, request.runtime
+    check_own_policy(config)
     path = new_folder(str(request.folder))
     _refuse_if_too_long(config)
     faults = Faults() if plan is None else resolve(load_plan(plan), config)
@@ -83,6 +85,7 @@ def run(
         with writing(path):
             if agents is not None:
                 write_agents(path / AGENTS, agents)
+            keep_code(config, path)
             if plan is not None:
                 write_whole(path / PLAN, [plan_text(plan).encode()])
         with folder.held():

@@ -164,7 +164,8 @@ def to_toml(config: Config) -> str:
         for key, value in section:
             field = type(section).model_fields[key]
             item = tomlkit.item(list(value) if isinstance(value, tuple) else value)
-            values = " | ".join(f'"{name}"' for name in get_args(field.annotation) if isinstance(name, str))
+            allowed = field.examples or get_args(field.annotation)
+            values = " | ".join(f'"{name}"' for name in allowed if isinstance(name, str))
             comment = ": ".join(filter(None, (values, field.description)))
             if len(f"{key} = {item.as_string()} # {comment}") > _WIDTH:
                 for line in wrap(comment, _WIDTH - len("# ")):

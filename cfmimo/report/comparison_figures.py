@@ -8,7 +8,7 @@ import numpy as np
 
 from apnode.protocol.messages import FloatArray
 from cfmimo.report.figures import BLUE, GREY, ORANGE, Figure, styled
-from coordinator.watch.looks import LOOKS
+from coordinator.watch.looks import look_of
 
 # --- of a comparison --------------------------------------------------------------------------------------
 
@@ -42,7 +42,8 @@ def pareto(rows: list[dict[str, Any]]) -> Figure:
 
 
 def _look(policy: str) -> dict[str, Any]:
-    return {"color": LOOKS[policy].colour, "marker": LOOKS[policy].marker}
+    look = look_of(policy)
+    return {"color": look.colour, "marker": look.marker}
 
 
 _LEVEL: dict[str, Any] = {"linestyle": ":", "markersize": 7, "markevery": [1], "clip_on": False}

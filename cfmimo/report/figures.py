@@ -23,7 +23,7 @@ from apnode.protocol.messages import FloatArray, IntArray
 from cfmimo.report.outages import Marks
 from cfmimo.report.slot_map import SlotMap
 from coordinator.tables import Table
-from coordinator.watch.looks import LOOKS
+from coordinator.watch.looks import LOOKS, look_of
 
 # Okabe-Ito: told apart by colour-blind readers
 BLUE, ORANGE, GREEN, PINK, YELLOW, SKY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"
@@ -73,7 +73,7 @@ def pixels(figure: Figure) -> NDArray[np.uint8]:
 def rate(slots: Table, faults: Slots, policy: str) -> Figure:
     """Sum rate of a policy, and what it would have been without cooperation; `faults` marks slots, by kind of fault."""
     figure, axes = _axes("sum rate [bit/s/Hz]", faults)
-    _over_episodes(axes, slots, "sum_rate_bps_hz", f"cooperation ({policy})", LOOKS[policy].colour)
+    _over_episodes(axes, slots, "sum_rate_bps_hz", f"cooperation ({policy})", look_of(policy).colour)
     _over_episodes(axes, slots, "sum_rate_alone_bps_hz", "no cooperation, same slots", ALONE)
     figure.legend(loc="outside upper center", ncols=3)
     return figure
@@ -83,7 +83,7 @@ def rate(slots: Table, faults: Slots, policy: str) -> Figure:
 def sinr(slots: Table, faults: Slots, policy: str) -> Figure:
     """Mean and 5 %-UE SINR of a policy, and what they would have been without cooperation; `faults` as for `rate`."""
     figure, axes = _axes("SINR over UEs and blocks [dB]", faults)
-    colour = LOOKS[policy].colour
+    colour = look_of(policy).colour
     _over_episodes(axes, slots, "sinr_mean_db", f"mean ({policy})", colour)
     _over_episodes(axes, slots, "sinr_mean_alone_db", "mean, no cooperation", ALONE)
     _over_episodes(axes, slots, "sinr_p5_db", f"5 %-UE ({policy})", colour, dashed=True)
@@ -133,7 +133,7 @@ def held_out(agents: Table, rivals: Mapping[str, float], policy: str) -> Figure:
     figure = Figure(figsize=(7, 5), layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
     best = agents["sum_rate_bps_hz"].argmax()
-    colour = LOOKS[policy].colour
+    colour = look_of(policy).colour
     if policy != "ddqn":  # until it has found out anything it is the forecast
         first = [0, agents["slots"][0]], [rivals["forecast"], agents["sum_rate_bps_hz"][0]]
         upper.plot(*first, "o-", color=colour, markersize=4)

@@ -20,6 +20,7 @@ from ray.exceptions import RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from apnode.config import Config
+from apnode.config.own_policy import is_own
 from apnode.protocol.messages import FloatArray
 from apnode.protocol.node import CHANNEL, COORDINATOR, ap_address
 from apnode.protocol.rng import config_for_aps
@@ -318,7 +319,8 @@ class Cluster:
 
     def _of_aps(self, address: str) -> Any:
         """A new actor for APs. Ray does not restart it: `_replace` does, however its process or its machine ended."""
-        by_fork = {"py_executable": py_executable(self._fork_folder, self._config.cooperation.policy)}
+        policy = self._config.cooperation.policy
+        by_fork = {"py_executable": py_executable(self._fork_folder, "never" if is_own(policy) else policy)}
         runtime_env = by_fork if self._config.run.start == "fork" else None
         late = {ap: int(self._late[ap]) for ap in self._groups[address]}
         placed: dict[str, Any] = {"scheduling_strategy": "SPREAD", "runtime_env": runtime_env, "max_restarts": 0}

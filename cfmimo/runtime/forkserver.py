@@ -242,6 +242,7 @@ def warm_up(policy: str) -> None:
     import apnode.runtime.transport  # noqa: F401
     from apnode.agent.policies import Learner, make_policy
     from apnode.agent.replay import Transition
+    from apnode.agent.view import View
     from apnode.config import Config
     from apnode.protocol.messages import Association
 
@@ -253,7 +254,7 @@ def warm_up(policy: str) -> None:
     agent, nothing = make_policy(0, config), np.zeros(config.observed)
     if isinstance(agent, Learner):
         alone = Association(0, (), nothing[:0], nothing[:0].astype(int), (1,), ("",), nothing[:1])
-        agent.act(nothing, alone, slot=10**6)
+        agent.act(View(nothing, alone, slot=10**6))
         for slot in range(config.learning.batch_size):  # the last one brings an update
             agent.learn(Transition(nothing, 0, 0.0, nothing, 1, terminal=False), slot)
     if (threads := len(os.listdir("/proc/self/task"))) > 1:

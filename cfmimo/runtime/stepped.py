@@ -8,9 +8,10 @@ import numpy as np
 
 from apnode.access_point import AccessPoint
 from apnode.agent.policies import Policy
+from apnode.agent.view import View
 from apnode.config import Config
 from apnode.episode import Episode
-from apnode.protocol.messages import Association, FloatArray, PilotBlock
+from apnode.protocol.messages import FloatArray, PilotBlock
 from apnode.protocol.node import Send
 from cfmimo.runtime.fault_plan import Faults
 from cfmimo.runtime.local import LocalNetwork
@@ -21,7 +22,7 @@ class Told:
 
     action = 0
 
-    def act(self, observation: FloatArray, association: Association, slot: int) -> int:
+    def act(self, view: View) -> int:
         """As `Policy` has it."""
         return self.action
 

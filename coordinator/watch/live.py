@@ -21,7 +21,7 @@ from channel_server.recorded import refuse_without_positions
 from channel_server.topology import make_layout
 from coordinator.collector import Coordinator
 from coordinator.tables import decibels
-from coordinator.watch.looks import GLYPHS, LOOKS
+from coordinator.watch.looks import GLYPHS, look_of
 
 PAGE = (Path(__file__).parent / "live.html").read_text()
 
@@ -76,7 +76,7 @@ class LiveMap:
 def _episode(coordinator: Coordinator, episode: int) -> dict[str, Any]:
     """Positions of APs and UEs [m], the serving pairs, and what no AP is told: defects."""
     config = coordinator.config
-    policy, alone = LOOKS[config.cooperation.policy], LOOKS["never"]
+    policy, alone = look_of(config.cooperation.policy), look_of("never")
     about: dict[str, Any] = {"number": episode, "slots": config.num_slots, "policy": config.cooperation.policy}
     about |= {"colour": policy.colour, "glyph": GLYPHS[policy.marker], "colour_alone": alone.colour}
     try:

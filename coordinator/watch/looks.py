@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import NamedTuple
+from zlib import crc32
 
 
 class Look(NamedTuple):
@@ -10,6 +11,11 @@ class Look(NamedTuple):
 
     colour: str
     marker: str  # as matplotlib names it
+
+
+def look_of(policy: str) -> Look:
+    """Of any policy; those that are no part of this package share a few."""
+    return LOOKS.get(policy) or _OTHERS[crc32(policy.encode()) % len(_OTHERS)]
 
 
 LOOKS = {  # what APs run: the colours of Okabe and Ito, told apart by colour-blind readers
@@ -35,5 +41,6 @@ LOOKS = {  # what APs run: the colours of Okabe and Ito, told apart by colour-bl
     "p-mmse": Look("#8C564B", "1"),
     "full-mmse": Look("#AA4499", "8"),
 }
+_OTHERS = (Look("#F0027F", "o"), Look("#1B9E77", "D"), Look("#7570B3", "^"), Look("#A6761D", "X"))
 # markers of policies
 GLYPHS = {"s": "■", "o": "●", "v": "▼", "P": "✚", "D": "◆", "^": "▲", "X": "✖", "p": "⬟", "2": "⅄", "3": "≺"}

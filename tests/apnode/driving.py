@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from apnode.access_point import AccessPoint
+from apnode.agent.view import View
 from apnode.clusters.formation import link_state
 from apnode.clusters.graph import Entry
 from apnode.protocol.fields import Message
@@ -17,7 +18,6 @@ from apnode.protocol.messages import (
     ClusterBlock,
     CoopDecline,
     CoopRequest,
-    FloatArray,
     LinkState,
     PilotBlock,
     SlotFeedback,
@@ -51,7 +51,7 @@ class Asks:
     def __init__(self, neighbours: Iterable[int]) -> None:
         self._action = sum(1 << NEIGHBOURS.index(n) for n in neighbours)
 
-    def act(self, observation: FloatArray, association: Association, slot: int) -> int:
+    def act(self, view: View) -> int:
         return self._action
 
 

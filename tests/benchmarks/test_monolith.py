@@ -5,8 +5,8 @@ import pytest
 
 from apnode.agent.policies import Ddqn
 from apnode.agent.replay import Transition
+from apnode.agent.view import View
 from apnode.config import Config
-from apnode.protocol.messages import Association, FloatArray
 from apnode.protocol.rng import Purpose, generator
 from benchmarks.peers.monolith import Monolith
 from cfmimo.presets import load
@@ -23,8 +23,8 @@ class Scripted(Ddqn):
         super().__init__(ap, known)
         self.ap, self.transitions = ap, list[Transition]()
 
-    def act(self, observation: FloatArray, association: Association, slot: int) -> int:
-        return scripted(self.ap, slot) % 2 ** len(association.neighbours)
+    def act(self, view: View) -> int:
+        return scripted(self.ap, view.slot) % 2 ** len(view.neighbours)
 
     def learn(self, transition: Transition, slot: int) -> float:
         self.transitions.append(transition)

@@ -10,8 +10,9 @@ from pettingzoo.test import max_cycles_test, parallel_api_test, parallel_seed_te
 from pettingzoo.utils import parallel_to_aec
 
 import cfmimo
+from apnode.agent.view import View
 from apnode.config import Config
-from apnode.protocol.messages import Association, FloatArray
+from apnode.protocol.messages import FloatArray
 from apnode.protocol.rng import Purpose, generator
 from cfmimo.environment import ApEnv, parallel_env
 from cfmimo.presets import load
@@ -32,9 +33,9 @@ class Scripted:
     def __init__(self, ap: int, known: Config) -> None:
         self.ap, self.seen = ap, list[FloatArray]()
 
-    def act(self, observation: FloatArray, association: Association, slot: int) -> int:
-        self.seen.append(observation.copy())
-        return scripted(self.ap, slot) & 2 ** len(association.neighbours) - 1
+    def act(self, view: View) -> int:
+        self.seen.append(view.observation.copy())
+        return scripted(self.ap, view.slot) & 2 ** len(view.neighbours) - 1
 
 
 def as_action(env: ApEnv, agent: str, slot: int) -> Any:

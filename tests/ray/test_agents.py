@@ -53,3 +53,19 @@ def test_agents_are_evaluated_on_ray_as_in_one_process_while_nobody_waits_for_it
     assert len(read_rows(tmp_path / "ray" / HELD_OUT)) == 2 + 5
     digests = {RunDir.open(tmp_path / runtime).summary()["digest"] for runtime in ("ray", "local")}
     assert len(digests) == 1
+
+
+def test_a_policy_in_a_file_of_ones_own_decides_in_every_actor_as_in_one_process(tmp_path: Path) -> None:
+    code = "class Mine:\n    def act(self, view):\n        return [n for n in view.neighbours if n % 2]\n"
+    (tmp_path / "mine.py").write_text(code)
+    settings = [*SMALL, "run.episodes=1", "cooperation.policy=mine:Mine"]
+    command = [str(Path(sys.executable).with_name("cfmimo")), "run", "demo", "--quiet", "--out"]  # not in sys.path
+    ways = {"local": ["--runtime", "local"], "1": [], "3": []}
+    for name, options in ways.items():
+        each = f"run.aps_per_actor={name if name.isdigit() else 1}"
+        subprocess.run([*command, name, *options, "--set", *settings, each], cwd=tmp_path, check=True, timeout=120)
+        assert (tmp_path / name / "code" / "mine.py").read_text() == code
+    found = {name: RunDir.open(tmp_path / name).summary() for name in ways}
+    assert len({summary["digest"] for summary in found.values()}) == 1
+    assert [found[name]["ap_processes"] for name in ("1", "3")] == [6, 2]
+    assert found["1"]["links"]["requests"] > 0

@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,8 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from apnode.agent.policies import Policy
-from apnode.protocol.messages import TAGS, Association, Deadline, FloatArray, SlotReport
+from apnode.agent.view import View
+from apnode.protocol.messages import TAGS, Deadline, FloatArray, SlotReport
 from apnode.protocol.wire import decode
 from apnode.runtime.actor import ApActor
 from cfmimo.presets import load
@@ -247,13 +248,13 @@ def test_an_exception_of_an_ap_ends_its_process_but_not_the_run(
                 policy.act = self._buggy(ap, policy)  # type: ignore[method-assign]
             return policies
 
-        def _buggy(self, ap: int, policy: Policy) -> Callable[[FloatArray, Association, int], int]:
+        def _buggy(self, ap: int, policy: Policy) -> Callable[[View], int | Iterable[int]]:
             decide = policy.act
 
-            def act(observation: FloatArray, association: Association, slot: int) -> int:
-                if (ap, slot) == (1, 22) or (ap == 4 and slot >= 12):
+            def act(view: View) -> int | Iterable[int]:
+                if (ap, view.slot) == (1, 22) or (ap == 4 and view.slot >= 12):
                     raise ValueError(f"a bug of AP {ap}")
-                return decide(observation, association, slot)
+                return decide(view)
 
             return act
 

@@ -12,6 +12,7 @@ from apnode.agent.forecast import link_gains, prospects_of
 from apnode.agent.prospects import INCOHERENCE, STALENESS, WRONGNESS, Partition, Prospects
 from apnode.agent.streams import stream_levels
 from apnode.agent.surroundings import Surroundings
+from apnode.agent.view import View
 from apnode.config import Config
 from apnode.protocol.messages import LEAST_LEVEL, LEVELS_PER_DB, SILENT, Association, FloatArray, IntArray, SlotFeedback
 from apnode.protocol.state import StateError
@@ -128,7 +129,7 @@ def school(
             association = told(layout)[ap]
             if not association.neighbours:
                 continue
-            policy.act(seen(association, change), association, slot)
+            policy.act(View(seen(association, change), association, slot))
             if len(own := policy.tells(slot)):
                 policy.hear({ap: own})
                 policy.hear({n: np.array([*defects[n], 0, 0, 0], np.float32) for n in association.neighbours})
@@ -222,7 +223,7 @@ def test_reports_of_a_layout_in_which_an_ap_has_no_neighbours_teach_it_nothing()
     """Its agent is not asked there; the UEs that it serves alone are others than those of the layout before."""
     ap, association = next((ap, a) for ap, a in enumerate(told(0)) if len(a.ues) > 1)
     policy = Belief(ap, CONFIG)
-    policy.act(still(association), association, 0)
+    policy.act(View(still(association), association, 0))
     nothing = np.zeros((1, 0))
     one = SlotFeedback(
         SLOTS, np.ones(1), np.ones(1), nothing.astype(int), nothing, hearers=[1], heard_at=[2], level=[40]
@@ -234,7 +235,7 @@ def test_reports_of_a_layout_in_which_an_ap_has_no_neighbours_teach_it_nothing()
 def test_an_ap_that_transmits_nothing_to_a_ue_learns_nothing_from_it() -> None:
     ap, association = next((ap, a) for ap, a in enumerate(told(0)) if len(a.ues) > 1)
     policy = Belief(ap, CONFIG)
-    policy.act(still(association), association, 0)
+    policy.act(View(still(association), association, 0))
     policy.hear({ap: policy.tells(0)})
     before, others = policy.learned.copy(), dict.fromkeys(association.ues, association.neighbours)
     levels = of_levels(association, SLOTS - 1, weak(association))
@@ -248,7 +249,7 @@ def test_who_has_told_nothing_is_taken_for_innocent() -> None:
     """So links are those of the forecast."""
     for ap, association in enumerate(told(0)[:6]):
         gains = link_gains(CONFIG, ap, association)
-        asked = Belief(ap, CONFIG).act(still(association), association, 0)
+        asked = Belief(ap, CONFIG).act(View(still(association), association, 0))
         assert asked == (gains > CONFIG.cooperation.link_price) @ 2 ** np.arange(len(gains))
     assert not least(innocent()).any()
 
@@ -264,7 +265,7 @@ def test_an_ap_asks_as_the_beliefs_say_that_were_told_at_the_start_of_an_episode
     levels = least(np.array([own, *beliefs.values()], float).reshape(-1, 2, 3))
     gains = link_gains(CONFIG, ap, association, levels, np.zeros(len(Surroundings(ap, association, CONFIG.radio).ids)))
     blind = link_gains(CONFIG, ap, association)
-    assert policy.act(still(association), association, 1) == (gains > 0.2) @ 2 ** np.arange(len(gains))
+    assert policy.act(View(still(association), association, 1)) == (gains > 0.2) @ 2 ** np.arange(len(gains))
     assert (gains > 0.2).sum() < (blind > 0.2).sum()
 
 
@@ -307,13 +308,13 @@ def test_a_stream_is_as_strong_as_users_report_it_where_it_is_wanted_and_elsewhe
 def test_whether_its_estimates_come_late_an_ap_is_told_and_need_not_find_out(late: bool) -> None:
     ap, association = next((ap, a) for ap, a in enumerate(told(0)) if len(a.ues) > 1)
     policy = Belief(ap, CONFIG)
-    policy.act(still(association), association, 0)
+    policy.act(View(still(association), association, 0))
     nothing = of_levels(association, SLOTS - 1, {})
     policy.observe(nothing, {}, {}, late)
     assert policy.learned[0, STALENESS] == pytest.approx(float(late), abs=1e-3)
     again = Belief(ap, CONFIG)
     again.restore(policy.state())
-    again.act(still(association), association, SLOTS)
+    again.act(View(still(association), association, SLOTS))
     again.observe(of_levels(association, 2 * SLOTS - 1, {}), {}, {}, None)  # nobody says it this time
     assert again.learned[0, STALENESS] == pytest.approx(float(late), abs=1e-3)
 
@@ -322,7 +323,7 @@ def test_an_ap_that_learns_no_more_acts_on_its_beliefs_and_keeps_them() -> None:
     association = next(a for a in told(0) if a.neighbours)
     beliefs = np.array([[0.5, 0, 0.25], [0.01, 0.02, 0.03]])
     policy = Belief(0, CONFIG, beliefs.copy())
-    policy.act(still(association), association, 0)
+    policy.act(View(still(association), association, 0))
     policy.observe(of_levels(association, 0, weak(association)), {}, {})
     np.testing.assert_array_equal(policy.tells(0).reshape(2, 3), beliefs.astype(np.float32))
 
@@ -343,7 +344,7 @@ def test_a_restored_ap_goes_on_as_if_it_had_never_stopped() -> None:
     assert same(stayed, back)
     groups = dict.fromkeys(association.ues, association.neighbours[:2])
     for policy in (stayed, back):
-        policy.act(still(association), association, SLOTS - 1)
+        policy.act(View(still(association), association, SLOTS - 1))
         policy.observe(of_levels(association, SLOTS - 1, dict.fromkeys(association.ues, (1.0, 0.5))), groups, {})
     assert same(stayed, back)
     assert not same(stayed, Belief(ap, CONFIG))

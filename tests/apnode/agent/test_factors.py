@@ -9,6 +9,7 @@ from apnode.agent.factors import Factor, Ratio
 from apnode.agent.forecast import link_gains, prospects_of
 from apnode.agent.streams import Watcher
 from apnode.agent.surroundings import Surroundings
+from apnode.agent.view import View
 from apnode.protocol.messages import LEVELS_PER_DB, Association, FloatArray, SlotFeedback
 from apnode.protocol.state import State, StateError
 from cfmimo.presets import load
@@ -59,7 +60,7 @@ def school(policy: Watcher, shares: Mapping[int, float], layouts: Sequence[int] 
             values[ue] = expected * np.prod([shares.get(ap, 1.0) for ap in aps])
             groups[ue] = [ap for ap in aps if ap != AP]
         for slot in range(layout * SLOTS, (layout + 1) * SLOTS):
-            policy.act(still(association), association, slot)
+            policy.act(View(still(association), association, slot))
             policy.observe(reported(association, slot, values), groups, {})
 
 

@@ -10,6 +10,7 @@ from apnode.agent.ddqn import td_target
 from apnode.agent.observation import observe
 from apnode.agent.policies import Ddqn, Fixed, Given, Learner, Master, Random, Trained, epsilon_at, make_policy
 from apnode.agent.replay import Batch, Transition
+from apnode.agent.view import View
 from apnode.config import Config
 from apnode.config.cooperation import Cooperation
 from apnode.config.learning import Learning
@@ -79,15 +80,15 @@ def target_is_online(policy: Ddqn, of: Config) -> bool:
 @pytest.mark.parametrize("neighbours", [0, 1, 4])
 def test_never_asks_nobody_and_always_asks_everybody(neighbours: int) -> None:
     nothing = np.zeros(0)
-    assert Fixed(ask=False).act(nothing, told(neighbours), slot=0) == 0
-    assert Fixed(ask=True).act(nothing, told(neighbours), slot=0).bit_count() == neighbours
+    assert Fixed(ask=False).act(View(nothing, told(neighbours), slot=0)) == 0
+    assert Fixed(ask=True).act(View(nothing, told(neighbours), slot=0)).bit_count() == neighbours
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.3, 0.565, 1.0])
 def test_random_asks_each_neighbour_at_its_rate(rate: float) -> None:
     run = Run(slots_per_episode=1)
     policy = Random(5, Config(run=run, cooperation=Cooperation(policy="random", request_rate=rate)))
-    actions = np.array([policy.act(np.zeros(0), told(4), slot) for slot in range(4000)])
+    actions = np.array([policy.act(View(np.zeros(0), told(4), slot)) for slot in range(4000)])
     asked = actions[:, None] >> np.arange(4) & 1
     assert actions.max() < 2**4
     np.testing.assert_allclose(asked.mean(axis=0), rate, atol=0.03)
@@ -95,20 +96,20 @@ def test_random_asks_each_neighbour_at_its_rate(rate: float) -> None:
 
 def test_random_asks_its_neighbours_independently_of_each_other_and_of_other_aps() -> None:
     of = Config(run=Run(slots_per_episode=1), cooperation=Cooperation(policy="random", request_rate=0.5))
-    one, other = ([Random(ap, of).act(np.zeros(0), told(4), slot) for slot in range(4000)] for ap in (0, 1))
+    one, other = ([Random(ap, of).act(View(np.zeros(0), told(4), slot)) for slot in range(4000)] for ap in (0, 1))
     columns = np.concatenate([np.array(actions)[:, None] >> np.arange(4) & 1 for actions in (one, other)], axis=1)
     assert np.abs(np.corrcoef(columns.T) - np.eye(8)).max() < 0.06
 
 
 def test_random_keeps_to_its_choice_for_an_episode() -> None:
     policy = Random(3, Config(run=Run(slots_per_episode=5), cooperation=Cooperation(policy="random")))
-    actions = np.array([policy.act(np.zeros(0), told(8), slot) for slot in range(500)]).reshape(100, 5)
+    actions = np.array([policy.act(View(np.zeros(0), told(8), slot)) for slot in range(500)]).reshape(100, 5)
     assert (actions == actions[:, :1]).all()
     assert len(set(actions[:, 0])) > 50
 
 
 def test_random_without_neighbours_asks_nobody() -> None:
-    assert Random(0, config("random")).act(np.zeros(0), told(0), slot=3) == 0
+    assert Random(0, config("random")).act(View(np.zeros(0), told(0), slot=3)) == 0
 
 
 def test_only_agents_are_learners() -> None:
@@ -140,7 +141,7 @@ def test_epsilon_stays_within_an_episode_and_falls_with_the_next() -> None:
 def test_ddqn_explores_all_open_actions_and_no_other(neighbours: int) -> None:
     of = config(epsilon=1.0, epsilon_end=1.0)
     policy = Ddqn(2, of)
-    actions = [policy.act(observed(0, of), told(neighbours), slot) for slot in range(600)]
+    actions = [policy.act(View(observed(0, of), told(neighbours), slot)) for slot in range(600)]
     counts = np.bincount(actions, minlength=2**neighbours)
     np.testing.assert_allclose(counts / len(actions), 2.0**-neighbours, atol=0.06)
 
@@ -151,14 +152,14 @@ def test_ddqn_without_exploration_takes_the_best_open_action(neighbours: int) ->
     policy = Ddqn(2, of)
     for seed in range(50):
         values = policy.network.values(observed(seed, of))[: 2**neighbours]
-        assert values[policy.act(observed(seed, of), told(neighbours), slot=seed)] == values.max()
+        assert values[policy.act(View(observed(seed, of), told(neighbours), slot=seed))] == values.max()
 
 
 def test_ddqn_explores_as_often_as_epsilon_says() -> None:
     of = config(epsilon=0.4)
     policy = Ddqn(3, of)
     greedy = int(policy.network.values(observed(0, of)).argmax())
-    other = np.mean([policy.act(observed(0, of), told(3), slot) != greedy for slot in range(4000)])
+    other = np.mean([policy.act(View(observed(0, of), told(3), slot)) != greedy for slot in range(4000)])
     assert other == pytest.approx(0.4 * 7 / 8, abs=0.03)  # an exploring AP may hit the greedy action too
 
 
@@ -167,8 +168,8 @@ def test_what_is_drawn_in_a_slot_does_not_depend_on_the_slots_before() -> None:
         of = config(name)
         forwards, backwards = make_policy(4, of), make_policy(4, of)
         slots = range(50)
-        there = [forwards.act(observed(0, of), told(3), slot) for slot in slots]
-        back = [backwards.act(observed(0, of), told(3), slot) for slot in reversed(slots)]
+        there = [forwards.act(View(observed(0, of), told(3), slot)) for slot in slots]
+        back = [backwards.act(View(observed(0, of), told(3), slot)) for slot in reversed(slots)]
         assert there == back[::-1]
 
 
@@ -213,7 +214,7 @@ def test_a_learner_finds_the_action_that_pays() -> None:
     for slot in range(300):
         action = int(rng.integers(8))
         policy.learn(Transition(state, action, float(action == 5), state, 8, terminal=False), slot)
-    assert policy.act(state, told(3), slot=300) == 5
+    assert policy.act(View(state, told(3), slot=300)) == 5
 
 
 @pytest.mark.parametrize(
@@ -226,9 +227,9 @@ def test_every_policy_that_can_be_configured_can_be_made(name: str, kind: type) 
 def test_threshold_asks_exactly_who_causes_a_large_share() -> None:
     of = load("demo", ("cooperation.policy=threshold", "cooperation.request_share=0.3"))
     state = observe(of, np.array([1e-9]), np.array([5.0, 3.0, 1.0, 1.0]), [False] * 4, np.zeros(4))
-    assert make_policy(0, of).act(state, told(4), slot=0) == 0b0011
+    assert make_policy(0, of).act(View(state, told(4), slot=0)) == 0b0011
     everybody = load("demo", ("cooperation.policy=threshold", "cooperation.request_share=0.0"))
-    assert make_policy(0, everybody).act(state, told(4), slot=0) == 0b1111
+    assert make_policy(0, everybody).act(View(state, told(4), slot=0)) == 0b1111
 
 
 def test_master_asks_whom_it_shares_a_mastered_ue_with_in_each_layout_anew() -> None:
@@ -236,7 +237,7 @@ def test_master_asks_whom_it_shares_a_mastered_ue_with_in_each_layout_anew() -> 
     policy = make_policy(0, of)
     for mastered, action in (([0, 2, 0, 1], 0b1010), ([1, 0], 0b01), ([], 0)):
         layout = replace(told(len(mastered)), mastered=np.array(mastered, int))
-        assert policy.act(observed(0, of), layout, slot=0) == action
+        assert policy.act(View(observed(0, of), layout, slot=0)) == action
 
 
 def test_a_trained_agent_takes_the_best_action_its_weights_know_and_changes_no_more() -> None:
@@ -245,10 +246,10 @@ def test_a_trained_agent_takes_the_best_action_its_weights_know_and_changes_no_m
     agent = Trained(of, learner.network.weights())
     for seed in range(20):
         state = observed(seed, of)
-        assert agent.act(state, told(2), slot=seed) == learner.network.values(state)[:4].argmax()
+        assert agent.act(View(state, told(2), slot=seed)) == learner.network.values(state)[:4].argmax()
     assert not isinstance(agent, Learner)
     assert isinstance(learner, Learner)
-    assert Given(0, 5).act(observed(0, of), told(3), slot=9) == 5
+    assert Given(0, 5).act(View(observed(0, of), told(3), slot=9)) == 5
 
 
 def sharing(ap: int = 3, seed: int = 0, **learning: Any) -> Ddqn:
@@ -293,7 +294,7 @@ def test_an_agent_that_values_neighbours_tries_links_when_the_other_end_does() -
         layout = Association(0, (), [], [], others, ("",) * 2, np.zeros(2))
         at = others.index(next(n for n in aps if n != ap))
         observation = np.zeros(of.observed)  # worth nothing: greedily asks nobody
-        tried[ap] = [agent.act(observation, layout, slot) >> at & 1 for slot in range(400)]
+        tried[ap] = [agent.act(View(observation, layout, slot)) >> at & 1 for slot in range(400)]
     assert tried[2] == tried[9]
     assert 0.15 < np.mean(tried[2]) < 0.35  # epsilon / 2
 
@@ -308,7 +309,7 @@ def test_first_weights_and_exploration_of_every_preset_depend_on_the_seed(preset
         weights.add(agent.network.flat().tobytes())
         agent.network.set_flat(np.zeros(agent.network.size, np.float32))  # what is asked is explored
         observation = np.zeros(of.observed)
-        explored.add(tuple(agent.act(observation, layout, slot) for slot in range(of.run.slots_per_episode)))
+        explored.add(tuple(agent.act(View(observation, layout, slot)) for slot in range(of.run.slots_per_episode)))
     assert len(weights) == len(explored) == 3
 
 

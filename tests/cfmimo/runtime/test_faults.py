@@ -1,13 +1,15 @@
 """Whole runs in one process under fault plans: what goes on, what comes back, and that nothing is lost unseen."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from apnode.agent.policies import Policy, make_policy
+from apnode.agent.view import View
 from apnode.config import Config
-from apnode.protocol.messages import FloatArray, Hello, Resend
+from apnode.protocol.messages import Hello, Resend
 from apnode.protocol.node import CHANNEL
 from apnode.protocol.wire import decode
 from apnode.runtime.host import SILENT_SLOTS
@@ -247,10 +249,10 @@ def buggy(ap: int, config: Config) -> Policy:
     policy = make_policy(ap, config)
     decide = policy.act
 
-    def act(observation: FloatArray, num_neighbours: int, slot: int) -> int:
-        if (ap, slot) == (4, 22) or (ap == 7 and slot >= 30):
+    def act(view: View) -> int | Iterable[int]:
+        if (ap, view.slot) == (4, 22) or (ap == 7 and view.slot >= 30):
             raise ValueError(f"a bug of AP {ap}")
-        return decide(observation, num_neighbours, slot)
+        return decide(view)
 
     policy.act = act  # type: ignore[method-assign]
     return policy

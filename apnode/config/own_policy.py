@@ -1,0 +1,64 @@
+"""Policies that are no part of this package: `my_module:MyPolicy`, or what an installed package offers by a name."""
+
+from __future__ import annotations
+
+import sys
+from functools import lru_cache
+from importlib import import_module
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+CODE = "code"  # in a run's folder: the module of its policy, for all machines
+NEEDS = ("forecast", "streams")  # what a policy may say that it needs
+_GROUP = "cfmimo.policies"  # of entry points
+
+
+def is_own(policy: str) -> bool:
+    """Whether a policy is no part of this package."""
+    return ":" in policy
+
+
+def full_name(policy: str) -> str | None:
+    """Module and class of a policy that is no part of this package; None if it is neither given so nor offered."""
+    module, colon, name = policy.partition(":")
+    if colon:
+        named = all(part.isidentifier() for part in module.split(".")) and name.isidentifier()
+        return policy if named else None
+    offered = entry_points(group=_GROUP, name=policy)
+    return next(iter(offered)).value if offered else None
+
+
+def find_code_in(folder: Path) -> None:
+    """From now on modules are looked for in a run's folder first."""
+    code = str((folder / CODE).absolute())
+    if code not in sys.path:
+        sys.path.insert(0, code)
+
+
+@lru_cache
+def own_policy(policy: str) -> type[Any]:
+    """The class of a policy that is no part of this package.
+
+    Raises:
+        ValueError: says in a sentence why there is none.
+    """
+    module, _, name = policy.partition(":")
+    try:
+        found = getattr(import_module(module), name, None)
+    except Exception as error:  # noqa: BLE001  somebody's module may do anything
+        raise ValueError(f"policy {policy} cannot be imported: {type(error).__name__}: {error}") from None
+    if not isinstance(found, type):
+        raise ValueError(f"policy {policy} cannot be imported: {module} has no class {name}")
+    if not callable(getattr(found, "act", None)):
+        raise ValueError(f"policy {policy} has no method act(view), which returns the neighbours to ask")
+    unknown = [need for need in needs_of(found) if need not in NEEDS]
+    if unknown:
+        raise ValueError(f"policy {policy} needs {unknown[0]!r:.80}; a policy may need {' or '.join(NEEDS)}")
+    return found
+
+
+def needs_of(found: type[Any]) -> tuple[str, ...]:
+    """What a policy says that it needs."""
+    needs = getattr(found, "needs", ())
+    return (needs,) if isinstance(needs, str) else tuple(needs)
