@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 from apnode.protocol.node import COORDINATOR
-from apnode.runtime.actor import NodeActor
+from apnode.runtime.actor import SILENCE_S, NodeActor
 from apnode.runtime.process import Process
 from channel_server.server import ChannelServer
+
+_UNDER_WAY_S = 1.0  # that a hello of a live AP may take to a server that has just been restarted
 
 
 class ChannelServerActor(NodeActor):
@@ -13,13 +17,15 @@ class ChannelServerActor(NodeActor):
 
     def run(self, own: str, coordinator: str, incarnation: int, first_slot: int) -> dict[str, int]:
         """Run all slots from the first that is not known to be over; returns as `Process.run`."""
-        node = ChannelServer(self.config, first_slot, restarted=incarnation > 0)
+        deadline_s = self.config.run.slot_deadline_s / 2
+        patience = math.ceil((SILENCE_S + _UNDER_WAY_S) / deadline_s) if incarnation else None
+        node = ChannelServer(self.config, first_slot, patience)
         node.endpoints[COORDINATOR] = coordinator
         transport = self.transport(own)
         process = Process(
             [self.host(node, incarnation)],
             transport,
-            deadline_s=self.config.run.slot_deadline_s / 2,
+            deadline_s,
             phase=lambda: node.air and (node.air.index, node.air.reminded),
             slot_s=self.config.run.slot_s,
         )

@@ -57,19 +57,20 @@ class Air:
 class ChannelServer(Node):
     """Pure state machine of the propagation physics; time comes in as Tick."""
 
-    def __init__(self, config: Config, first_slot: int = 0, restarted: bool = False) -> None:
+    def __init__(self, config: Config, first_slot: int = 0, patience: int | None = None) -> None:
         """Wait for the APs.
 
         Args:
             config: the experiment.
             first_slot: to open, unless APs say that they are further.
-            restarted: the APs are in mid-run; not all of them may be alive.
+            patience: of a server that was restarted, when not all APs may be alive: Ticks in which all live APs say
+                hello, after which it goes on with those that have.
         """
         super().__init__(CHANNEL, largest_frame(config))
         self.layout: Layout
         self.air: Air | None = None
         self._config = config
-        self._first_slot, self._restarted = first_slot, restarted
+        self._first_slot, self._patience = first_slot, patience
         self._episode: int | None = None  # that `layout` is of
         self._live: set[int] = set()
         self._said: dict[int, int] = {}  # by AP, the slot it was in when it said hello
@@ -125,12 +126,15 @@ class ChannelServer(Node):
     def _on_tick(self, tick: Tick) -> Fate:
         """Half the slot's deadline: first a reminder to the late, then on without them until they are heard of again.
 
-        A server that was restarted waits as long for all APs, then goes on with those that there are.
+        A server that was restarted waits for all APs, as long as it takes those alive to say hello; then it goes on
+        with those that there are.
         """
         air = self.air
         if air is None:
-            if self._restarted and self._live and not self.done:
-                self._begin()
+            if self._patience is not None and not self.done:
+                self._patience -= 1
+                if self._patience <= 0 and self._live:
+                    self._begin()
         elif air.reminded:
             self._live -= air.awaited
             self._close(air)

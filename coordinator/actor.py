@@ -7,7 +7,7 @@ from typing import Any
 from apnode.config import Config
 from apnode.protocol.fields import Message
 from apnode.protocol.node import CHANNEL, Send
-from apnode.runtime.actor import LAST_FRAMES_S, Network, NodeActor
+from apnode.runtime.actor import SILENCE_S, Network, NodeActor
 from apnode.runtime.injector import NodeFaults
 from apnode.runtime.process import Process
 from coordinator.collector import Coordinator
@@ -43,7 +43,7 @@ class CoordinatorActor(NodeActor):
         node.endpoints[CHANNEL] = channel
         transport = self.transport(own)
         first = node.ask_again() if incarnation else []
-        books = Process([self.host(node, incarnation)], transport, LAST_FRAMES_S).run({node.address: first})
+        books = Process([self.host(node, incarnation)], transport, SILENCE_S).run({node.address: first})
         return node.record, books
 
     def latest(self) -> tuple[int, dict[str, Any] | None, list[int], list[str]]:

@@ -30,7 +30,7 @@ from apnode.runtime.injector import Injector, NodeFaults
 from apnode.runtime.process import Process
 from apnode.runtime.transport import CurveKeys, Transport, ZeroMqTransport
 
-LAST_FRAMES_S = 5.0  # frames that are not in so long after the run's end are lost
+SILENCE_S = 5.0  # after which an AP says hello again, and after the run's end waits for no more frames
 
 
 @dataclass(frozen=True)
@@ -153,7 +153,7 @@ class ApActor(NodeActor):
             hosts.append(self.host(node, incarnation, checkpoints, self._late[ap]))
         transport = self.transport()
         first = {node.address: node.start(transport.endpoint) for node in nodes}
-        books = Process(hosts, transport, LAST_FRAMES_S).run(first)
+        books = Process(hosts, transport, SILENCE_S).run(first)
         return books, {node.ap: {"completed": node.completed, "unsaved": node.unsaved} for node in nodes}
 
     def _make_policies(self, weights: Mapping[int, list[FloatArray]] | None) -> dict[int, Policy]:

@@ -249,7 +249,7 @@ class LocalNetwork:
         first_slot = self._first_slot
         if self._lives[CHANNEL]:
             first_slot = max(self.coordinator.newest + 1, first_slot)
-        self.channel = ChannelServer(self._config, first_slot, restarted=self._lives[CHANNEL] > 0)
+        self.channel = ChannelServer(self._config, first_slot, patience=1 if self._lives[CHANNEL] else None)
         self.channel.endpoints[COORDINATOR] = COORDINATOR
         self._host(self.channel)
 

@@ -47,9 +47,9 @@ Out = list[tuple[str, Message]]
 class Driven:
     """A channel server whose APs are the test."""
 
-    def __init__(self, *overrides: str, first_slot: int = 0) -> None:
+    def __init__(self, *overrides: str, first_slot: int = 0, patience: int | None = None) -> None:
         self.config = load("demo", (*SMALL, *overrides))
-        self.server = ChannelServer(self.config, first_slot)
+        self.server = ChannelServer(self.config, first_slot, patience)
 
     def frames(self, *messages: Message) -> list[Send]:
         """Every frame that the messages make it send."""
@@ -524,6 +524,34 @@ def test_a_hello_of_an_earlier_life_does_not_move_an_ap_back() -> None:
 
 
 # --- the run ends ------------------------------------------------------------------------------------------
+
+
+def back(ap: int) -> Hello:
+    """What an AP in slot 3 tells a server that was restarted."""
+    return Hello(ap, 0, f"ap{ap}", 3)
+
+
+def test_a_restarted_server_opens_nothing_between_two_hellos_and_then_for_all_that_are_alive() -> None:
+    driven = Driven(first_slot=3, patience=3)
+    driven.give(back(0))
+    assert driven.tick() == []  # who says hello now would have missed the slot
+    driven.give(back(1), back(2))  # AP 3 is dead
+    assert driven.tick() == []
+    assert {*receivers(driven.tick(), PilotBlock)} == ALL
+    assert driven.server.air is not None
+    assert driven.server.air.awaited == {0, 1, 2}
+
+
+def test_a_restarted_server_that_hears_nobody_in_time_opens_for_the_first_it_hears() -> None:
+    driven = Driven(first_slot=3, patience=2)
+    assert [driven.tick() for _ in range(4)] == [[]] * 4
+    driven.give(back(1))
+    assert {*receivers(driven.tick(), PilotBlock)} == ALL
+
+
+def test_a_restarted_server_goes_on_at_once_when_all_are_there() -> None:
+    driven = Driven(first_slot=3, patience=3)
+    assert {*receivers(driven.give(*map(back, APS)), PilotBlock)} == ALL
 
 
 def ended() -> tuple[Driven, Out]:

@@ -141,6 +141,17 @@ def test_a_death_of_the_coordinator_and_one_of_the_channel_server_change_no_row(
     assert [event.value for event in written] == pytest.approx(tables.slots(record)["sum_rate_bps_hz"][: len(written)])
 
 
+def test_a_death_of_the_channel_server_and_of_an_ap_at_once_cost_the_others_no_slot(
+    session: str, tmp_path: Path
+) -> None:
+    plan = fault(20, "kill_channel_server"), fault(18, "kill", "ap/2")  # within 0.2 s
+    _, record, _ = follow(session, tmp_path, *plan, settings=["radio.num_aps=12", "radio.area_m=350.0"])
+    survivors = [ap for ap in range(12) if ap != 2]
+    assert record.reported[:, survivors].all()
+    assert not record.silent[:, survivors].any()
+    assert record.reported[-1].all()
+
+
 def test_checkpoints_that_fail_after_the_last_report_of_an_ap_are_counted(session: str, tmp_path: Path) -> None:
     full = fault(11, "disk_full", "ap/*", args=FaultArgs(slots=20))
     cluster, record, _ = follow(session, tmp_path, full, settings=["run.episodes=1"])
