@@ -16,8 +16,8 @@ import argparse
 import time
 from typing import Any
 
+from cfmimo.experiments.agents import train
 from cfmimo.experiments.compare import compare
-from cfmimo.experiments.training import train
 from cfmimo.experiments.workers import processors
 from cfmimo.presets import load
 

@@ -29,8 +29,8 @@ from apnode.agent.beliefs import Belief
 from apnode.config import Config
 from apnode.protocol.node import ap_address
 from apnode.runtime.injector import INNOCENT, Fault
+from cfmimo.experiments.agents import train
 from cfmimo.experiments.compare import measured
-from cfmimo.experiments.training import train
 from cfmimo.experiments.workers import processors
 from cfmimo.presets import load
 from cfmimo.records.agents_file import Weights

@@ -107,6 +107,19 @@ class Console:
             out.print(note, highlight=False)
         out.print(f"tables and figure: {result['run_dir']} (open report.html)", highlight=False, soft_wrap=True)
 
+    def sweep_table(self, result: dict[str, Any]) -> None:
+        """Print what came of every point of a grid."""
+        out = RichConsole(width=None if self._error.is_terminal else 120)
+        title = "means over seeds, ± 95 % interval"
+        table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+        for name in (*(axis.rpartition(".")[2] for axis in result["axes"]), *_SWEPT):
+            table.add_column(name, justify="right", no_wrap=True)
+        for row in result["rows"]:
+            settings = [f"{row[axis]:g}" if isinstance(row[axis], float) else row[axis] for axis in result["axes"]]
+            table.add_row(*settings, *(_with_interval(row[key], ".4g", ".2g") for key in _SWEPT.values()))
+        out.print(table)
+        out.print(f"table, figure and runs: {result['run_dir']} (open report.html)", highlight=False, soft_wrap=True)
+
     def reproduction_table(self, result: dict[str, Any]) -> None:
         """Print the paper's numbers beside ours, with verdicts."""
         out = RichConsole(width=None if self._error.is_terminal else 130)
@@ -233,6 +246,16 @@ def _number(value: float | None, form: str) -> str:
 
 def _mean(interval: dict[str, float] | None, form: str) -> str:
     return "" if interval is None else format(interval["mean"], form)
+
+
+_SWEPT = {  # columns of a sweep's table
+    "bit/s/Hz": "sum_rate_bps_hz",
+    "gain": "sum_rate_bps_hz_gain",
+    "mean dB": "sinr_mean_db",
+    "5 % dB": "sinr_p5_db",
+    "links": "links_formed",
+    "bytes/slot": "bytes_per_slot",
+}
 
 
 def _with_interval(interval: dict[str, float] | None, form: str = "+.2f", half: str = ".2f") -> str:

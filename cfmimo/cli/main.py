@@ -15,6 +15,7 @@ from cfmimo.cli.compare import add_compare
 from cfmimo.cli.inspect import add_listings, add_report, add_snapshot
 from cfmimo.cli.reproduce import add_reproduce
 from cfmimo.cli.run import add_resume, add_run
+from cfmimo.cli.sweep import add_sweep
 from cfmimo.errors import ConfigError, Interrupted, RunDirError
 from cfmimo.interrupts import interrupt, on_interrupt
 from cfmimo.presets import sentences
@@ -29,6 +30,7 @@ examples:
   cfmimo run demo --policy runs/demo-seed0-...   with the agents of that run, without learning
   cfmimo config paper > my.toml                  a commented config to edit, then: cfmimo run my.toml
   cfmimo compare paper --layouts 20              policies at equal numbers of links, with 95 % intervals
+  cfmimo sweep selective --grid cooperation.link_price=0.1,0.2,0.4 --seeds 3   one table and figure of nine runs
   cfmimo reproduce --quick                       the seed paper's numbers beside ours
   cfmimo snapshot paper --seed 1 --out x.npz     all arrays of one slot, to check them elsewhere
 """
@@ -70,6 +72,6 @@ def parser() -> argparse.ArgumentParser:
     )
     arguments.add_argument("--version", action="version", version=f"cfmimo {version('cfmimo')}")
     commands = arguments.add_subparsers(required=True, metavar="COMMAND")
-    for add in (add_run, add_resume, add_report, add_compare, add_reproduce, add_snapshot, add_listings):
+    for add in (add_run, add_resume, add_report, add_compare, add_sweep, add_reproduce, add_snapshot, add_listings):
         add(commands)
     return arguments

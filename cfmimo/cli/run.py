@@ -46,6 +46,9 @@ def add_run(commands: Any) -> None:
         metavar="PLAN|FILE.toml",
         help=f"fault plan: {', '.join(plan_names())}, or a file (see docs/faults.md)",
     )
+    run.add_argument(
+        "--no-report", action="store_true", help="draw no figures and write no page; `cfmimo report` does it later"
+    )
     add_policy(run, "they decide without learning or exploring; AP m uses agent m modulo their number")
     add_watching(run)
 
@@ -64,7 +67,8 @@ def run_command(options: argparse.Namespace) -> int:
     config = load(options.experiment, options.set, options.seed)
     console = Console(config.num_slots, quiet=options.quiet or options.json)
     out = options.out or default_out(options.experiment, config)
-    request = RunRequest(config, Path(out), options.runtime, options.address, _watch(options, out))
+    watch = _watch(options, out)
+    request = RunRequest(config, Path(out), options.runtime, options.address, watch, report=not options.no_report)
     command = ["cfmimo", *sys.argv[1:]]
     started = partial(run, request, console, command, options.faults, options.policy)
     return _conclude(started, console, options)

@@ -1,4 +1,4 @@
-"""Agents that have learned: found in the directory of the run that trained them, kept in one file, put to work."""
+"""Agents that learn or have learned: trained in one process, or found in the directory of a run, and put to work."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from apnode.agent.policies import Policy, trained_policy
+from apnode.agent.policies import Ddqn, Policy, trained_policy
+from apnode.agent.streams import Watcher
 from apnode.config import Config
-from apnode.config.cooperation import FINDING_OUT
+from apnode.config.cooperation import FINDING_OUT, LEARNERS
 from apnode.protocol.messages import FloatArray
 from apnode.protocol.state import Checkpoint, part
 from apnode.runtime.checkpoint import Checkpoints
@@ -18,6 +19,8 @@ from apnode.runtime.host import CHECKPOINTS
 from cfmimo.errors import ConfigError
 from cfmimo.presets import load
 from cfmimo.records.agents_file import AGENTS, Agents, Origin, Weights, read_agents
+from cfmimo.runtime.local import LocalNetwork
+from coordinator.record import Record
 
 _LARGEST = 1e6  # that a network's weights or beliefs may be
 # what an agent observes, what its actions mean and how large its network is follows from these
@@ -127,3 +130,35 @@ def _weights_of(checkpoint: Checkpoint) -> list[FloatArray]:
 
 
 # --- one file ---------------------------------------------------------------------------------------------
+
+
+# --- trained in one process --------------------------------------------------------------------------------
+
+
+def train(config: Config, progress: Callable[[int, int], None] = lambda done, total: None) -> tuple[Record, Weights]:
+    """Run an experiment in which every AP learns.
+
+    Args:
+        config: the experiment, with policy `ddqn` or one that finds out about APs.
+        progress: told how many slots are done, of how many.
+
+    Returns:
+        what the run left, and what each AP has learned.
+
+    Raises:
+        ConfigError: if the config names another policy.
+    """
+    if config.cooperation.policy not in LEARNERS:
+        raise ConfigError(f'policy "{config.cooperation.policy}" does not learn; set cooperation.policy=ddqn to train')
+    network = LocalNetwork(config)
+    newest = -1
+    for _ in network.frames():
+        if network.coordinator.newest > newest:
+            newest = network.coordinator.newest
+            progress(newest + 1, config.num_slots)
+    return network.coordinator.record, [_learned(ap.policy) for ap in network.aps]
+
+
+def _learned(policy: Policy) -> list[FloatArray]:
+    assert isinstance(policy, (Ddqn, Watcher))
+    return policy.network.weights() if isinstance(policy, Ddqn) else [policy.learned.astype(np.float32).astype(float)]

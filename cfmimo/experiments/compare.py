@@ -13,7 +13,7 @@ from apnode.config.cooperation import LEARNERS
 from apnode.protocol.messages import FloatArray
 from apnode.protocol.rng import Purpose, generator
 from cfmimo.errors import ConfigError
-from cfmimo.experiments.agents import learner_of, load_agents, where_they_learned
+from cfmimo.experiments.agents import learner_of, load_agents, train, where_they_learned
 from cfmimo.experiments.contenders import (
     Contender,
     check_policies,
@@ -23,7 +23,6 @@ from cfmimo.experiments.contenders import (
     default_policies,
 )
 from cfmimo.experiments.measure import Drop, measure
-from cfmimo.experiments.training import train
 from cfmimo.experiments.workers import processors, spread
 from cfmimo.records.agents_file import Weights
 from cfmimo.records.rundir import RunDir, new_folder

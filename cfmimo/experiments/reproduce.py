@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from apnode.protocol.messages import FloatArray
 from apnode.runtime.whole_file import write_whole
+from cfmimo.experiments.agents import train
 from cfmimo.experiments.compare import interval, measured
-from cfmimo.experiments.training import train
 from cfmimo.experiments.workers import advance, spread
 from cfmimo.presets import load
 from cfmimo.runtime.local import LocalNetwork

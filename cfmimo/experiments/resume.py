@@ -27,7 +27,12 @@ from coordinator.watch import Watch
 
 
 def resume(
-    run_dir: str, address: str | None, watch: Watch, console: Console, from_start: bool = False
+    run_dir: str,
+    address: str | None,
+    watch: Watch,
+    console: Console,
+    from_start: bool = False,
+    report: bool = True,
 ) -> dict[str, Any]:
     """Go on with a run that was interrupted; returns what `run` would have, had it not been.
 
@@ -40,6 +45,7 @@ def resume(
         watch: as for `run`.
         console: shows progress.
         from_start: begin again with slot 0.
+        report: draw figures and write a page at the end.
 
     Raises:
         RunDirError: if there is no such run, it is still going on, or only its start is left to go back to.
@@ -64,7 +70,8 @@ def resume(
             )
         go_back(folder.path, config, first_slot)
         console.say(f"going on with slot {first_slot} of {config.num_slots}")
-        return carry_out(folder, RunRequest(config, folder.path, runtime, address, watch, faults, first_slot), console)
+        request = RunRequest(config, folder.path, runtime, address, watch, faults, first_slot, report)
+        return carry_out(folder, request, console)
 
 
 def newest_boundary(folder: Path, config: Config, replays: bool) -> int:

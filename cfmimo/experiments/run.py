@@ -163,8 +163,6 @@ def _write_scalars(folder: Path, record: Record, console: Progress) -> None:
 
 def _finish(folder: RunDir, request: RunRequest, outcome: Outcome, agents: dict[str, Any] | None) -> dict[str, Any]:
     """Write tables, summary, figures and the page, to which the journal has nothing to add; returns the summary."""
-    from cfmimo.report.pages import write_report  # matplotlib: a second, wanted at the end only
-
     record, struck = outcome.record, _struck(outcome, request.faults)
     told = {"run_dir": str(folder.path), "agents": agents}
     try:
@@ -172,7 +170,10 @@ def _finish(folder: RunDir, request: RunRequest, outcome: Outcome, agents: dict[
             raise OSError(record.cut_short)
         summary = {**told, **_summary(request, outcome), "faults": _fault_costs(record, struck)}
         folder.write_results(record, summary, struck)
-        write_report(folder.path)
+        if request.report:
+            from cfmimo.report.pages import write_report  # matplotlib: a second, wanted at the end only
+
+            write_report(folder.path)
         folder.forget_journal()
     except OSError as error:
         collected = {**told, **_summary(request, outcome), "faults": None} if record.closed.any() else None

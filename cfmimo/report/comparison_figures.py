@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from apnode.protocol.messages import FloatArray
-from cfmimo.report.figures import BLUE, GREY, ORANGE, Figure, styled
+from cfmimo.report.figures import ALONE, BLUE, GREEN, GREY, ORANGE, PINK, SKY, YELLOW, Figure, styled
 from coordinator.watch.looks import look_of
 
 # --- of a comparison --------------------------------------------------------------------------------------
@@ -39,6 +41,44 @@ def pareto(rows: list[dict[str, Any]]) -> Figure:
     left.set_ylabel("sum rate [bit/s/Hz]")
     figure.legend(loc="outside upper center", ncols=7)
     return figure
+
+
+@styled
+def sweep(rows: list[dict[str, Any]], axes: Sequence[str]) -> Figure:
+    """Paired gains in sum rate and 5 % SINR over the values of the last setting, a line for what the others are."""
+    *others, along = axes
+    figure = Figure(figsize=(9, 3.8), layout="constrained")
+    panels = figure.subplots(1, 2)
+    values = list(dict.fromkeys(row[along] for row in rows))
+    numeric = all(isinstance(value, float) for value in values)
+    place = dict(zip(values, values if numeric else range(len(values)), strict=True))
+    lines: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        named = ", ".join(f"{name.rpartition('.')[2]} = {_short(row[name])}" for name in others)
+        lines.setdefault(named, []).append(row)
+    for panel, (quantity, label) in zip(panels, _SWEPT.items(), strict=True):
+        for (named, of_line), colour in zip(lines.items(), itertools.cycle(_COLOURS), strict=False):
+            at = [place[row[along]] for row in of_line]
+            mean, low, high = (np.array([row[quantity][part] for row in of_line]) for part in ("mean", "low", "high"))
+            look: dict[str, Any] = {"color": colour, "marker": "o", "markersize": 5, "capsize": 3}
+            panel.errorbar(at, mean, (mean - low, high - mean), label=named if panel is panels[0] else None, **look)
+        panel.axhline(0, color=ALONE, linewidth=1)
+        panel.set(xlabel=along, ylabel=label)
+        panel.set_xticks(list(place.values()), [_short(value) for value in values])
+    if others:
+        figure.legend(loc="outside upper center", ncols=3)
+    return figure
+
+
+_SWEPT = {
+    "sum_rate_bps_hz_gain": "gain in sum rate [bit/s/Hz]",
+    "sinr_p5_db_gain": "gain in 5 % SINR [dB]",
+}
+_COLOURS = (BLUE, ORANGE, GREEN, PINK, YELLOW, SKY)
+
+
+def _short(value: float | str) -> str:
+    return f"{value:g}" if isinstance(value, float) else value
 
 
 def _look(policy: str) -> dict[str, Any]:

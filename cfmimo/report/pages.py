@@ -90,6 +90,22 @@ def write_comparison(path: Path, rows: list[dict[str, Any]], notes: Sequence[str
     _write_page(folder, "comparison", f"{lead}\n{_comparison(rows)}\n{_paragraphs(notes)}\n{pareto}")
 
 
+def write_sweep(path: Path, rows: list[dict[str, Any]], axes: Sequence[str], command: str) -> None:
+    """Write `sweep.json` and `.parquet`, draw gains into `figures/`, and write `report.html`.
+
+    Args:
+        path: the folder.
+        rows: one for each point of the grid, with `axes` and intervals.
+        axes: names of the settings that differ.
+        command: as typed.
+    """
+    write_json(path / "sweep.json", rows)
+    RunDir(path).write_rows("sweep", rows)
+    drawn = _drawing(path, "sweep", comparison_figures.sweep(rows, axes), _CAPTIONS["sweep"])
+    body = f"<p><code>{html.escape(command)}</code></p>\n{_comparison(rows)}\n{drawn}"
+    (path / "report.html").write_text(page("cfmimo sweep", body), encoding="utf-8")
+
+
 def write_reproduction(path: Path, rows: list[dict[str, Any]], drawn: dict[str, Any], commands: str) -> None:
     """Write `reproduction.json` and `.parquet`, draw figures 3 to 7 into `figures/`, and write `report.html`.
 
@@ -171,6 +187,7 @@ _CAPTIONS = {
     "At mutual agreement the oracle asks only for links that form.",
     "fig7-rate-per-link": "Fig. 7: sum-rate gain over no cooperation, per link.",
     "fig7-db-per-link": "Fig. 7 in the paper's other unit: gain in mean SINR per link.",
+    "sweep": "Gain over the same slots without cooperation: mean over seeds with its 95 % interval (Student's t).",
     "pareto": "Sum rate and its 95 % interval over layouts, against what it costs. Dotted: no links, so no such cost.",
 }
 _MARKED = " Above it: the faults that fired."

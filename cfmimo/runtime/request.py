@@ -24,6 +24,7 @@ class RunRequest:
     watch: Watch = Watch()  # noqa: RUF009  frozen
     faults: Faults = Faults()  # noqa: RUF009  frozen
     first_slot: int = 0  # to go on with, from what is in `folder`
+    report: bool = True  # to draw figures and write a page at the end
     agents: Weights | None = None  # trained agents that decide and learn no more; None: the config's policy decides
 
 

@@ -7,8 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cfmimo.experiments.agents import trained
-from cfmimo.experiments.training import train
+from cfmimo.experiments.agents import train, trained
 from cfmimo.presets import load
 from cfmimo.records.agents_file import AGENTS
 from cfmimo.records.held_out import HELD_OUT, read_rows

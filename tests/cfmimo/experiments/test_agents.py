@@ -22,11 +22,10 @@ from apnode.runtime.checkpoint import Checkpoints
 from cfmimo.cli.console import Console
 from cfmimo.cli.main import run_cfmimo
 from cfmimo.errors import ConfigError, Interrupted
-from cfmimo.experiments.agents import load_agents, trained, where_they_learned
+from cfmimo.experiments.agents import load_agents, train, trained, where_they_learned
 from cfmimo.experiments.compare import compare
 from cfmimo.experiments.resume import resume
 from cfmimo.experiments.run import run
-from cfmimo.experiments.training import train
 from cfmimo.presets import load
 from cfmimo.records.agents_file import AGENTS, read_agents, write_agents
 from cfmimo.runtime.local import LocalNetwork

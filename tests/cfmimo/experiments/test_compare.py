@@ -12,9 +12,9 @@ from apnode.config import Config
 from apnode.radio.precoding import Precoder
 from cfmimo.cli.main import run_cfmimo
 from cfmimo.errors import ConfigError
+from cfmimo.experiments.agents import train
 from cfmimo.experiments.compare import compare, measured, notes_of
 from cfmimo.experiments.contenders import LOCAL, TOLD, default_policies
-from cfmimo.experiments.training import train
 from cfmimo.presets import load
 from channel_server.topology import make_layout
 
