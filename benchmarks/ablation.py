@@ -18,8 +18,8 @@ from typing import Any
 
 from cfmimo.experiments.agents import train
 from cfmimo.experiments.compare import compare
-from cfmimo.experiments.workers import processors
 from cfmimo.presets import load
+from cfmimo.workers import processors
 
 VARIANTS: dict[str, tuple[str, ...]] = {
     "the preset": (),

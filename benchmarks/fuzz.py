@@ -24,11 +24,11 @@ import numpy as np
 from apnode.config import Config
 from apnode.protocol.node import CHANNEL, COORDINATOR, ap_address
 from apnode.runtime.injector import DEADLY
-from cfmimo.experiments.workers import processors
 from cfmimo.presets import load
 from cfmimo.runtime.fault_plan import FaultArgs, FaultPlan, Faults, PlannedFault, PlannedLinks, resolve
 from cfmimo.runtime.groups import groups_of
 from cfmimo.runtime.local import LocalNetwork
+from cfmimo.workers import processors
 from coordinator import tables
 from coordinator.record import Record
 

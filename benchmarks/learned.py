@@ -31,11 +31,11 @@ from apnode.protocol.node import ap_address
 from apnode.runtime.injector import INNOCENT, Fault
 from cfmimo.experiments.agents import train
 from cfmimo.experiments.compare import measured
-from cfmimo.experiments.workers import processors
 from cfmimo.presets import load
 from cfmimo.records.agents_file import Weights
 from cfmimo.runtime.fault_plan import Faults
 from cfmimo.runtime.local import LocalNetwork
+from cfmimo.workers import processors
 from channel_server.impairments import defect_levels
 
 # 97.5 % quantiles of Student's t, by degrees of freedom from 1

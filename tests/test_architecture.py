@@ -20,8 +20,8 @@ ROOMS = {
         "apnode.episode", "apnode.slot", "apnode.checks", "apnode.agreement", "apnode.access_point", "apnode.runtime",
     ),
     "cfmimo": (
-        "cfmimo.errors", "cfmimo.interrupts", "cfmimo.presets", "cfmimo.records", "cfmimo.report", "cfmimo.runtime",
-        "cfmimo.environment", "cfmimo.experiments", "cfmimo.cli", "cfmimo.api", "cfmimo.__main__",
+        "cfmimo.errors", "cfmimo.interrupts", "cfmimo.workers", "cfmimo.presets", "cfmimo.records", "cfmimo.report",
+        "cfmimo.runtime", "cfmimo.environment", "cfmimo.experiments", "cfmimo.cli", "cfmimo.api", "cfmimo.__main__",
     ),
 }  # fmt: skip
 HOMES = {

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from cfmimo.experiments.compare import compare
-from cfmimo.experiments.workers import processors
 from cfmimo.presets import load
+from cfmimo.workers import processors
 
 DROPS = 10
 Rows = dict[str, dict[str, Any]]

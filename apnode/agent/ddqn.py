@@ -146,6 +146,10 @@ class DoubleDqn(ABC):
         """
 
     @abstractmethod
+    def worth(self, observation: FloatArray, num_neighbours: int) -> FloatArray:
+        """(N,) by how much the best action that asks a neighbour is better than the best one that does not."""
+
+    @abstractmethod
     def rows(self, observation: Floats, num_actions: IntArray) -> Rows:
         """What stacked networks are given for observations (G, n, D) in which (G, n) actions are open."""
 
@@ -241,6 +245,11 @@ class SubsetDqn(DoubleDqn):
     def best_action(self, observation: FloatArray, num_neighbours: int) -> int:
         return int(self._valued(observation)[: 2**num_neighbours].argmax())
 
+    def worth(self, observation: FloatArray, num_neighbours: int) -> FloatArray:
+        values, action = self.values(observation)[: 2**num_neighbours], np.arange(2**num_neighbours)
+        asks = [action >> position & 1 == 1 for position in range(num_neighbours)]
+        return np.array([values[with_it].max() - values[~with_it].max() for with_it in asks])
+
     def _valued(self, observation: FloatArray) -> Tensor:
         return self.online.forward(_tensor(observation[None]))[-1][0]
 
@@ -292,6 +301,9 @@ class NeighbourDqn(DoubleDqn):
         self.online.weights[-1].zero_()
         self.online.biases[-1].zero_()
         self.sync_target()
+
+    def worth(self, observation: FloatArray, num_neighbours: int) -> FloatArray:
+        return self.advantages(observation.reshape(-1, TRAITS)[:num_neighbours])
 
     def advantages(self, traits: FloatArray) -> FloatArray:
         """(N,) what asking each neighbour is worth to the AP, of (N, TRAITS)."""

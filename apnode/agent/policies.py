@@ -101,6 +101,17 @@ class Observer(Protocol):
 
 
 @runtime_checkable
+class Reasoned(Protocol):
+    """What a policy has besides if it can say why it asks: `cfmimo explain` shows it."""
+
+    def worth(self, view: View) -> FloatArray:
+        """(N,) what it takes the link with each neighbour to be worth, in units of its own."""
+
+    def least(self) -> float:
+        """The worth above which it asks."""
+
+
+@runtime_checkable
 class Lasting(Protocol):
     """What a policy has besides if an AP that is restarted must not forget what it knows."""
 
@@ -144,10 +155,15 @@ class Threshold:
     def __init__(self, config: Config) -> None:
         self._at, self._share = interference_position(config), config.cooperation.request_share
 
+    def worth(self, view: View) -> FloatArray:
+        """(N,) part of the interference that each neighbour causes."""
+        return shares(view.observation[self._at : self._at + len(view.neighbours)])
+
+    def least(self) -> float:
+        return self._share
+
     def act(self, view: View) -> int:
-        num_neighbours = len(view.neighbours)
-        row = view.observation[self._at : self._at + num_neighbours]
-        return int((shares(row) >= self._share) @ 2 ** np.arange(num_neighbours))
+        return int((self.worth(view) >= self._share) @ 2 ** np.arange(len(view.neighbours)))
 
 
 class Master:
@@ -169,6 +185,13 @@ class Forecast:
 
     def act(self, view: View) -> int:
         return int((view.forecast > self._price) @ 2 ** np.arange(len(view.neighbours)))
+
+    def worth(self, view: View) -> FloatArray:
+        """(N,) what each link promises [bit/s/Hz]."""
+        return view.forecast
+
+    def least(self) -> float:
+        return self._price
 
 
 class Given:
@@ -192,10 +215,18 @@ class Trained:
         from apnode.agent.ddqn import make_network
 
         self._network: DoubleDqn = make_network(config, seed=0)
+        self._least = config.cooperation.link_price if config.learning.values == "neighbours" else 0.0
         self._network.load(weights)
 
     def act(self, view: View) -> int:
         return self._network.best_action(view.observation, len(view.neighbours))
+
+    def worth(self, view: View) -> FloatArray:
+        """(N,) as `DoubleDqn.worth`."""
+        return self._network.worth(view.observation, len(view.neighbours))
+
+    def least(self) -> float:
+        return self._least
 
 
 class Ddqn:
@@ -205,6 +236,7 @@ class Ddqn:
         from apnode.agent.ddqn import make_network  # torch: seconds and 170 MB that other policies need not pay
 
         self._ap, self._seed, self._learning = ap, config.seed, config.learning
+        self._price = config.cooperation.link_price
         self._slots_per_episode = config.run.slots_per_episode
         whose = () if config.learning.share else (ap,)  # networks whose mean is to mean something begin alike
         self.network: DoubleDqn = make_network(config, integer_seed(config.seed, Purpose.WEIGHTS, *whose))
@@ -220,6 +252,13 @@ class Ddqn:
         if rng.random() < self.epsilon(view.slot):
             return int(rng.integers(2**num_neighbours))
         return self.network.best_action(view.observation, num_neighbours)
+
+    def worth(self, view: View) -> FloatArray:
+        """(N,) as `DoubleDqn.worth`."""
+        return self.network.worth(view.observation, len(view.neighbours))
+
+    def least(self) -> float:
+        return self._price if self._learning.values == "neighbours" else 0.0
 
     def _explored_link_by_link(self, action: int, neighbours: Sequence[int], slot: int) -> int:
         """With chance epsilon a link is asked for, or not, by a coin that both its ends see: so both try it at once."""

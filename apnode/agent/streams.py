@@ -68,6 +68,14 @@ class Watcher(ABC):
         gains = self.gains(view.observation, view.association)
         return int((gains > self._config.cooperation.link_price) @ 2 ** np.arange(len(gains)))
 
+    def worth(self, view: View) -> FloatArray:
+        """(N,) what each link promises [bit/s/Hz]."""
+        return self.gains(view.observation, view.association)
+
+    def least(self) -> float:
+        """The price of a link."""
+        return self._config.cooperation.link_price
+
     def gains(self, change: FloatArray, association: Association) -> FloatArray:
         """(N,) what the link with each neighbour would add to the sum rate [bit/s/Hz].
 

@@ -107,6 +107,32 @@ class Console:
             out.print(note, highlight=False)
         out.print(f"tables and figure: {result['run_dir']} (open report.html)", highlight=False, soft_wrap=True)
 
+    def explanation(self, result: dict[str, Any]) -> None:
+        """Print why an AP did what it did in a slot."""
+        out = RichConsole(width=None if self._error.is_terminal else 120)
+        above = result["asks_above"]
+        asks = "" if above is None else f"; asks where a link is worth more than {above:g}"
+        out.print(f"AP {result['ap']}, slot {result['slot']}, policy {result['policy']}{asks}", highlight=False)
+        table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+        for name in ("neighbour", "interference", "mastered", "forecast", "worth", "asked", "answer", "linked"):
+            table.add_column(name, justify="right")
+        for row in sorted(result["neighbours"], key=lambda row: -(row["worth"] or 0.0)):
+            known = [_number(row[name], ".3g") for name in ("forecast", "worth")]
+            marks = ["yes" if row["asked"] else "", row["answer"], _linked(row)]
+            table.add_row(str(row["ap"]), f"{row['interference']:.0%}", _number(row["mastered"], "d"), *known, *marks)
+        out.print(table)
+        for reason in result["reasons"]:
+            out.print(reason, highlight=False)
+        if result["explored"]:
+            out.print("It explored: its network would have chosen otherwise.", highlight=False)
+        for ue in result["ues"]:
+            rates = f"{ue['rate']:.2f} bit/s/Hz, {ue['rate_alone']:.2f} without cooperation"
+            out.print(f"UE {ue['ue']}: {rates}", highlight=False)
+        cost = f"{result['messages']} messages to other APs, {result['bytes']} bytes"
+        out.print(f"relative gain {result['gain']:+.3f}, reward {result['reward']:+.3f}; {cost}", highlight=False)
+        if not result["as_recorded"]:
+            out.print("In the run itself the AP asked others or got other links: faults struck it at other moments.")
+
     def sweep_table(self, result: dict[str, Any]) -> None:
         """Print what came of every point of a grid."""
         out = RichConsole(width=None if self._error.is_terminal else 120)
@@ -238,6 +264,12 @@ def _name(row: dict[str, Any]) -> str:
     if row["aimed_at"]:
         return f"{row['policy']} {row['aimed_at']}"
     return f"{row['policy']} {row['setting']:.1%}" if row["policy"] == "random" else str(row["policy"])
+
+
+def _linked(row: dict[str, Any]) -> str:
+    if not row["linked"]:
+        return ""
+    return "yes" if row["answer"] == "yes" else "through others"
 
 
 def _number(value: float | None, form: str) -> str:

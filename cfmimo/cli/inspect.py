@@ -1,4 +1,4 @@
-"""Commands that show runs and settings: `report`, `snapshot`, `presets`, `config`, `schema`."""
+"""Commands that show runs and settings: `report`, `explain`, `snapshot`, `presets`, `config`, `schema`."""
 
 from __future__ import annotations
 
@@ -25,6 +25,30 @@ def report_command(options: argparse.Namespace) -> int:
     from cfmimo.report.pages import write_report
 
     print(write_report(Path(options.run_dir), options.slots))
+    return 0
+
+
+def add_explain(commands: Any) -> None:
+    """Add the command `explain`."""
+    explained = add_command(
+        commands,
+        "explain",
+        explain_command,
+        "say why an AP asked whom it asked in a slot, and what came of it",
+    )
+    explained.add_argument("run_dir", metavar="RUN_DIR")
+    explained.add_argument("--ap", type=int, required=True, help="number of the AP")
+    explained.add_argument("--slot", type=int, required=True, help="number of the slot; the run is replayed up to it")
+    add_json(explained)
+
+
+def explain_command(options: argparse.Namespace) -> int:
+    """Explain one decision; returns the exit status."""
+    from cfmimo.cli.console import Console
+    from cfmimo.experiments.explain import explain
+
+    result = explain(options.run_dir, options.ap, options.slot)
+    (print_json if options.json else Console(None, quiet=options.json).explanation)(result)
     return 0
 
 

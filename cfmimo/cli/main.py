@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from cfmimo.cli.arguments import complain
 from cfmimo.cli.compare import add_compare
-from cfmimo.cli.inspect import add_listings, add_report, add_snapshot
+from cfmimo.cli.inspect import add_explain, add_listings, add_report, add_snapshot
 from cfmimo.cli.reproduce import add_reproduce
 from cfmimo.cli.run import add_resume, add_run
 from cfmimo.cli.sweep import add_sweep
@@ -28,6 +28,7 @@ examples:
   cfmimo run demo --faults churn                 the same, with APs killed by a fault plan
   cfmimo resume runs/demo-seed0-...              continue an interrupted run
   cfmimo run demo --policy runs/demo-seed0-...   with the agents of that run, without learning
+  cfmimo explain runs/demo-seed0-... --ap 3 --slot 40    why that AP asked whom it asked, and what came of it
   cfmimo config paper > my.toml                  a commented config to edit, then: cfmimo run my.toml
   cfmimo compare paper --layouts 20              policies at equal numbers of links, with 95 % intervals
   cfmimo sweep selective --grid cooperation.link_price=0.1,0.2,0.4 --seeds 3   one table and figure of nine runs
@@ -72,6 +73,16 @@ def parser() -> argparse.ArgumentParser:
     )
     arguments.add_argument("--version", action="version", version=f"cfmimo {version('cfmimo')}")
     commands = arguments.add_subparsers(required=True, metavar="COMMAND")
-    for add in (add_run, add_resume, add_report, add_compare, add_sweep, add_reproduce, add_snapshot, add_listings):
+    for add in (
+        add_run,
+        add_resume,
+        add_report,
+        add_explain,
+        add_compare,
+        add_sweep,
+        add_reproduce,
+        add_snapshot,
+        add_listings,
+    ):
         add(commands)
     return arguments

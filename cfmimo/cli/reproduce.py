@@ -27,9 +27,9 @@ def reproduce_command(options: argparse.Namespace) -> int:
     """Reproduce the seed paper's figures; returns the exit status."""
     from cfmimo.cli.console import Console
     from cfmimo.experiments.reproduce import FULL, QUICK, expected_minutes, figures_of, reproduce
-    from cfmimo.experiments.workers import processors
     from cfmimo.records.rundir import started_folder
     from cfmimo.report.pages import write_reproduction
+    from cfmimo.workers import processors
 
     plan, workers = QUICK if options.quick else FULL, processors()
     path = started_folder(options.out or f"runs/reproduce{'-quick' * options.quick}-seed{options.seed}", "parts")

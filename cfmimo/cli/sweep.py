@@ -38,11 +38,11 @@ def sweep_command(options: argparse.Namespace) -> int:
     """Run an experiment at every point of a grid; returns the exit status."""
     from cfmimo.cli.console import Console
     from cfmimo.experiments.sweep import RUNS, configs_of, grid_of, sweep
-    from cfmimo.experiments.workers import processors
     from cfmimo.presets import load
     from cfmimo.records.own_code import check_own_policy
     from cfmimo.records.rundir import started_folder
     from cfmimo.report.pages import write_sweep
+    from cfmimo.workers import processors
 
     first = load(options.experiment, options.set, options.seed)
     grid = grid_of(options.grid)

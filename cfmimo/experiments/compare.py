@@ -23,10 +23,10 @@ from cfmimo.experiments.contenders import (
     default_policies,
 )
 from cfmimo.experiments.measure import Drop, measure
-from cfmimo.experiments.workers import processors, spread
 from cfmimo.records.agents_file import Weights
 from cfmimo.records.rundir import RunDir, new_folder
 from cfmimo.report.pages import write_comparison
+from cfmimo.workers import processors, spread
 from channel_server.recorded import recorded
 
 _RESAMPLES = 2000  # of the bootstrap

@@ -17,10 +17,10 @@ from cfmimo.experiments.agents import agents_of
 from cfmimo.experiments.compare import drop_of, unit
 from cfmimo.experiments.contenders import Contender, contender, rivals_of_agents
 from cfmimo.experiments.measure import Drop, measure
-from cfmimo.experiments.workers import processors, spread
 from cfmimo.records.agents_file import AGENTS, Weights, write_agents
 from cfmimo.records.held_out import HELD_OUT, MEASURED, RATE, Row, read_rows, write_rows
 from cfmimo.runtime.request import RunRequest
+from cfmimo.workers import processors, spread
 
 LAYOUTS, SLOTS = 4, 5  # slots that count on each
 _WORTH_PROCESSES = 50  # APs from which a layout takes longer than the start of a process

@@ -15,9 +15,9 @@ from cfmimo.experiments.agents import trained
 from cfmimo.experiments.central import REFERENCES, Sample, fronthaul_scalars, reference, sample
 from cfmimo.experiments.contenders import TOLD, Contender, told_levels, told_requests
 from cfmimo.experiments.oracle import greedy_links, requests
-from cfmimo.experiments.workers import advance
 from cfmimo.records.agents_file import Weights
 from cfmimo.runtime.local import LocalNetwork
+from cfmimo.workers import advance
 from channel_server.sinr import hardening_sinr, spectral_efficiency
 from channel_server.topology import Layout, make_layout
 from coordinator import tables

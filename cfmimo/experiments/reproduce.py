@@ -16,9 +16,9 @@ from apnode.protocol.messages import FloatArray
 from apnode.runtime.whole_file import write_whole
 from cfmimo.experiments.agents import train
 from cfmimo.experiments.compare import interval, measured
-from cfmimo.experiments.workers import advance, spread
 from cfmimo.presets import load
 from cfmimo.runtime.local import LocalNetwork
+from cfmimo.workers import advance, spread
 from coordinator import tables
 from coordinator.record import Record
 

@@ -16,10 +16,10 @@ from apnode.protocol.messages import FloatArray
 from cfmimo.errors import ConfigError, RunDirError
 from cfmimo.experiments.resume import resume
 from cfmimo.experiments.run import run
-from cfmimo.experiments.workers import advance, spread
 from cfmimo.presets import load
 from cfmimo.records.rundir import SUMMARY, RunDir
 from cfmimo.runtime.request import RunRequest
+from cfmimo.workers import advance, spread
 from coordinator.journal import JOURNAL
 from coordinator.watch import Watch
 

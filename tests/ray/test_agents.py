@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from cfmimo.experiments.agents import train, trained
+from cfmimo.experiments.explain import explain
 from cfmimo.presets import load
 from cfmimo.records.agents_file import AGENTS
 from cfmimo.records.held_out import HELD_OUT, read_rows
@@ -54,7 +55,9 @@ def test_agents_are_evaluated_on_ray_as_in_one_process_while_nobody_waits_for_it
     assert len(digests) == 1
 
 
-def test_a_policy_in_a_file_of_ones_own_decides_in_every_actor_as_in_one_process(tmp_path: Path) -> None:
+def test_a_policy_in_a_file_of_ones_own_decides_in_every_actor_as_in_one_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     code = "class Mine:\n    def act(self, view):\n        return [n for n in view.neighbours if n % 2]\n"
     (tmp_path / "mine.py").write_text(code)
     settings = [*SMALL, "run.episodes=1", "cooperation.policy=mine:Mine"]
@@ -68,3 +71,7 @@ def test_a_policy_in_a_file_of_ones_own_decides_in_every_actor_as_in_one_process
     assert len({summary["digest"] for summary in found.values()}) == 1
     assert [found[name]["ap_processes"] for name in ("1", "3")] == [6, 2]
     assert found["1"]["links"]["requests"] > 0
+    monkeypatch.chdir(tmp_path)
+    told = explain("1", 2, 7)
+    assert told["as_recorded"]
+    assert [row["asked"] for row in told["neighbours"]] == [row["ap"] % 2 == 1 for row in told["neighbours"]]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from cfmimo.experiments.workers import advance, spread
+from cfmimo.workers import advance, spread
 
 
 def square(number: int) -> tuple[int, int]:
