@@ -4,10 +4,8 @@
 the network as an environment for multi-agent learning (`cfmimo.environment`).
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # typing would be a megabyte more, before the first signal can be handled
     from apnode.config import Config as Config
     from cfmimo.api import Comparison as Comparison
     from cfmimo.api import Run as Run
@@ -32,10 +30,13 @@ _HOME = {  # imported when asked for: every AP's process imports this package
 __all__ = list(_HOME)
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_HOME[name]), name)
+    from importlib import import_module
+
+    found: object = getattr(import_module(_HOME[name]), name)
+    return found
 
 
 def __dir__() -> list[str]:

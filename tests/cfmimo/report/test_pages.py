@@ -5,13 +5,13 @@ import re
 import shutil
 from collections import Counter
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 from xml.etree import ElementTree
 
 import pyarrow.parquet as pq
 import pytest
 
-from apnode.config.cooperation import Cooperation
+from apnode.config.cooperation import POLICIES
 from cfmimo.cli.main import run_cfmimo
 from cfmimo.experiments.contenders import NAMES
 from cfmimo.report import comparison_figures
@@ -327,7 +327,7 @@ def test_a_policy_looks_the_same_in_figures_and_on_the_live_page_and_like_no_oth
     assert {policy: (line.get_color(), line.get_marker()) for policy, line in shown.items()} == {
         policy: LOOKS[policy] for policy in shown
     }
-    policies = get_args(Cooperation.model_fields["policy"].annotation)
+    policies = POLICIES
     for policy in policies:
         serving = "cooperation.cluster=serving", "precoding.joint=selective"  # belief needs it
         coordinator = Coordinator(config(f"cooperation.policy={policy}", *serving))

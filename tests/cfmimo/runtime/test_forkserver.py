@@ -13,11 +13,11 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 
-from apnode.config.cooperation import Cooperation
+from apnode.config.cooperation import POLICIES
 from cfmimo.runtime import forkclient
 from cfmimo.runtime.forkserver import Request, py_executable
 
@@ -226,7 +226,7 @@ def test_a_server_without_anybody_ends_and_leaves_nothing(tmp_path: Path) -> Non
         assert not Path(folder).exists()
 
 
-@pytest.mark.parametrize("policy", get_args(Cooperation.model_fields["policy"].annotation))
+@pytest.mark.parametrize("policy", POLICIES)
 def test_a_server_can_warm_up_any_policy(policy: str) -> None:
     warming = "import os; from cfmimo.runtime.forkserver import _NO_THREADS, warm_up; os.environ |= _NO_THREADS; "
     warming += f"warm_up({policy!r})"
