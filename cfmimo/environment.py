@@ -11,11 +11,15 @@ import copy
 from collections.abc import Mapping
 from typing import Any, Literal
 
-import gymnasium
 import numpy as np
-from gymnasium import spaces
 from numpy.typing import NDArray
-from pettingzoo import ParallelEnv
+
+try:
+    import gymnasium
+    from gymnasium import spaces
+    from pettingzoo import ParallelEnv
+except ModuleNotFoundError:
+    raise ModuleNotFoundError("cfmimo.parallel_env needs PettingZoo: pip install pettingzoo") from None
 
 from apnode.agent.observation import interference_position
 from apnode.config import Config
@@ -115,6 +119,8 @@ class ApEnv(ParallelEnv[str, Observation, Any]):  # type: ignore[misc]  # Pettin
     ) -> tuple[dict[str, Observation], dict[str, float], dict[str, bool], dict[str, bool], dict[str, dict[str, Any]]]:
         """One slot. Bits of neighbours that an AP has not, and actions of APs that are down, have no effect."""
         network, agents = self._running(), self.agents
+        if missing := [agent for agent in agents if agent not in actions]:
+            raise ValueError(f"no action of {missing[0]} and {len(missing) - 1} others; all agents act in every slot")
         masks = dict.fromkeys(self._waiting, 0)
         for agent in agents:
             ap, position = self._place[agent]

@@ -46,7 +46,7 @@ def own_policy(policy: str) -> type[Any]:
     module, _, name = policy.partition(":")
     try:
         found = getattr(import_module(module), name, None)
-    except Exception as error:  # noqa: BLE001  somebody's module may do anything
+    except (Exception, SystemExit) as error:  # noqa: BLE001  somebody's module may do anything
         raise ValueError(f"policy {policy} cannot be imported: {type(error).__name__}: {error}") from None
     if not isinstance(found, type):
         raise ValueError(f"policy {policy} cannot be imported: {module} has no class {name}")

@@ -38,7 +38,7 @@ def check_own_policy(config: Config, folder: Path | None = None) -> None:
         raise ConfigError(f'policy {policy} needs streams, so cooperation.cluster = "serving": they are of one UE each')
     try:
         make_policy(0, config_for_aps(config))
-    except Exception as error:  # noqa: BLE001  somebody's class may do anything
+    except (Exception, SystemExit) as error:  # noqa: BLE001  somebody's class may do anything
         said = f"{type(error).__name__}: {error}"
         raise ConfigError(f"policy {policy} cannot be made with (ap, config): {said}") from None
 

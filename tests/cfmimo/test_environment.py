@@ -1,5 +1,7 @@
 """The environment against the nodes of a run, against PettingZoo's own tests, and with APs that die."""
 
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -137,6 +139,16 @@ def test_what_is_wrong_is_said_in_a_sentence() -> None:
         parallel_env("demo", radio={"num_app": 3})
     with pytest.raises(RuntimeError, match="reset"):
         parallel_env("demo").step({})
+    env = parallel_env("demo", **SMALL)
+    env.reset()
+    with pytest.raises(ValueError, match="no action of ap_1 and 7 others"):
+        env.step({"ap_0": 0})
+
+
+def test_without_pettingzoo_it_says_what_to_install() -> None:
+    code = "import sys; sys.modules['pettingzoo'] = None; import cfmimo; cfmimo.parallel_env('demo')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stderr.endswith("ModuleNotFoundError: cfmimo.parallel_env needs PettingZoo: pip install pettingzoo\n")
 
 
 def test_a_config_is_taken_as_it_is() -> None:

@@ -60,6 +60,14 @@ class Silent:
     pass
 
 
+class Leaving:
+    def act(self, view):
+        return ()
+
+    def __init__(self, ap, config):
+        raise SystemExit(3)
+
+
 class Broken:
     def __init__(self, ap, config, more):
         pass
@@ -136,6 +144,7 @@ def test_it_stands_beside_others_in_a_comparison(folder: Path) -> None:
         ("mine:Silent", "has no method act"),
         ("mine:Greedy", "needs 'everything'; a policy may need forecast or streams"),
         ("mine:Broken", "cannot be made with (ap, config): TypeError"),
+        ("mine:Leaving", "cannot be made with (ap, config): SystemExit: 3"),
         ("mine:", "input should be 'ddqn'"),
         ("forcast", "did you mean forecast?"),
     ],
