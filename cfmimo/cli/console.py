@@ -282,7 +282,7 @@ def _mean(interval: dict[str, float] | None, form: str) -> str:
 
 _SWEPT = {  # columns of a sweep's table
     "bit/s/Hz": "sum_rate_bps_hz",
-    "gain": "sum_rate_bps_hz_gain",
+    "gain": "gain_sum_rate_bps_hz",
     "mean dB": "sinr_mean_db",
     "5 % dB": "sinr_p5_db",
     "links": "links_formed",

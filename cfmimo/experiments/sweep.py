@@ -164,7 +164,7 @@ def _row(point: Point, summaries: Sequence[dict[str, Any]]) -> dict[str, Any]:
     for name in _QUANTITIES:
         own = np.array([summary[name] for summary in summaries], float)
         alone = np.array([summary["no_cooperation"][name] for summary in summaries], float)
-        row |= {name: interval(own), f"{name}_alone": interval(alone), f"{name}_gain": interval(own - alone)}
+        row |= {name: interval(own), f"alone_{name}": interval(alone), f"gain_{name}": interval(own - alone)}
     row["links_formed"] = interval(np.array([summary["links"]["formed"] for summary in summaries], float))
     row["bytes_per_slot"] = interval(np.array([summary["bytes_per_slot"] for summary in summaries], float))
     return row

@@ -54,7 +54,7 @@ def sweep(rows: list[dict[str, Any]], axes: Sequence[str]) -> Figure:
     place = dict(zip(values, values if numeric else range(len(values)), strict=True))
     lines: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
-        named = ", ".join(f"{name.rpartition('.')[2]} = {_short(row[name])}" for name in others)
+        named = ", ".join(f"{name.rpartition('.')[2]} = {short(row[name])}" for name in others)
         lines.setdefault(named, []).append(row)
     for panel, (quantity, label) in zip(panels, _SWEPT.items(), strict=True):
         for (named, of_line), colour in zip(lines.items(), itertools.cycle(_COLOURS), strict=False):
@@ -64,20 +64,21 @@ def sweep(rows: list[dict[str, Any]], axes: Sequence[str]) -> Figure:
             panel.errorbar(at, mean, (mean - low, high - mean), label=named if panel is panels[0] else None, **look)
         panel.axhline(0, color=ALONE, linewidth=1)
         panel.set(xlabel=along, ylabel=label)
-        panel.set_xticks(list(place.values()), [_short(value) for value in values])
+        panel.set_xticks(list(place.values()), [short(value) for value in values])
     if others:
         figure.legend(loc="outside upper center", ncols=3)
     return figure
 
 
 _SWEPT = {
-    "sum_rate_bps_hz_gain": "gain in sum rate [bit/s/Hz]",
-    "sinr_p5_db_gain": "gain in 5 % SINR [dB]",
+    "gain_sum_rate_bps_hz": "gain in sum rate [bit/s/Hz]",
+    "gain_sinr_p5_db": "gain in 5 % SINR [dB]",
 }
 _COLOURS = (BLUE, ORANGE, GREEN, PINK, YELLOW, SKY)
 
 
-def _short(value: float | str) -> str:
+def short(value: float | str) -> str:
+    """A setting's value."""
     return f"{value:g}" if isinstance(value, float) else value
 
 

@@ -102,7 +102,8 @@ def write_sweep(path: Path, rows: list[dict[str, Any]], axes: Sequence[str], com
     write_json(path / "sweep.json", rows)
     RunDir(path).write_rows("sweep", rows)
     drawn = _drawing(path, "sweep", comparison_figures.sweep(rows, axes), _CAPTIONS["sweep"])
-    body = f"<p><code>{html.escape(command)}</code></p>\n{_comparison(rows)}\n{drawn}"
+    shown = [{**row, **{axis: comparison_figures.short(row[axis]) for axis in axes}} for row in rows]
+    body = f"<p><code>{html.escape(command)}</code></p>\n{_comparison(shown)}\n{drawn}"
     (path / "report.html").write_text(page("cfmimo sweep", body), encoding="utf-8")
 
 
@@ -381,6 +382,8 @@ def _texts(values: list[Any], decimals: int) -> list[str]:
 
 
 def _label(name: str) -> str:
+    if "." in name:
+        return name  # of a setting
     for suffix, unit in (("_bps_hz", " [bit/s/Hz]"), ("_db", " [dB]")):
         if name.endswith(suffix):
             name = name.removesuffix(suffix) + unit
