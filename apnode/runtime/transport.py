@@ -40,7 +40,7 @@ class Transport(Protocol):
 
 @dataclass(frozen=True)
 class CurveKeys:
-    """The run's CURVE key pair. Who does not hold it can neither read frames nor deliver any."""
+    """The run's CURVE key pair. Who lacks it reads no frame; who knows its public half can deliver some, as anybody."""
 
     public: bytes
     secret: bytes
@@ -52,7 +52,7 @@ class CurveKeys:
 
 
 class ZeroMqTransport:
-    """PULL to receive on, one PUSH per process, over TCP, encrypted and authenticated by CURVE."""
+    """PULL to receive on, one PUSH per process, over TCP, encrypted by CURVE: receivers prove who they are."""
 
     def __init__(
         self, host: str, keys: CurveKeys, endpoint: str | None = None, most_peers: int = 500, most_bytes: int = 2**16
