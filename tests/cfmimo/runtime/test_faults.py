@@ -158,6 +158,19 @@ def test_channel_server_and_coordinator_may_die_without_a_trace(action: str, slo
     assert network.restarts == []
 
 
+@pytest.mark.parametrize("order_seed", [None, 1, 2])
+@pytest.mark.parametrize("apart", [-1, 0, 1])
+def test_an_ap_that_dies_with_the_channel_server_costs_the_others_no_slot(
+    apart: int, order_seed: int | None, tmp_path: Path
+) -> None:
+    plan = {"faults": [fault(24, "kill_channel_server"), fault(24 + apart, "kill", "ap/3")]}
+    record = run(tmp_path, plan, order_seed=order_seed).coordinator.record
+    others = [ap for ap in range(record.reported.shape[1]) if ap != 3]
+    assert record.reported[:, others].all()
+    assert not record.silent[:, others].any()
+    assert record.reported[-1].all()
+
+
 def test_doubled_frames_change_nothing(tmp_path: Path) -> None:
     plan = {"links": [{"duplication": 0.5}, {"senders": "channel", "receivers": "ap/*", "duplication": 0.5}]}
     network = run(tmp_path, plan)
