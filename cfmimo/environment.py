@@ -130,7 +130,7 @@ class ApEnv(ParallelEnv[str, Observation, Any]):  # type: ignore[misc]  # Pettin
                 masks[ap] |= mask << position
         network.decide({ap: mask & 2 ** len(network.aps[ap].neighbours) - 1 for ap, mask in masks.items()})
         self._waiting = network.run_on()
-        slot, self._slot = self._slot, self._slot + 1
+        slot, self._slot = self._slot, max(self._slot + 1, network.channel.opened)  # with no AP up slots go by
         over = not self._waiting
         told = self._told(slot)
         rewards = network.coordinator.record.floats[slot, :, 1].tolist()

@@ -121,6 +121,22 @@ def test_an_ap_that_is_down_stays_an_agent_that_can_do_nothing_and_comes_back(tm
     assert alive[-1] == 1
 
 
+def test_slots_in_which_no_ap_is_up_go_by(tmp_path: Path) -> None:
+    plan = tmp_path / "plan.toml"
+    plan.write_text('[[faults]]\nslot = 3\ntarget = "ap/*"\naction = "kill"\nshare = 1.0\n')
+    env = parallel_env("demo", max_cycles=12, faults=str(plan), **SMALL)
+    env.reset(seed=0)
+    steps, slots = 0, []
+    while env.agents:
+        slots.append(env._slot)
+        _, rewards, _, _, infos = env.step(dict.fromkeys(env.agents, 1))
+        assert np.isfinite([*rewards.values(), infos["ap_0"]["sum_rate"]]).all()
+        steps += 1
+    assert slots == sorted({*slots})
+    assert slots[-1] == 11
+    assert steps < 12
+
+
 def test_episodes_have_new_users_and_the_same_aps() -> None:
     env = parallel_env("demo", max_cycles=2, **SMALL)
     layouts = []
