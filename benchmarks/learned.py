@@ -31,6 +31,7 @@ from apnode.protocol.node import ap_address
 from apnode.runtime.injector import INNOCENT, Fault
 from cfmimo.experiments.agents import train
 from cfmimo.experiments.compare import measured
+from cfmimo.experiments.sweep import interval
 from cfmimo.presets import load
 from cfmimo.records.agents_file import Weights
 from cfmimo.runtime.fault_plan import Faults
@@ -38,8 +39,6 @@ from cfmimo.runtime.local import LocalNetwork
 from cfmimo.workers import processors
 from channel_server.impairments import defect_levels
 
-# 97.5 % quantiles of Student's t, by degrees of freedom from 1
-_STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 FIXED = "forecast, fixed sets"
 Row = tuple[str, int | None]  # a policy, and how many links it was allowed
 Means = dict[str, dict[Row, float]]  # over a network's layouts: sum rate and 5 % SINR
@@ -139,11 +138,9 @@ TRIALS = {"liars": liars, "permuted": permuted}
 
 def spread(values: list[float]) -> str:
     """A mean and its 95 % interval."""
-    mean, count = float(np.mean(values)), len(values)
-    if count < 2:
-        return f"{mean:+.1f}"
-    half = _STUDENT[count - 2] * np.std(values, ddof=1) / np.sqrt(count)
-    return f"{mean:+.1f} ± {half:.1f}"
+    found = interval(np.array(values))
+    mean, high = found["mean"], found["high"]
+    return f"{mean:+.1f}" if high is None else f"{mean:+.1f} ± {high - mean:.1f}"
 
 
 def main() -> None:
@@ -152,7 +149,7 @@ def main() -> None:
     parser.add_argument("preset")
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE")
     parser.add_argument("--slots", type=int, default=200, help="of learning")
-    parser.add_argument("--networks", type=int, default=4, choices=range(1, len(_STUDENT) + 2))
+    parser.add_argument("--networks", type=int, default=4)
     parser.add_argument("--layouts", type=int, default=10)
     parser.add_argument("--links", type=int, nargs="+", default=[50, 100])
     parser.add_argument("--told", nargs="*", default=["informed"], help="forecasts that are told defects")

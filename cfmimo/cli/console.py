@@ -290,9 +290,11 @@ _SWEPT = {  # columns of a sweep's table
 }
 
 
-def _with_interval(interval: dict[str, float] | None, form: str = "+.2f", half: str = ".2f") -> str:
+def _with_interval(interval: dict[str, Any] | None, form: str = "+.2f", half: str = ".2f") -> str:
     if interval is None:
         return ""
+    if interval["low"] is None:  # of one run
+        return f"{interval['mean']:{form}}"
     return f"{interval['mean']:{form}} ± {(interval['high'] - interval['low']) / 2:{half}}"
 
 

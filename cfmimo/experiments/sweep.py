@@ -177,11 +177,11 @@ def _value(text: str) -> float | str:
         return text.strip('"')
 
 
-def interval(values: FloatArray) -> dict[str, float]:
-    """Mean over independent runs and its 95 % interval; without one if there is one run only."""
+def interval(values: FloatArray) -> dict[str, Any]:
+    """Mean over independent runs and its 95 % interval (Student's t); None for its ends if there is one run only."""
     mean, count = float(values.mean()), len(values)
     if count < 2:
-        return {"mean": mean, "low": mean, "high": mean}
+        return {"mean": mean, "low": None, "high": None}
     quantile = _STUDENT[count - 2] if count - 2 < len(_STUDENT) else 1.96 + 2.5 / (count - 1)
     half = quantile * float(values.std(ddof=1)) / math.sqrt(count)
     return {"mean": mean, "low": mean - half, "high": mean + half}

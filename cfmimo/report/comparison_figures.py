@@ -59,7 +59,8 @@ def sweep(rows: list[dict[str, Any]], axes: Sequence[str]) -> Figure:
     for panel, (quantity, label) in zip(panels, _SWEPT.items(), strict=True):
         for (named, of_line), colour in zip(lines.items(), itertools.cycle(_COLOURS), strict=False):
             at = [place[row[along]] for row in of_line]
-            mean, low, high = (np.array([row[quantity][part] for row in of_line]) for part in ("mean", "low", "high"))
+            ends = ([row[quantity][part] for row in of_line] for part in ("mean", "low", "high"))
+            mean, low, high = (np.array(of_part, float) for of_part in ends)  # nan where there is no interval
             look: dict[str, Any] = {"color": colour, "marker": "o", "markersize": 5, "capsize": 3}
             panel.errorbar(at, mean, (mean - low, high - mean), label=named if panel is panels[0] else None, **look)
         panel.axhline(0, color=ALONE, linewidth=1)

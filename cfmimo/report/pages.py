@@ -364,7 +364,7 @@ def _cells(columns: dict[str, list[Any]]) -> dict[str, list[str]]:
             halves = [None if low is None else (high - low) / 2 for low, high in ends]
             decimals = _decimals(halves, 2)
             both = zip(_texts(values, decimals), _texts(halves, decimals), strict=True)
-            cells[_label(base)] = [f"{mean} ± {half}" if mean else "" for mean, half in both]
+            cells[_label(base)] = [f"{mean} ± {half}" if half else mean for mean, half in both]
     return cells
 
 
