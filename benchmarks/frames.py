@@ -314,7 +314,7 @@ def _grown(spec: Any, value: Any, room: int) -> Iterator[tuple[str, Any]]:
         yield "as many as fit", np.arange(room // 2, dtype="<u2").tobytes()
         for per_id in (8, 10, 11, 16):
             yield f"one in {per_id} bytes", np.arange(room // per_id, dtype="<u2").tobytes()
-    elif spec == "texts":
+    elif spec == "endpoints":
         yield "64 of 64", 64 * [64 * "x"]
         yield "many", (room // 2) * ["x"]
 

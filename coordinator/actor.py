@@ -21,8 +21,10 @@ class WatchedCoordinator(Coordinator):
 
     watcher: Watcher | None = None
 
-    def receive(self, frame: bytes, message: Message | None = None) -> list[Send]:
-        out = super().receive(frame, message)
+    def receive(
+        self, frame: bytes, message: Message | None = None, speakers: frozenset[str] | None = None
+    ) -> list[Send]:
+        out = super().receive(frame, message, speakers)
         if self.watcher is not None:
             self.watcher.look()
         return out

@@ -56,9 +56,11 @@ class Coordinator(Node):
             self.receive(frame)
         self._journal = journal
 
-    def receive(self, frame: bytes, message: Message | None = None) -> list[Send]:
+    def receive(
+        self, frame: bytes, message: Message | None = None, speakers: frozenset[str] | None = None
+    ) -> list[Send]:
         """Handle one frame, and keep it if it is a message; if that cannot be, collect no more."""
-        out = super().receive(frame, message)
+        out = super().receive(frame, message, speakers)
         if self._journal is not None and self.took:
             try:
                 self._journal.append(frame)

@@ -10,13 +10,16 @@ import pytest
 
 from apnode.access_point import AccessPoint
 from apnode.agent.policies import make_policy
-from apnode.protocol.messages import ApReport, SlotReport, Tick
-from apnode.protocol.node import CHANNEL, COORDINATOR, DROPS, Node, Send, ap_address
+from apnode.protocol.fields import Message
+from apnode.protocol.messages import KINDS, ApReport, SlotReport, Tick
+from apnode.protocol.node import CHANNEL, COORDINATOR, DROPS, Node, Send, ap_address, speaker_of
 from apnode.protocol.rng import config_for_aps
 from apnode.protocol.wire import VERSION, decode
 from cfmimo.presets import load
 from channel_server.server import ChannelServer
 from coordinator.collector import Coordinator
+from coordinator.record import Record
+from tests.apnode.examples import EXAMPLES
 
 SHORT = ("radio.num_aps=7", "radio.num_ues=4", "radio.area_m=250", "run.blocks_per_slot=1", "run.episodes=3")
 ASKING = (*SHORT, "run.slots_per_episode=4", "cooperation.policy=random", "reward.scope=neighbourhood")
@@ -54,9 +57,9 @@ class Books:
             for node in () if self.queue else self.nodes.values():
                 self._post(node, node.handle(Tick()))
 
-    def deliver(self, to: str, frame: bytes) -> None:
+    def deliver(self, to: str, frame: bytes, speakers: frozenset[str] | None = None) -> None:
         self.received[to] += 1
-        self._post(self.nodes[to], self.nodes[to].receive(frame))
+        self._post(self.nodes[to], self.nodes[to].receive(frame, speakers=speakers))
 
     def provoke(self, sent: Send) -> None:
         """Send frames that must be dropped, and the last one again: where it was received, and elsewhere."""
@@ -73,6 +76,12 @@ class Books:
             report = decode(send.frame)
             if isinstance(report, (ApReport, SlotReport)):
                 self.reported[sender.address].update(fates(report))
+
+    @property
+    def record(self) -> Record:
+        """What the coordinator has collected."""
+        (coordinator,) = [node for node in self.nodes.values() if isinstance(node, Coordinator)]
+        return coordinator.record
 
     def counted(self, address: str) -> Counter[str]:
         """What became of the frames that a node has received: what it has reported, and what not yet."""
@@ -113,6 +122,26 @@ def test_among_bad_frames_every_frame_is_accepted_or_dropped_once(variant: str, 
         fate_of += counted
     assert {"accepted", "unexpected", "late", "duplicate", "malformed"} <= fate_of.keys()
     assert not fate_of["kept"]
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_whoever_has_an_aps_key_can_speak_for_no_other_node(variant: str) -> None:
+    """Every frame of the run comes from AP 2 as well, to all nodes: true frames, and yet nothing comes of them."""
+    books, quiet, forged = Books(variant, None), Books(variant, None), Counter[str]()
+    for send in books.run():
+        if speaker_of(decode(send.frame)) != ap_address(2):
+            for to in books.nodes:
+                books.deliver(to, send.frame, frozenset({ap_address(2)}))
+                forged[to] += 1
+    assert sum(1 for _ in quiet.run()) == quiet.received.total()
+    assert [books.counted(address)["forged"] for address in books.nodes] == [forged[to] for to in books.nodes]
+    assert books.record.digest() == quiet.record.digest()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_of_every_kind_of_message_there_is_one_speaker(kind: type[Message]) -> None:
+    speaker = speaker_of(EXAMPLES[kind])
+    assert speaker in (CHANNEL, COORDINATOR) or speaker.startswith("ap/")
 
 
 def test_the_sum_is_right_at_any_time() -> None:

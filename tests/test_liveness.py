@@ -69,7 +69,7 @@ class Unreliable:
         known = config_for_aps(self.config)
         node = AccessPoint(ap, known, make_policy(ap, known), incarnation)
         self.nodes[node.address] = node
-        self.queue.extend(node.start(f"tcp://ap{ap}.{incarnation}"))
+        self.queue.extend(node.start(f"tcp://ap{ap}:{incarnation}"))
 
     def run(self) -> "Unreliable":
         """Run until everybody is done, or so long in silence, or in chatter, that nothing will ever come."""

@@ -6,6 +6,7 @@ exactly what is read from its frame, down to types and bits, and cannot be chang
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import partial
@@ -37,7 +38,8 @@ Id = Annotated[int, "id"]
 Slot = Annotated[int, "slot"]  # counted over the whole run
 Counter = Annotated[int, "slot"]
 Text = Annotated[str, "text"]
-Texts = Annotated[tuple[str, ...], "texts"]
+Endpoint = Annotated[str, "endpoint"]  # tcp://host:port, or the name by which a runtime finds a node
+Endpoints = Annotated[tuple[str, ...], "endpoints"]  # "": nowhere yet
 Real = Annotated[float, "real"]
 
 
@@ -103,6 +105,14 @@ def _checked_text(name: str, value: Any) -> str:
     return _refuse(name, f"printable text of at most {MAX_TEXT} bytes", value)
 
 
+_ENDPOINT = re.compile(r"tcp://([\w.-]+|\[[0-9a-fA-F:.]+\]):\d{1,5}|[\w./-]*", re.ASCII)
+
+
+def _checked_endpoint(name: str, value: Any) -> str:
+    text = _checked_text(name, value)
+    return text if _ENDPOINT.fullmatch(text) else _refuse(name, "tcp://host:port, or a name", value)
+
+
 def _checked_ids(name: str, value: Any) -> tuple[int, ...]:
     items = _checked_tuple(name, value)
     if items and not ({*map(type, items)} == {int} and min(items) >= 0 and max(items) <= MAX_ID):
@@ -120,8 +130,8 @@ def _all_differ(items: tuple[int, ...]) -> bool:
     return bool((in_order[1:] != in_order[:-1]).all())
 
 
-def _checked_texts(name: str, value: Any) -> tuple[str, ...]:
-    return tuple([_checked_text(name, item) for item in _checked_tuple(name, value)])
+def _checked_endpoints(name: str, value: Any) -> tuple[str, ...]:
+    return tuple([_checked_endpoint(name, item) for item in _checked_tuple(name, value)])
 
 
 def _checked_tuple(name: str, value: Any) -> tuple[Any, ...]:
@@ -133,8 +143,9 @@ _CHECKS: dict[str, Check] = {
     "slot": _checked_slot,
     "real": _checked_real,
     "text": _checked_text,
+    "endpoint": _checked_endpoint,
     "ids": _checked_ids,
-    "texts": _checked_texts,
+    "endpoints": _checked_endpoints,
 }
 
 

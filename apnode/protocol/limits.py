@@ -118,9 +118,9 @@ def _field_bytes(spec: Any, shape: tuple[int, ...] | None) -> int:
             return (spec.ndim + 3) * _HEADER + math.prod(shape) * int(spec.dtype[-1])
         case "ids", (count,):
             return _HEADER + 2 * count
-        case "texts", (count,):
+        case "endpoints", (count,):
             return _HEADER + count * (_HEADER + MAX_TEXT)
-        case "text", None:
+        case "text" | "endpoint", None:
             return _HEADER + MAX_TEXT
         case "id" | "slot" | "real", None:
             return _HEADER

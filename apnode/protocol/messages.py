@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from apnode.protocol.fields import Array, Counter, Id, Ids, Message, Real, Slot, Text, Texts, expect
+from apnode.protocol.fields import Array, Counter, Endpoint, Endpoints, Id, Ids, Message, Real, Slot, Text, expect
 
 NOBODY = 2**16 - 1  # pads arrays of ids: no id
 SILENT = 2**8 - 1  # in place of a group: an AP that was not heard
@@ -32,7 +32,7 @@ class Hello(Message):
 
     ap: Id
     incarnation: Counter  # 0 at the start of the run, then one more with every restart
-    endpoint: Text
+    endpoint: Endpoint
     slot: Slot = 0  # the one this AP is in, or waits for
     restored: Slot = 0  # slots it had completed by the checkpoint it came back with; 0: none
 
@@ -51,10 +51,10 @@ class Association(Message):
     beta: Annotated[FloatArray, Array("<f8", 1)]  # (R,) own large-scale fading coefficients [power gain]
     pilots: Annotated[IntArray, Array("<u2", 1)]  # (R,) pilot index of every UE in reach
     neighbours: Ids
-    endpoints: Texts  # of the neighbours, same order, where they were heard of last; "": nowhere yet
+    endpoints: Endpoints  # of the neighbours, same order, where they were heard of last; "": nowhere yet
     interference: Annotated[FloatArray, Array("<f8", 1)]  # (len(neighbours),) reported long-term power [W]
     askers: Ids = ()  # who else may ask this AP, where neighbour sets are not reciprocal
-    asker_endpoints: Texts = ()
+    asker_endpoints: Endpoints = ()
     reach: Ids = ()  # the R UEs that beta and pilots are of, ascending; not given: UEs 0 to R - 1
     mastered: Annotated[IntArray, Array("<u2", 1)] = field(default_factory=lambda: np.zeros(0, np.uint16))
     # (len(neighbours),) UEs that both serve and whose master, their strongest AP, is one of the two; or not given

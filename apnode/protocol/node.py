@@ -10,19 +10,42 @@ from typing import Any
 import numpy as np
 
 from apnode.protocol.fields import Message
-from apnode.protocol.messages import KINDS, TAGS, Resend
+from apnode.protocol.messages import (
+    KINDS,
+    TAGS,
+    Association,
+    Deadline,
+    FaultFired,
+    PilotBlock,
+    Resend,
+    RunOver,
+    SlotFeedback,
+    SlotReport,
+)
 from apnode.protocol.state import Checkpoint
 from apnode.protocol.wire import MAX_FRAME, WireError, decode, encode
 
 CHANNEL = "channel"
 COORDINATOR = "coordinator"
 REPORTS_KEPT = 64  # to be told again to a coordinator that did not get them
-DROPS = ("oversized", "checksum", "version", "malformed", "unexpected", "late", "duplicate", "flood")
+DROPS = ("oversized", "checksum", "version", "malformed", "forged", "unexpected", "late", "duplicate", "flood")
 
 
 def ap_address(ap: int) -> str:
     """The logical address of AP `ap`."""
     return f"ap/{ap}"
+
+
+_OF_THE_CHANNEL_SERVER = (Association, PilotBlock, SlotFeedback, Deadline, RunOver, SlotReport)
+
+
+def speaker_of(message: Any) -> str:
+    """The logical address of the only node that may say this."""
+    if isinstance(message, _OF_THE_CHANNEL_SERVER):
+        return CHANNEL
+    if isinstance(message, Resend):
+        return COORDINATOR
+    return str(message.node) if isinstance(message, FaultFired) else ap_address(message.ap)
 
 
 class RefusedError(Exception):
@@ -51,6 +74,8 @@ class Send:
     to: str
     frame: bytes
     message: Message | None = field(default=None, compare=False)  # that is in it; None if somebody changed the frame
+    speakers: frozenset[str] | None = field(default=None, compare=False)  # nodes of the process whose key it came with;
+    # None: it is of this process, or came by a transport without keys
 
 
 class Node:
@@ -80,17 +105,24 @@ class Node:
         self._reports: deque[tuple[int, Message]] = deque(maxlen=REPORTS_KEPT)  # the newest, with their slots
         self._handlers: dict[type[Message], Callable[[Any], Fate]] = {}
 
-    def receive(self, frame: bytes, message: Message | None = None) -> list[Send]:
-        """Handle one frame; what is not a message is counted and dropped.
+    def receive(
+        self, frame: bytes, message: Message | None = None, speakers: frozenset[str] | None = None
+    ) -> list[Send]:
+        """Handle one frame; what is not a message, or not its sender's to say, is counted and dropped.
 
         Args:
             frame: off the wire.
             message: what is in it, if a node of this process has made it: there is nothing to decode then.
+            speakers: as in Send.
         """
         try:
             message = decode(frame, self._max_frame_bytes) if message is None else message
         except WireError as error:
             self._count(error.reason)
+            self.took = False
+            return []
+        if speakers is not None and speaker_of(message) not in speakers:
+            self._count("forged")
             self.took = False
             return []
         self.took = self._take_in(message) in (ACCEPTED, KEPT)

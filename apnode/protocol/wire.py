@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from apnode.protocol.fields import MAX_TEXT, Array, Message, MessageError, array_over, specs
 from apnode.protocol.messages import KINDS, TAGS
 
-VERSION = 11
+VERSION = 12
 MAX_FRAME = 65536  # [B] where no network is known: see `limits`
 _MAX_TEXTS = 64  # in one field
 _BYTES_PER_ID = 10  # of the longest frame: an id takes 40 in memory; where ids are many, reports have 10 for each
@@ -112,7 +112,7 @@ def _packer(spec: Any) -> Callable[[Any], Any]:
 def _reader(spec: Any) -> Callable[[Any, int], Any]:
     if isinstance(spec, Array):
         return partial(_read_array, np.dtype(spec.dtype), spec.ndim)
-    return {"ids": _read_ids, "texts": _read_texts}.get(spec, _read)
+    return {"ids": _read_ids, "endpoints": _read_texts}.get(spec, _read)
 
 
 def _as_it_is(value: Any) -> Any:

@@ -39,7 +39,7 @@ class Network:
 
     transport: str  # as in config.Run.transport
     host: str | None  # to bind to; None: the address by which Ray knows the machine
-    keys: CurveKeys
+    keys: CurveKeys  # of the actor that is told
     folder: str | None = None  # of the run, for checkpoints and the journal: the same name on every machine
     first_slot: int = 0  # to open
 

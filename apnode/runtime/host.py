@@ -77,14 +77,16 @@ class Host:
         self.sent.update(send.to for send in before)
         return self.after(sends) + before
 
-    def receive(self, frame: bytes, message: Message | None = None) -> list[Send]:
+    def receive(
+        self, frame: bytes, message: Message | None = None, speakers: frozenset[str] | None = None
+    ) -> list[Send]:
         """Let the node handle a frame, as its `receive` does.
 
         Raises:
             Struck: if this is where its process is to end or freeze; what it wanted to send is lost with it.
         """
         self._silences = 0
-        return self.after(self.node.receive(frame, message))
+        return self.after(self.node.receive(frame, message, speakers))
 
     def tick(self) -> list[Send]:
         """Let the node know that time has passed; raises as `receive`."""

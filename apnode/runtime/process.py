@@ -82,7 +82,7 @@ class Process:
         """Let nodes receive frames; one for a node that is not here is lost: its process had this endpoint before."""
         here = [(self._hosts[send.to], send) for send in frames if send.to in self._hosts]
         self._transport.lost += len(frames) - len(here)
-        self._let([(host, partial(host.receive, send.frame, send.message)) for host, send in here])
+        self._let([(host, partial(host.receive, send.frame, send.message, send.speakers)) for host, send in here])
         if self._phase is None:
             self._since.update(dict.fromkeys((send.to for _, send in here), time.monotonic()))
         elif self._phase() != self._waiting_for:

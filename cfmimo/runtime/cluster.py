@@ -10,7 +10,7 @@ import secrets
 import signal
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from itertools import count
 from typing import Any
@@ -64,20 +64,19 @@ class Cluster:
         self._config, self._faults, self._agents = config, request.faults, request.agents
         self._late = fronthaul_levels(config)
         self._folder = request.folder
-        path = None if request.folder is None else str(request.folder.absolute())
-        self._network = Network(config.run.transport, host, CurveKeys.generate(), path, request.first_slot)
         self._id = secrets.token_hex(4)
         self._made = count()  # actors, each with a name of its own
         self._fork_folder = fork_folder
         self._groups = {ap_address(aps[0]): aps for aps in groups_of(config)}  # an actor has its first AP's address
+        self.networks = _networks(request, host, self._groups)
         here: dict[str, Any] = {
             "scheduling_strategy": NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False),
             "max_restarts": -1,  # as peers know their endpoints for good
         }
         self.coordinator = self._actor(CoordinatorActor, COORDINATOR, config, threads=2, **here)
         self.channel = self._actor(ChannelServerActor, CHANNEL, config, **here)
-        self._actors = {CHANNEL: self.channel, COORDINATOR: self.coordinator}
-        self._actors |= {address: self._of_aps(address) for address in self._groups}
+        self.actors = {CHANNEL: self.channel, COORDINATOR: self.coordinator}
+        self.actors |= {address: self._of_aps(address) for address in self._groups}
         self.running: dict[Any, str] = {}  # calls of `run` under way, with the address
         self._ended: dict[str, Any] = {}  # those that came to their end, by address
         self._starting: dict[Any, str] = {}  # calls of `process` of who is being restarted, with the address
@@ -132,7 +131,7 @@ class Cluster:
         """Set every node going. From here on they run by themselves."""
         opened = [self.channel.open.remote(), self.coordinator.open.remote()]
         self._endpoints: list[str] = ray.get(opened, timeout=_START_TIMEOUT_S)
-        for address in self._actors:
+        for address in self.actors:
             self._run(address)
         self._launched = time.monotonic()
 
@@ -188,7 +187,7 @@ class Cluster:
             if address in self._groups:
                 self.restarts += [{"ap": ap, "after_slot": self._newest} for ap in self._groups[address]]
                 self._replace(address)
-            self._starting[self._actors[address].process.remote()] = address
+            self._starting[self.actors[address].process.remote()] = address
 
     def _has_started(self, address: str, answer: Any, progress: Progress) -> None:
         """A process answers in place of one that died, or has died as well.
@@ -206,7 +205,7 @@ class Cluster:
                 raise ClusterError(f"the {address} died, and was not started again in {_START_AGAIN_S:.0f} s")
             else:
                 time.sleep(_FAILING_S)
-                self._starting[self._actors[address].process.remote()] = address
+                self._starting[self.actors[address].process.remote()] = address
         else:
             if address in self._groups:
                 self._where[address], self._since[address] = answer, self._newest
@@ -230,7 +229,7 @@ class Cluster:
         for ap in self._groups[address]:
             self.given_up.append(ap)
             self.coordinator.give_up.remote(ap)
-        ray.kill(self._actors[address])
+        ray.kill(self.actors[address])
 
     def _budget_is_spent(self, address: str) -> bool:
         """Whether a death is one more than may happen within a minute."""
@@ -303,13 +302,13 @@ class Cluster:
         """Set a node's loop going."""
         arguments: list[Any] = [*self._endpoints, self._lives[address]]
         if address == CHANNEL:
-            arguments.append(max(self._newest + 1, self._network.first_slot))
+            arguments.append(max(self._newest + 1, self.networks[address].first_slot))
         elif address in self._groups:
             arguments.append(self._weights(address))
-        self.running[self._actors[address].run.remote(*arguments)] = address
+        self.running[self.actors[address].run.remote(*arguments)] = address
 
     def _warm_up(self, address: str) -> Any:
-        return self._actors[address].warm_up.remote(self._weights(address))
+        return self.actors[address].warm_up.remote(self._weights(address))
 
     def _weights(self, address: str) -> dict[int, list[FloatArray]] | None:
         """By AP, of agents that have learned; told to each process of theirs, since Ray would not keep so much."""
@@ -328,8 +327,8 @@ class Cluster:
 
     def _replace(self, address: str) -> None:
         """Put a new actor in the place of one of APs; the old one may live, if it is only out of reach."""
-        ray.kill(self._actors[address])
-        self._actors[address] = self._of_aps(address)
+        ray.kill(self.actors[address])
+        self.actors[address] = self._of_aps(address)
 
     def _actor(self, kind: type, address: str, config: Config, *args: Any, threads: int = 1, **options: Any) -> Any:
         """Create one actor, with Ray's options. With Ray calls as transport, frames need a thread beside the loop."""
@@ -338,11 +337,29 @@ class Cluster:
             "name": name,
             "num_cpus": 0,
             "max_task_retries": 0,
-            "max_concurrency": max(threads, 2 if self._network.transport == "ray-calls" else 1),
+            "max_concurrency": max(threads, 2 if self._config.run.transport == "ray-calls" else 1),
             **options,
         }
         faults = self._faults.of(*map(ap_address, self._groups.get(address, ())), address)
-        return ray.remote(kind).options(**options).remote(name, config, self._network, faults, *args)
+        return ray.remote(kind).options(**options).remote(name, config, self.networks[address], faults, *args)
+
+
+def _networks(request: RunRequest, host: str | None, groups: Mapping[str, tuple[int, ...]]) -> dict[str, Network]:
+    """What each actor is told, by its address: among it the key pair that nobody else has.
+
+    Args:
+        request: the run.
+        host: as in Network.
+        groups: by the address of each actor of APs, which.
+    """
+    path = None if request.folder is None else str(request.folder.absolute())
+    nodes = {address: [*map(ap_address, aps)] for address, aps in groups.items()}
+    nodes |= {CHANNEL: [CHANNEL], COORDINATOR: [COORDINATOR]}
+    keys = CurveKeys.of_processes(nodes.values())
+    return {
+        address: Network(request.config.run.transport, host, of_one, path, request.first_slot)
+        for address, of_one in zip(nodes, keys, strict=True)
+    }
 
 
 def _settled(record: Record, told: Iterable[dict[str, int]], of_aps: Iterable[Any]) -> dict[str, int]:

@@ -97,7 +97,7 @@ def association(**changed: Any) -> Association:
         "beta": [3e-10, 2e-12, 1e-9],
         "pilots": [0, 1, 2],
         "neighbours": NEIGHBOURS,
-        "endpoints": tuple(f"tcp://ap{n}" for n in NEIGHBOURS),
+        "endpoints": tuple(f"tcp://ap{n}:1" for n in NEIGHBOURS),
         "interference": [3e-10, 2e-10, 1e-10],
     }
     return Association(**{**fields, **changed})

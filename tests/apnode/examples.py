@@ -89,7 +89,7 @@ EXAMPLES: dict[type[Message], Message] = {
         GainReport(41, 7, -0.125),
         Deadline(41),
         RunOver(0),
-        ApReport(41, 7, (1, 3, 5), (3, 5), (3,), 0.5, 0.25, 1e-3, 0.8, COUNTS, range(8), 2, 1, 40, 17, (3,), 1, LEVELS),
+        ApReport(41, 7, (1, 3, 5), (3, 5), (3,), 0.5, 0.25, 1e-3, 0.8, COUNTS, range(9), 2, 1, 40, 17, (3,), 1, LEVELS),
         SlotReport(
             slot=41,
             episode=2,
@@ -101,7 +101,7 @@ EXAMPLES: dict[type[Message], Message] = {
             pairs=12,
             silent=(4, 9),
             sent=COUNTS,
-            dropped=np.arange(8),
+            dropped=np.arange(9),
             accepted=19,
         ),
         LinkState(41, 7, 2, (3, 9), [[3, 7], [3, 9], [9, 3]], [1e-10, 0.0, 3e-11], [[3, 0], [3, 5]]),

@@ -106,8 +106,8 @@ def test_a_new_episode_waits_for_its_association() -> None:
 
 def test_an_association_within_the_episode_only_says_where_the_neighbours_are() -> None:
     driven = opened(asks=[2])
-    assert driven.give(association(endpoints=("tcp://ap2", "tcp://new", "tcp://ap3"), ues=(1,))) == []
-    assert driven.ap.endpoints == {"ap/2": "tcp://ap2", "ap/1": "tcp://new", "ap/3": "tcp://ap3"}
+    assert driven.give(association(endpoints=("tcp://ap2:1", "tcp://new:1", "tcp://ap3:1"), ues=(1,))) == []
+    assert driven.ap.endpoints == {"ap/2": "tcp://ap2:1", "ap/1": "tcp://new:1", "ap/3": "tcp://ap3:1"}
     assert only(driven.give(block(2)), Transmission).ues == UES
 
 
@@ -279,7 +279,7 @@ def test_a_neighbour_that_has_just_restarted_costs_a_mutual_ap_nothing() -> None
 
 def moved(neighbour: int) -> Association:
     """What an AP is told when a neighbour has restarted."""
-    return association(endpoints=tuple(f"tcp://{'new' if n == neighbour else 'ap'}{n}" for n in NEIGHBOURS))
+    return association(endpoints=tuple(f"tcp://{'new' if n == neighbour else 'ap'}{n}:1" for n in NEIGHBOURS))
 
 
 @pytest.mark.parametrize("overrides", [(), DIRECTED], ids=["mutual", "directed"])
@@ -341,10 +341,10 @@ def test_a_neighbour_that_let_a_deadline_pass_is_not_waited_for_until_it_is_hear
     assert only(driven.give(block(1, slot=2)), Transmission).partners == (1, 2)
 
 
-@pytest.mark.parametrize("endpoint", ["", "tcp://ap1"])
+@pytest.mark.parametrize("endpoint", ["", "tcp://ap1:1"])
 def test_a_neighbour_that_is_away_is_not_waited_for_until_it_is_heard_of(endpoint: str) -> None:
     driven = Driven(asks=[3, 1])
-    driven.give(association(endpoints=("tcp://ap3", endpoint, "tcp://ap2"), away=(1,)), pilots())
+    driven.give(association(endpoints=("tcp://ap3:1", endpoint, "tcp://ap2:1"), away=(1,)), pilots())
     assert kinds(driven.give(block(3)))[-1] == (CHANNEL, Transmission)
     driven.give(feedback(), request(1, slot=1), pilots(1))
     assert only(driven.give(block(3, slot=1)), ChannelBlock)

@@ -500,7 +500,7 @@ def test_a_neighbour_that_was_restarted_or_misses_the_deadline_keeps_nobody_wait
     driven, _ = confiding()
     driven.give(pilots(), SelfReport(0, 2, [0.1, 0.2]), feedback())
     assert driven.give(SelfReport(0, 3, [0.1, 0.2])) == []
-    moved = association(endpoints=("tcp://ap2", "tcp://elsewhere", "tcp://ap3"))
+    moved = association(endpoints=("tcp://ap2:1", "tcp://elsewhere:1", "tcp://ap3:1"))
     assert kinds(driven.give(moved)) == [(COORDINATOR, ApReport)]
     driven, _ = confiding()
     driven.give(pilots(), SelfReport(0, 2, [0.1, 0.2]), feedback(), pilots(1))

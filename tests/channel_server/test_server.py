@@ -86,7 +86,7 @@ def lawful(w: Any) -> Any:
 
 
 def hello(ap: int, incarnation: int = 0, endpoint: str = "") -> Hello:
-    return Hello(ap, incarnation, endpoint or f"tcp://ap{ap}")
+    return Hello(ap, incarnation, endpoint or f"tcp://ap{ap}:1")
 
 
 def started(*overrides: str) -> Driven:
@@ -151,7 +151,7 @@ def test_an_ap_that_says_hello_twice_is_still_one_ap() -> None:
 
 def test_an_association_tells_an_ap_its_own_and_where_its_neighbours_are() -> None:
     driven = Driven()
-    out = driven.give(*(hello(ap, endpoint=f"tcp://{ap}.example") for ap in APS))
+    out = driven.give(*(hello(ap, endpoint=f"tcp://{ap}.example:1") for ap in APS))
     layout = make_layout(driven.config, 0)
     met = 0
     for ap in APS:
@@ -161,7 +161,7 @@ def test_an_association_tells_an_ap_its_own_and_where_its_neighbours_are() -> No
         np.testing.assert_array_equal(told.reach, np.flatnonzero(layout.reach[ap]))
         np.testing.assert_array_equal(told.beta, layout.beta[ap, layout.reach[ap]])
         np.testing.assert_array_equal(told.pilots, layout.pilots[layout.reach[ap]])
-        assert told.endpoints == tuple(f"tcp://{n}.example" for n in told.neighbours)
+        assert told.endpoints == tuple(f"tcp://{n}.example:1" for n in told.neighbours)
         assert ap not in told.neighbours
         met += len(told.neighbours)
     assert met > 0
@@ -341,7 +341,7 @@ def test_the_silent_are_said_to_be_away_and_where_they_were_when_the_next_episod
     assert any(away in of_one.neighbours for of_one in told)
     for of_one in told:
         assert of_one.away == tuple(peer for peer in of_one.neighbours + of_one.askers if peer == away)
-        assert of_one.endpoints == tuple(f"tcp://ap{peer}" for peer in of_one.neighbours)
+        assert of_one.endpoints == tuple(f"tcp://ap{peer}:1" for peer in of_one.neighbours)
 
 
 def late_transmission(driven: Driven) -> Message:
@@ -474,14 +474,14 @@ def test_a_hello_again_puts_an_ap_and_its_peers_in_touch(rule: str) -> None:
     ap = next(n for ap in APS for n in known[ap])
     asking = {ap_address(m) for m in APS if ap in known[m]}
     asked = {ap_address(m) for m in known[ap]}
-    out = driven.give(hello(ap, incarnation=1, endpoint="tcp://moved"))
+    out = driven.give(hello(ap, incarnation=1, endpoint="tcp://moved:1"))
     assert {to for to, _ in out} == {ap_address(ap), *asking, *asked}
     assert {type(message) for _, message in out} == {Association}
     assert len(out) == 1 + len(asking | asked)
     for to in asking | asked:
         told = sent_to(out, to, Association)
         peers, endpoints = told.neighbours + told.askers, told.endpoints + told.asker_endpoints
-        assert dict(zip(peers, endpoints, strict=True))[ap] == "tcp://moved"
+        assert dict(zip(peers, endpoints, strict=True))[ap] == "tcp://moved:1"
     assert sent_to(out, ap_address(ap), Association).episode == 0
 
 
@@ -519,8 +519,8 @@ def test_a_hello_of_an_earlier_life_does_not_move_an_ap_back() -> None:
     driven = Driven()
     known = neighbours(driven)
     ap = next(n for ap in APS for n in known[ap])
-    driven.give(hello(ap, incarnation=1, endpoint="tcp://moved"), hello(ap, endpoint="tcp://before"))
-    assert driven.server.endpoints[ap_address(ap)] == "tcp://moved"
+    driven.give(hello(ap, incarnation=1, endpoint="tcp://moved:1"), hello(ap, endpoint="tcp://before:1"))
+    assert driven.server.endpoints[ap_address(ap)] == "tcp://moved:1"
 
 
 # --- the run ends ------------------------------------------------------------------------------------------

@@ -49,7 +49,7 @@ def slot_report(slot: int, **changed: Any) -> SlotReport:
         "pairs": 5 - slot,
         "silent": (),
         "sent": sent(SlotReport=(1, 100)),
-        "dropped": [0] * 8,
+        "dropped": [0] * 9,
     }
     return SlotReport(**{**fields, **changed})
 
@@ -67,7 +67,7 @@ def ap_report(slot: int, ap: int, **changed: Any) -> ApReport:
         "loss": 0.125,
         "epsilon": 0.8 - 0.1 * slot,
         "sent": sent(CoopRequest=(ap, 20 * ap), ChannelBlock=(1, 300), PilotBlock=(7, 7)),
-        "dropped": np.array([0, 0, 0, 0, 0, ap, 1, 0]),
+        "dropped": np.array([0, 0, 0, 0, 0, 0, ap, 1, 0]),
         "cluster_size": 1 + (len(PARTNERS[ap]) if slot == 0 else 0),
     }
     return ApReport(**{**fields, **changed})

@@ -31,7 +31,14 @@ def slot_report(slot: int = 0, **changed: Any) -> SlotReport:
 
 def ap_report(slot: int = 0, ap: int = 0, **changed: Any) -> ApReport:
     fields = {"slot": slot, "ap": ap, "neighbours": (1 - ap,) if ap < 2 else (), "requested": (), "partners": ()}
-    fields |= {"gain": 0.0, "reward": 0.0, "loss": 0.0, "epsilon": 0.0, "sent": SENT, "dropped": np.zeros(8, int)}
+    fields |= {
+        "gain": 0.0,
+        "reward": 0.0,
+        "loss": 0.0,
+        "epsilon": 0.0,
+        "sent": SENT,
+        "dropped": np.zeros(len(DROPS), int),
+    }
     fields |= {"cluster_size": 1}
     return ApReport(**{**fields, **changed})
 
@@ -73,8 +80,8 @@ def test_reports_that_never_come_are_not_waited_for_after_the_end(coordinator: C
 def reachable() -> Coordinator:
     """In a run of 40 slots, where the channel server and both APs can be asked."""
     coordinator = Coordinator(load("demo", (*TINY, "run.slots_per_episode=40")))
-    give(coordinator, Hello(0, 0, "tcp://ap0"), Hello(1, 0, "tcp://ap1"))
-    coordinator.endpoints[CHANNEL] = "tcp://channel"
+    give(coordinator, Hello(0, 0, "tcp://ap0:1"), Hello(1, 0, "tcp://ap1:1"))
+    coordinator.endpoints[CHANNEL] = "tcp://channel:1"
     return coordinator
 
 
@@ -101,7 +108,7 @@ def test_who_is_dead_is_not_asked_nor_later_for_what_died_with_it(reachable: Coo
     reports = [r for slot in range(9) for r in (ap_report(slot), slot_report(slot, silent=(1,) if slot > 3 else ()))]
     alive = [ap_report(slot, 1) for slot in range(3)]
     assert asked(reachable, *alive, *reports) == []
-    give(reachable, Hello(1, 1, "tcp://ap1"))
+    give(reachable, Hello(1, 1, "tcp://ap1:1"))
     back = [r for slot in range(9, 20) for r in (ap_report(slot), ap_report(slot, 1), slot_report(slot))]
     assert asked(reachable, *back) == []
 

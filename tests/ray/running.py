@@ -39,10 +39,12 @@ def started(
     faults: Faults = Faults(),  # noqa: B008  immutable
     folder: Path | None = None,
     watch: Watch = Watch(),  # noqa: B008  immutable
+    go: bool = True,
 ) -> Cluster:
     cluster = Cluster(RunRequest(config, folder, faults=faults), "127.0.0.1", session)
     cluster.start(QUIET, watch)
-    cluster.launch()
+    if go:
+        cluster.launch()
     return cluster
 
 

@@ -252,7 +252,7 @@ def test_hostile_msgpack_is_malformed(name: str) -> None:
     assert fate(sealed(BODIES[name])) == "malformed"
 
 
-def test_more_texts_than_a_frame_may_list_are_malformed() -> None:
+def test_more_endpoints_than_a_frame_may_list_are_malformed() -> None:
     neighbours = tuple(range(65))
     crowded = Association(0, (), [], [], neighbours, 65 * ("",), np.ones(65))
     assert fate(encode(crowded)) == "malformed"

@@ -13,8 +13,8 @@ from apnode.runtime.host import Host
 from apnode.runtime.process import Process
 from apnode.runtime.transport import CurveKeys, ZeroMqTransport
 
-KEYS = CurveKeys.generate()
 HERE, BESIDE, AWAY = "ap/0", "ap/1", "ap/2"
+KEYS, OUTSIDE = CurveKeys.of_processes([[HERE, BESIDE, "ap/99"], [AWAY, "ap/7"]])
 
 
 class Relay(Node):
@@ -53,7 +53,7 @@ class Noted(ZeroMqTransport):
 
 @pytest.fixture
 def outside() -> Iterator[ZeroMqTransport]:
-    transport = ZeroMqTransport("127.0.0.1", KEYS)
+    transport = ZeroMqTransport("127.0.0.1", OUTSIDE)
     yield transport
     transport.close()
 
