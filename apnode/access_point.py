@@ -210,7 +210,9 @@ class AccessPoint(Agreement):
         """Reward, note what there is to learn, and report; then on to the next slot."""
         self._learn()
         if self.learner:
-            self.learner.take_in([block.learned for block in slot.agreed.values() if len(block.learned)])
+            learned = {ap: block.learned for ap, block in slot.agreed.items() if len(block.learned)}
+            for liar in self.learner.take_in(learned):
+                self.trust.distrust(liar, slot.index)
         self._find_out(slot)
         earned = gain = 0.0
         if slot.feedback is not None:

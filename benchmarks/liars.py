@@ -1,9 +1,10 @@
 """What APs that report false channels cost the others, and whether they are found out.
 
-A tenth of the APs, drawn by the seed, lie about their channels in every slot and do all else by the protocol. Rates are
-of the UEs that an honest AP serves, as a share of what they have if the liars cooperate with nobody; precision and
-recall are of the APs flagged after the last slot, recall among the liars whose channels an honest AP precoded with:
-where links are few, some liars tell nobody anything. Example: python -m benchmarks.liars --preset selective --seeds 1
+A tenth of the APs, drawn by the seed, lie in every slot and do all else by the protocol: about their channels or, where
+agents share what they learn, about that (`eager`: their networks would ask everybody). Rates are of the UEs that an
+honest AP serves, as a share of what they have if the liars cooperate with nobody; precision and recall are of the APs
+flagged after the last slot, recall among the liars whose channels an honest AP precoded with: where links are few, some
+liars tell nobody anything. Example: python -m benchmarks.liars --preset selective --seeds 1
 """
 
 from __future__ import annotations
@@ -19,12 +20,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from apnode.agent.policies import Fixed, Policy, make_policy
+from apnode.agent.policies import Ddqn, Fixed, Policy, make_policy
 from apnode.config import Config
 from apnode.protocol.messages import ChannelBlock, SlotFeedback
 from apnode.protocol.node import ap_address
 from apnode.radio.trust import Trust
-from apnode.runtime.injector import LIES, Fault
+from apnode.runtime.injector import EAGER, LIES, Fault
 from cfmimo.presets import load
 from cfmimo.runtime.fault_plan import Faults
 from cfmimo.runtime.local import LocalNetwork
@@ -36,6 +37,9 @@ SLOTS_PER_EPISODE = 20
 
 class Credulous(Trust):
     """The network without defence: an AP that compares nothing, and so believes everybody."""
+
+    def distrust(self, ap: int, slot: int) -> None:
+        """Suspect nobody."""
 
     def compare(
         self, ues: object, blocks: Mapping[int, ChannelBlock], feedback: SlotFeedback, before_last: int
@@ -66,6 +70,8 @@ def lying(config: Config, kind: str, defended: bool) -> Record:
     if not defended:
         for ap in network.aps:
             ap.trust = Credulous()
+            if isinstance(ap.policy, Ddqn):
+                ap.policy.reach = np.inf  # it takes in what it is told, as it is
     network.run()
     return network.coordinator.record
 
@@ -126,7 +132,8 @@ def main() -> None:
     print(f"{options.preset}, policy {options.policy}, M = {num_aps}, {options.slots} slots, {options.seeds} seeds")
     print(f"{'':10}{'rate kept':>12}{'undefended':>12}{'precision':>12}{'recall':>9}{'liars heard':>14}")
     had = [honest_rate(config, absent(config)) for config in configs]
-    for kind in LIES:
+    shared = configs[0].learning.share and options.policy == "ddqn"
+    for kind in (*LIES, *(EAGER,) * shared):
         counts, kept = Counts(), {True: 0.0, False: 0.0}
         for config, before in zip(configs, had, strict=True):
             for defended in kept:

@@ -171,12 +171,17 @@ class Record:
     def flagged(self, slot: int) -> Ids:
         """The APs suspected, in a slot, by at least half of the APs that recently precoded with their channels.
 
-        Recently: within the LAPSES_AFTER slots that a suspicion lasts. In these slots a suspect is no partner.
+        Recently: within the LAPSES_AFTER slots that a suspicion lasts. In these slots a suspect is no partner. Where
+        agents share what they learn, only those count who have asked it in the last slot of an episode, when they do.
         """
         since = max(0, slot + 1 - LAPSES_AFTER)
         suspects = self.suspicions(slot)
         heard = suspects.copy()
         at, ap, position = np.nonzero(self.linked[since : slot + 1])
+        if self.config.learning.share and self.config.cooperation.policy == "ddqn":
+            told = ((since + at + 1) % self.config.run.slots_per_episode == 0) & (since + at < slot)
+            told &= self.requested[since + at, ap, position]
+            at, ap, position = at[told], ap[told], position[told]
         heard[ap, self.neighbours[since + at, ap, position]] = True
         votes = suspects.sum(axis=0)
         return tuple(np.flatnonzero((votes > 0) & (2 * votes >= heard.sum(axis=0))).tolist())

@@ -10,7 +10,7 @@ from apnode.config import Config
 from apnode.protocol.messages import ChannelBlock, ClusterBlock, CoopRequest
 from apnode.protocol.node import Send, ap_address
 from apnode.protocol.wire import decode
-from apnode.runtime.injector import FACTOR, LIES, Fault
+from apnode.runtime.injector import EAGER, FACTOR, LIES, Fault
 from cfmimo.presets import load
 from cfmimo.runtime.fault_plan import Faults
 from cfmimo.runtime.local import LocalNetwork
@@ -74,6 +74,31 @@ def test_the_ues_of_honest_aps_keep_nine_tenths_of_what_they_have_without_liars(
     absent.run()
     kept, had = (honest_rate(config, local.coordinator.record) for local in (lying, absent))
     assert kept >= 0.9 * had
+
+
+def test_a_network_that_makes_others_ask_does_not_spread_and_who_tells_it_is_flagged() -> None:
+    """The liars' networks want every link. Others ask for the links that they ask for without that."""
+    small = ("radio.num_aps=20", "radio.num_ues=8", "radio.area_m=450", "run.episodes=6", "run.blocks_per_slot=1")
+    config = load("selective", small)
+    poisoned, honest = network(config, EAGER), LocalNetwork(config)
+    poisoned.run()
+    honest.run()
+    links = []
+    for local in (poisoned, honest):
+        of_honest = np.delete(local.coordinator.record.requested, LIARS, axis=1)
+        links.append(of_honest[config.num_slots // 2 :].sum())
+    assert links[0] == pytest.approx(links[1], rel=0.15)
+    record = poisoned.coordinator.record
+    assert record.flagged(config.num_slots - 1) == tuple(sorted({*LIARS} & partners_when_sharing(record, config)))
+    assert record.flagged(config.num_slots - 1)
+
+
+def partners_when_sharing(record: Record, config: Config) -> set[int]:
+    """APs that were partners when agents shared what they had learned, but for the last time."""
+    last = np.arange(config.run.slots_per_episode - 1, config.num_slots - 1, config.run.slots_per_episode)
+    at, ap, position = np.nonzero(record.linked[last] & record.requested[last])
+    honest = ~np.isin(ap, LIARS)
+    return set(record.neighbours[last[at], ap, position][honest].tolist())
 
 
 Told = dict[tuple[int, int, str, tuple[int, ...]], Any]  # by slot, owner, receiver and UEs: estimates

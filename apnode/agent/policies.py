@@ -6,6 +6,7 @@ A policy of one's own needs `act` and nothing else: docs/python.md shows one. On
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 
 NOTHING: FloatArray = np.zeros(0, np.float32)
 _LARGEST_WEIGHT = 1e3  # of what partners tell
+_EPISODES_APART = 4  # for which two networks may have learned in opposite directions since their means were taken
+_ABSURD = 2  # an AP whose network is further away than that many times this has not learned it
 
 
 class Policy(Protocol):
@@ -64,8 +67,8 @@ class Learner(Protocol):
     def understands(self, learned: FloatArray) -> bool:
         """Whether a partner may have told this."""
 
-    def take_in(self, learned: Sequence[FloatArray]) -> None:
-        """Learn from what partners told."""
+    def take_in(self, learned: Mapping[int, FloatArray]) -> Collection[int]:
+        """Learn from what partners told, by AP; returns those of whom nobody who learns can have come to this."""
 
 
 @runtime_checkable
@@ -241,6 +244,8 @@ class Ddqn:
         whose = () if config.learning.share else (ap,)  # networks whose mean is to mean something begin alike
         self.network: DoubleDqn = make_network(config, integer_seed(config.seed, Purpose.WEIGHTS, *whose))
         self.replay = Replay(config.learning.replay_capacity, config.observed)
+        most_of_a_weight = config.learning.learning_rate * config.run.slots_per_episode  # in an episode, by Adam
+        self.reach = _EPISODES_APART * most_of_a_weight * math.sqrt(self.network.size)
         self._synced = 0  # period of the target network
 
     def act(self, view: View) -> int:
@@ -301,10 +306,21 @@ class Ddqn:
         size = self.network.size if self._learning.share else 0
         return len(learned) in {0, size} and bool(np.abs(learned).max(initial=0) <= _LARGEST_WEIGHT)
 
-    def take_in(self, learned: Sequence[FloatArray]) -> None:
-        """The mean of the partners' networks and one's own replaces one's own, as in decentralised gossip averaging."""
-        if learned:
-            self.network.set_flat(np.mean([self.network.flat(), *learned], axis=0))
+    def take_in(self, learned: Mapping[int, FloatArray]) -> Collection[int]:
+        """The mean of the partners' networks and one's own replaces one's own, as in decentralised gossip averaging.
+
+        A network that is further from one's own than learning goes counts as one on the same line that is as far. So
+        nobody moves an agent far: self-centred clipping (He, Karimireddy and Jaggi, arXiv 2202.01545).
+        """
+        own = self.network.flat()
+        away = {ap: float(np.linalg.norm(told - own)) for ap, told in learned.items()}
+        near = [
+            told if away[ap] <= self.reach else own + (told - own) * (self.reach / away[ap])
+            for ap, told in learned.items()
+        ]
+        if near:
+            self.network.set_flat(np.mean([own, *near], axis=0))
+        return [ap for ap, distance in away.items() if distance > _ABSURD * self.reach]
 
     def state(self) -> State:
         own = {"synced": np.array(self._synced)}

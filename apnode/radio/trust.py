@@ -5,6 +5,8 @@ each antenna. A true estimate h_hat of a channel h with E|h|^2 = beta per antenn
 of it, h = h_hat + e with E|h_hat|^2 = q beta and E|e|^2 = (1 - q) beta, where the quality q is unknown: it is near 1
 where a UE is heard well, and near 0 where another with its pilot is heard better. A false one says nothing of h. Both
 are complex Gaussian, so the two hypotheses have densities; q is averaged out under either, over a UE's whole episode.
+
+Whoever tells a network that no agent can have come to by learning is not believed either: the agent says so.
 """
 
 from __future__ import annotations
@@ -150,9 +152,13 @@ class Trust:
 
     def _judge(self, ap: int, slot: int) -> None:
         if self.ratio(ap) > SUSPECT_AT:
-            self._believed_from[ap] = slot + 1 + LAPSES_AFTER
-            self._before[ap] = _ON_PROBATION
-            del self._known[ap]
+            self.distrust(ap, slot)
+
+    def distrust(self, ap: int, slot: int) -> None:
+        """Suspect an AP from the slot after this one on."""
+        self._believed_from[ap] = slot + 1 + LAPSES_AFTER
+        self._before[ap] = _ON_PROBATION
+        self._known.pop(ap, None)
 
     def state(self) -> State:
         """All of it, as OPINIONS."""

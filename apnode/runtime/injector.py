@@ -22,7 +22,9 @@ from apnode.protocol.wire import encode
 DEADLY = ("kill", "restart", "hang", "crash_on_start", "kill_channel_server", "kill_coordinator")
 LASTING = ("lie", "disk_full")
 LIES = ("random", "scaled", "conjugate")  # about channels
+EAGER = "eager"  # about what one has learned: that asking everybody is worth more than anything
 INNOCENT = "innocent"  # about oneself: that nothing is wrong with one, and that one knows it
+_MOST = 1e3  # more than that of a weight is not understood
 FACTOR = 10.0  # scaled: amplitudes are told too large by this
 _ANY_LENGTH = 2**31  # [B] of a frame of the node itself
 
@@ -39,7 +41,7 @@ class Fault:
     action: str
     slots: int = 1  # how long it lasts, or the node stays down in virtual time
     times: int = 1  # crash_on_start: how many starts fail
-    kind: str = ""  # lie: one of LIES, or INNOCENT
+    kind: str = ""  # lie: one of LIES, EAGER or INNOCENT
 
     def __str__(self) -> str:
         return f"{self.action} of {self.node} in slot {self.slot}"
@@ -146,25 +148,24 @@ class Injector:
         return copies
 
     def _falsified(self, send: Send) -> Send:
-        """A liar's channel blocks with false estimates, in one slot the same for all receivers and the same UEs.
-
-        Or what it tells of itself, and true channels.
-        """
-        if not any(fault.action == "lie" for fault in self._lasting):
-            return send
+        """What a liar tells of its channels, of what it has learned or of itself; all else as it is."""
         block = send.message
         if not isinstance(block, ChannelBlock | ClusterBlock | SelfReport):
             return send
-        owner, lie = getattr(block, "owner", block.ap), self.active("lie", block.slot)
-        if lie is None or isinstance(block, SelfReport) != (lie.kind == INNOCENT):
-            return send
+        lie = self.active("lie", block.slot)
+        told = block if lie is None else self._lied(block, lie.kind)
+        return send if told is block else Send(send.to, encode(told, _ANY_LENGTH), told)
+
+    def _lied(self, block: Block | SelfReport, kind: str) -> Block | SelfReport:
+        """A lie in place of what a message says, in one slot the same for all receivers and the same UEs."""
         if isinstance(block, SelfReport):
-            told = replace(block, levels=np.zeros_like(block.levels))
-            return Send(send.to, encode(told, _ANY_LENGTH), told)
-        if not len(block.h_hat) or ap_address(owner) != self._address:  # it passes on what others told
-            return send
-        false = false_block(block, lie.kind, generator(self._seed, Purpose.LIES, owner, block.slot))
-        return Send(send.to, encode(false, _ANY_LENGTH), false)
+            return replace(block, levels=np.zeros_like(block.levels)) if kind == INNOCENT else block
+        if kind == EAGER and isinstance(block, ChannelBlock) and len(block.learned):
+            return replace(block, learned=np.append(block.learned[:-1], np.float32(_MOST)))  # bias of the last output
+        owner = getattr(block, "owner", block.ap)
+        if kind not in LIES or not len(block.h_hat) or ap_address(owner) != self._address:
+            return block  # what others told it passes on as it came
+        return false_block(block, kind, generator(self._seed, Purpose.LIES, owner, block.slot))
 
     def _bent(self, rule: LinkFault, copies: Sequence[Send], slot: int, rng: np.random.Generator) -> list[Send]:
         out = []

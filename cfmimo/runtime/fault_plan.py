@@ -32,7 +32,9 @@ class FaultArgs(Section):
         None, description="how long it lasts (lie, disk_full, partition), or a node stays down in --runtime local"
     )
     times: Count = Field(1, description="crash_on_start: how many starts fail")
-    kind: Literal["random", "scaled", "conjugate", "innocent"] = Field("random", description="lie: what is told")
+    kind: Literal["random", "scaled", "conjugate", "eager", "innocent"] = Field(
+        "random", description="lie: what is told"
+    )
     others: tuple[str, ...] = Field((), strict=False, description="partition: the other side; default: all others")
 
 

@@ -38,6 +38,19 @@ def test_an_ap_is_flagged_if_half_of_those_who_precoded_with_its_channels_or_sus
     assert filled().flagged(1) == ()
 
 
+def test_where_agents_share_only_partners_in_an_episodes_last_slot_have_heard_what_one_has_learned() -> None:
+    """AP 0 is a partner of three APs in slot 0, and of AP 2, which suspects it then, in slot 1, the episode's last."""
+    flagged = []
+    for share in (True, False):
+        sharing = ("learning.values=neighbours", f"learning.share={share}".lower())
+        record = Record(config(*sharing, "run.slots_per_episode=2"))
+        for ap in (1, 2, 3):
+            record.add_ap(ap_report(0, ap, neighbours=(0,), requested=(0,), partners=(0,)))
+        record.add_ap(ap_report(1, 2, neighbours=(0,), requested=(0,), partners=(0,), suspects=(0,)))
+        flagged.append(record.flagged(1))
+    assert flagged == [(0,), ()]
+
+
 def test_one_suspicion_among_three_who_heard_an_ap_is_no_flag() -> None:
     record = Record(config())
     for ap in (1, 2, 3):

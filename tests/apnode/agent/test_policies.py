@@ -1,5 +1,6 @@
 """How APs choose: rates, schedules and bounds that hold whatever was learnt."""
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -267,11 +268,32 @@ def test_agents_that_share_begin_alike_and_tell_their_weights_in_the_last_slot_o
 
 def test_an_agents_weights_become_the_mean_of_its_own_and_its_partners() -> None:
     agent = sharing()
-    own, told = agent.network.flat(), [np.full(agent.network.size, value, np.float32) for value in (1, 5)]
-    agent.take_in(told)
-    np.testing.assert_allclose(agent.network.flat(), (own + 6) / 3, rtol=1e-6)
-    agent.take_in([])
-    np.testing.assert_allclose(agent.network.flat(), (own + 6) / 3, rtol=1e-6)
+    own, told = (
+        agent.network.flat(),
+        {ap: agent.network.flat() + np.float32(step) for ap, step in ((1, 1e-3), (9, -4e-3))},
+    )
+    assert agent.take_in(told) == []
+    np.testing.assert_allclose(agent.network.flat(), own - 1e-3, atol=1e-6)
+    assert agent.take_in({}) == []
+    np.testing.assert_allclose(agent.network.flat(), own - 1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("distance", "counts_as", "liars"), [(0.9, 0.9, []), (1.9, 1, []), (2.1, 1, [7]), (1e4, 1, [7])]
+)
+def test_no_partner_moves_an_agent_far(distance: float, counts_as: float, liars: list[int]) -> None:
+    """One of three others is further away than learning goes: it counts as one that is not, and is named if absurd."""
+    agent = sharing()
+    own, direction = agent.network.flat(), np.random.default_rng(0).standard_normal(agent.network.size)
+    step = (direction / np.linalg.norm(direction) * agent.reach).astype(np.float32)
+    assert agent.take_in({1: own, 7: own + distance * step, 8: own}) == liars
+    np.testing.assert_allclose(agent.network.flat() - own, counts_as * step / 4, rtol=1e-3, atol=1e-6)
+
+
+def test_learning_does_not_go_beyond_the_reach_of_an_agent() -> None:
+    """Adam moves a weight by about its rate in an update; two agents that learn the opposite are half as far apart."""
+    agent = sharing(learning_rate=1e-2)
+    assert agent.reach == pytest.approx(2 * 2 * 5 * 1e-2 * math.sqrt(agent.network.size))
 
 
 def test_weights_of_another_network_or_without_measure_are_not_understood() -> None:

@@ -9,7 +9,7 @@ import pytest
 from apnode.protocol.messages import ChannelBlock, ClusterBlock, SelfReport
 from apnode.protocol.node import Send
 from apnode.protocol.wire import decode, encode
-from apnode.runtime.injector import FACTOR, INNOCENT, LIES, Fault, Injector, NodeFaults, false_block
+from apnode.runtime.injector import EAGER, FACTOR, INNOCENT, LIES, Fault, Injector, NodeFaults, false_block
 from tests.apnode.examples import anatomy
 
 
@@ -83,13 +83,15 @@ def test_an_unknown_lie_is_refused() -> None:
         told("white")
 
 
-@pytest.mark.parametrize("kind", [*LIES, INNOCENT])
-def test_who_plays_innocent_lies_about_itself_only_and_others_about_channels_only(kind: str) -> None:
+@pytest.mark.parametrize("kind", [*LIES, EAGER, INNOCENT])
+def test_who_plays_innocent_lies_about_itself_only_and_others_about_channels_or_weights_only(kind: str) -> None:
     report = SelfReport(7, 3, [0.9, 0, 0, 0.1, 0, 0])
     injector = Injector(NodeFaults((Fault(0, "ap/3", "lie", slots=10, kind=kind),)), "ap/3")
-    sends = [Send("ap/1", encode(message, 2**20), message) for message in (report, BLOCK)]
+    full = replace(BLOCK, learned=[0.5, -0.25, 0.125])
+    sends = [Send("ap/1", encode(message, 2**20), message) for message in (report, full)]
     said, block = (decode(send.frame, 2**20) for send in injector.pass_on(sends, 7))
     assert isinstance(said, SelfReport)
     assert isinstance(block, ChannelBlock)
     assert said.levels.any() != (kind == INNOCENT)
-    assert np.array_equal(block.h_hat, BLOCK.h_hat) == (kind == INNOCENT)
+    assert np.array_equal(block.h_hat, BLOCK.h_hat) == (kind in {EAGER, INNOCENT})
+    assert block.learned.tolist() == [0.5, -0.25, 1000 if kind == EAGER else 0.125]
