@@ -8,10 +8,12 @@ The file is a .npz (`numpy.savez` or `savez_compressed`) of plain arrays, for M 
 | `h`     | (S, M, K, L) or (S, B, M, K, L)  | channels of S slots [sqrt power gain], one or B blocks in each |
 | `ap_xy` | (M, 2)                           | positions [m]; only for maps |
 | `ue_xy` | (K, 2) or (E, K, 2)              | positions [m]; only for maps |
+| `roofs` | (Y, X)                           | buildings: squares of 2 m from (0, 0) on that are not 0; only for maps |
 
 `beta` or `h` must be there. With `beta` alone the fading is drawn as ever. With `h`, `beta` is what APs are
 told and estimate by; without it that is the mean of |h|^2. Layout e serves the episodes e, e + E, ..., and
-`h` has S / E slots of each layout, which follow one another in its episodes and then begin again.
+`h` has S / E slots of each layout, which follow one another in its episodes and then begin again. A config may take a
+part of the layouts, such as some to learn in and others to compare in.
 Four-dimensional `h` stays constant within a slot. Other arrays are ignored. Missing positions are drawn.
 """
 
@@ -19,7 +21,7 @@ from __future__ import annotations
 
 import zipfile
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -30,7 +32,10 @@ from numpy.typing import NDArray
 from apnode.config import Config
 from apnode.protocol.messages import ComplexArray, FloatArray
 
-_NAMES = ("beta", "h", "ap_xy", "ue_xy")
+SCENES = Path(__file__).parent / "scenes"  # files that come with the package, found by their names
+ROOF_M = 2.0  # side of a square of `roofs` [m]
+
+_NAMES = ("beta", "h", "ap_xy", "ue_xy", "roofs")
 _MOST_BYTES = 2**31  # of the arrays when they are unpacked
 _UNREADABLE = (OSError, ValueError, EOFError, KeyError, MemoryError, NotImplementedError, RuntimeError, SyntaxError)
 
@@ -45,6 +50,7 @@ class Recorded:
     h: ComplexArray | None  # (S, B, M, K, L), or B = 1 if it stays constant within a slot
     ap_xy: FloatArray | None  # (M, 2)
     ue_xy: FloatArray | None  # (E, K, 2), or one for all
+    roofs: NDArray[np.bool_] | None  # (Y, X) squares of ROOF_M
 
     def h_of(self, slot: int, slots_per_episode: int) -> ComplexArray | None:
         """(B or 1, M, K, L) of a slot, if the file holds channels."""
@@ -54,6 +60,12 @@ class Recorded:
         before, layout = divmod(episode, len(self.beta))
         length = len(self.h) // len(self.beta)
         return np.asarray(self.h[layout * length + (before * slots_per_episode + position) % length])
+
+
+def file_of(name: str) -> Path:
+    """Where a channel file is: one that comes with the package by its name alone, as "munich", or any by its path."""
+    shipped = SCENES / f"{name}.npz"
+    return shipped if Path(name).name == name and shipped.is_file() else Path(name)
 
 
 def recorded(config: Config) -> Recorded | None:
@@ -66,7 +78,7 @@ def recorded(config: Config) -> Recorded | None:
     if not path:
         return None
     try:
-        known = Path(path).stat()
+        known = file_of(path).stat()
     except (OSError, ValueError) as error:
         raise ValueError(f"cannot read {path:.300}: {_reason(error)}") from None
     return _recorded(config, known.st_mtime_ns, known.st_size)
@@ -76,13 +88,13 @@ def recorded(config: Config) -> Recorded | None:
 def _recorded(config: Config, changed_ns: int, size: int) -> Recorded:
     path = config.propagation.channel_file
     try:
-        return _checked(_read(path), config)
+        return _checked(_read(file_of(path)), config)
     except ValueError as error:
         raise ValueError(f"{path:.300} {error}") from None
 
 
-def _read(path: str) -> Arrays:
-    if not Path(path).is_file() or not zipfile.is_zipfile(path):
+def _read(path: Path) -> Arrays:
+    if not path.is_file() or not zipfile.is_zipfile(path):
         raise ValueError("is not a .npz file")
     try:
         size = _unpacked(path)
@@ -96,7 +108,7 @@ def _read(path: str) -> Arrays:
         raise ValueError(f"is broken: {_reason(error)}") from None
 
 
-def _unpacked(path: str) -> int:
+def _unpacked(path: Path) -> int:
     """How many bytes the arrays are; none of them unpacks to more than the file says."""
     with zipfile.ZipFile(path) as packed:
         return sum(entry.file_size for entry in packed.infolist() if entry.filename.removesuffix(".npy") in _NAMES)
@@ -131,9 +143,26 @@ def _checked(arrays: Arrays, config: Config) -> Recorded:
         beta = measured
     if h is not None and len(h) % len(beta):
         raise ValueError(f"holds h of {len(h)} slots, expected as many for each of its {len(beta)} layouts")
+    roofs = _shaped(arrays, "roofs", "biu", (None, None)) != 0 if "roofs" in arrays else None
     ap_xy = _shaped(arrays, "ap_xy", "iuf", (num_aps, 2)) if "ap_xy" in arrays else None
     ue_xy = _shaped(arrays, "ue_xy", "iuf", (num_ues, 2), (len(beta), num_ues, 2)) if "ue_xy" in arrays else None
-    return Recorded(beta, h, ap_xy, None if ue_xy is None else ue_xy.reshape(-1, num_ues, 2))
+    whole = Recorded(beta, h, ap_xy, None if ue_xy is None else ue_xy.reshape(-1, num_ues, 2), roofs)
+    return _part(whole, config.propagation.first_layout, config.propagation.num_layouts)
+
+
+def _part(file: Recorded, first: int, count: int) -> Recorded:
+    """The layouts of a file from the first on, so many; 0: all that follow."""
+    num_layouts = len(file.beta)
+    end = first + count if count else num_layouts
+    if first >= num_layouts or end > num_layouts:
+        raise ValueError(f"holds {num_layouts} layouts, counted from 0, and not {max(first, end - 1)}")
+    length = 0 if file.h is None else len(file.h) // num_layouts
+    return replace(
+        file,
+        beta=file.beta[first:end],
+        h=None if file.h is None else file.h[first * length : end * length],
+        ue_xy=file.ue_xy if file.ue_xy is None or len(file.ue_xy) == 1 else file.ue_xy[first:end],
+    )
 
 
 def _shaped(arrays: Arrays, name: str, kinds: str, *shapes: tuple[int | None, ...]) -> NDArray[Any]:
@@ -172,6 +201,12 @@ def _gains(name: str, gain: FloatArray) -> FloatArray:
         raise ValueError(f"holds a UE without any AP: {name} of UE {ue} is 0 throughout in layout {layout}")
     gain.flags.writeable = False  # it is remembered
     return gain
+
+
+def roofs_of(config: Config) -> NDArray[np.bool_] | None:
+    """(Y, X) where buildings are, if the channels come from a file that says so: squares of ROOF_M from (0, 0) on."""
+    file = recorded(config)
+    return None if file is None else file.roofs
 
 
 def refuse_without_positions(config: Config) -> None:

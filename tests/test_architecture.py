@@ -20,8 +20,9 @@ ROOMS = {
         "apnode.episode", "apnode.slot", "apnode.checks", "apnode.agreement", "apnode.access_point", "apnode.runtime",
     ),
     "cfmimo": (
-        "cfmimo.errors", "cfmimo.interrupts", "cfmimo.workers", "cfmimo.presets", "cfmimo.records", "cfmimo.report",
-        "cfmimo.runtime", "cfmimo.environment", "cfmimo.experiments", "cfmimo.cli", "cfmimo.api", "cfmimo.__main__",
+        "cfmimo.errors", "cfmimo.interrupts", "cfmimo.workers", "cfmimo.scene", "cfmimo.presets", "cfmimo.records",
+        "cfmimo.report", "cfmimo.runtime", "cfmimo.environment", "cfmimo.experiments", "cfmimo.cli", "cfmimo.api",
+        "cfmimo.__main__",
     ),
 }  # fmt: skip
 HOMES = {
@@ -42,6 +43,8 @@ HOMES = {
     "gymnasium": {"cfmimo/environment.py"},
     "pyarrow": {"cfmimo/records/rundir.py"},
     "rich": {"cfmimo/cli/console.py"},
+    "mitsuba": {"cfmimo/scene.py"},
+    "sionna": {"cfmimo/scene.py"},
     "tensorboard": {"coordinator/watch/tensorboard.py"},
     "tomlkit": {"cfmimo/presets/__init__.py"},
 }

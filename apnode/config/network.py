@@ -154,7 +154,14 @@ class Propagation(Section):
     )
     channel_file: str = Field(
         "",
-        description="file of measured or ray-traced gains, in place of a model (.npz, see channel_server/recorded.py)",
+        description="file of measured or ray-traced gains, in place of a model: a .npz (docs/physics.md), or the name "
+        "of one that comes with cfmimo: munich, canyon",
+    )
+    first_layout: Annotated[int, Field(ge=0, le=10**6)] = Field(
+        0, description="first layout to use of a channel_file, counted from 0"
+    )
+    num_layouts: Annotated[int, Field(ge=0, le=10**6)] = Field(
+        0, description="layouts to use of a channel_file, from first_layout on; 0: all that follow"
     )
 
     @property
@@ -180,11 +187,19 @@ class Propagation(Section):
     def _idle_settings(self) -> list[str]:
         """Settings without effect here."""
         if self.channel_file:
-            used = {"channel_file", "block_ms", *(("carrier_hz",) if self.block_ms else ())}
+            used = {
+                "channel_file",
+                "first_layout",
+                "num_layouts",
+                "block_ms",
+                *(("carrier_hz",) if self.block_ms else ()),
+            }
             return [key for key in type(self).model_fields if key not in used]
         slopes = [] if self.model == "three-slope" else ["reference_loss_db", "d0_m", "d1_m"]
         carrier = [] if self.is_3gpp or self.block_ms else ["carrier_hz"]
-        return slopes + carrier + (["shadowing_db"] if self.is_3gpp else ["ue_height_m"])
+        return (
+            ["first_layout", "num_layouts"] + slopes + carrier + (["shadowing_db"] if self.is_3gpp else ["ue_height_m"])
+        )
 
 
 class Impairments(Section):

@@ -52,11 +52,12 @@ def config_for_aps(config: Config) -> Config:
     alike from it; what an AP draws for itself is keyed by its number.
     """
     nothing = Config()
+    of_file = ("channel_file", "first_layout", "num_layouts")
     return config.variant(
         seed=integer_seed(config.seed, Purpose.APS),
         run={"aps_per_actor": nothing.run.aps_per_actor},
         radio={"ap_seed": nothing.radio.ap_seed, "ue_speeds_kmh": nothing.radio.ue_speeds_kmh},
-        propagation={"channel_file": nothing.propagation.channel_file},
+        propagation={name: getattr(nothing.propagation, name) for name in of_file},
         impairments=nothing.impairments,
     )
 

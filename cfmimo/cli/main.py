@@ -15,6 +15,7 @@ from cfmimo.cli.compare import add_compare
 from cfmimo.cli.inspect import add_explain, add_listings, add_report, add_snapshot
 from cfmimo.cli.reproduce import add_reproduce
 from cfmimo.cli.run import add_resume, add_run
+from cfmimo.cli.scene import add_scene
 from cfmimo.cli.sweep import add_sweep
 from cfmimo.errors import ConfigError, Interrupted, RunDirError
 from cfmimo.interrupts import interrupt, on_interrupt
@@ -34,6 +35,7 @@ examples:
   cfmimo sweep selective --grid cooperation.link_price=0.1,0.2,0.4 --seeds 3   one table and figure of nine runs
   cfmimo reproduce --quick                       the seed paper's numbers beside ours
   cfmimo snapshot paper --seed 1 --out x.npz     all arrays of one slot, to check them elsewhere
+  cfmimo scene munich --out city.npz             ray-traced channels of a city, for propagation.channel_file
 """
 
 
@@ -82,6 +84,7 @@ def parser() -> argparse.ArgumentParser:
         add_sweep,
         add_reproduce,
         add_snapshot,
+        add_scene,
         add_listings,
     ):
         add(commands)

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 
 from apnode.config import Config
 from cfmimo.errors import ConfigError, did_you_mean
-from channel_server.recorded import recorded
+from channel_server.recorded import SCENES, file_of, recorded
 
 _FOLDER = Path(__file__).parent
 _WIDTH = 120  # of a commented config
@@ -61,12 +61,13 @@ def load(
 
 
 def _with_channels(config: Config) -> Config:
-    """The config with its channel file, if any, read, checked and named by an absolute path."""
+    """The config with its channel file, if any, read, checked and named so that it is found from any folder."""
     propagation = config.propagation
     if not propagation.channel_file:
         return config
-    path = str(Path(propagation.channel_file).absolute())  # actors may run in another folder
-    config = config.variant(propagation={"channel_file": path})
+    path = file_of(propagation.channel_file)
+    if path.parent != SCENES:  # actors may run in another folder
+        config = config.variant(propagation={"channel_file": str(path.absolute())})
     try:
         recorded(config)
     except ValueError as error:

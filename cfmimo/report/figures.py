@@ -22,6 +22,7 @@ from apnode.agent.prospects import LEVEL_NAMES
 from apnode.protocol.messages import FloatArray, IntArray
 from cfmimo.report.outages import Marks
 from cfmimo.report.slot_map import SlotMap
+from channel_server.recorded import ROOF_M
 from coordinator.tables import Table
 from coordinator.watch.looks import LOOKS, look_of
 
@@ -309,6 +310,11 @@ def network_map(shown: SlotMap, sinr_range: tuple[float, float]) -> Figure:
     axes.grid(visible=False)
     axes.spines[:].set_visible(True)
     axes.set(xlabel="x [m]", ylabel="y [m]", aspect="equal", xlim=shown.bounds[:, 0], ylim=shown.bounds[:, 1])
+    if shown.roofs is not None:
+        rows, columns = shown.roofs.shape
+        extent = (0.0, columns * ROOF_M, 0.0, rows * ROOF_M)
+        axes.imshow(shown.roofs, cmap=_ROOFS, vmin=0, vmax=1, extent=extent, origin="lower", zorder=0)
+        axes.set(xlim=shown.bounds[:, 0], ylim=shown.bounds[:, 1])
     _lines(axes, shown.serving, "serves", color=GREY, linewidth=0.6, alpha=0.7)
     _lines(axes, shown.asked, "request without agreement", color=ORANGE, linewidth=0.7, alpha=0.5, linestyle="--")
     if shown.by_asker is None:
@@ -326,6 +332,7 @@ def network_map(shown: SlotMap, sinr_range: tuple[float, float]) -> Figure:
 
 
 _FEW_APS = 30  # are numbered
+_ROOFS = ListedColormap(["#FFFFFF00", "#E4E0D8"])
 _UE: dict[str, Any] = {"s": 42, "edgecolor": "black", "linewidths": 0.8, "zorder": 5, "clip_on": False}
 _RING: dict[str, Any] = {"s": 130, "facecolor": "none", "edgecolor": "#CC79A7", "linewidths": 1.6, "zorder": 3}
 _AP: dict[str, Any] = {"marker": "^", "s": 34, "edgecolor": "black", "linewidths": 0.8, "zorder": 4, "clip_on": False}

@@ -14,7 +14,7 @@ from apnode.protocol.messages import FloatArray
 from cfmimo.errors import ConfigError
 from channel_server.geometry import offsets, period
 from channel_server.impairments import described_defects
-from channel_server.recorded import refuse_without_positions
+from channel_server.recorded import refuse_without_positions, roofs_of
 from channel_server.topology import BoolArray, make_layout
 from coordinator.tables import Table
 
@@ -30,6 +30,7 @@ class SlotMap:
     bounds: FloatArray  # (2, 2) [m] lower left and upper right corner
     ap_xy: FloatArray  # (M, 2) [m]
     ue_xy: FloatArray  # (K, 2) [m]
+    roofs: BoolArray | None  # (Y, X) where buildings are: squares of ROOF_M from (0, 0) on
     sinr_db: FloatArray  # (K,); NaN if the slot did not close
     status: NDArray[Any]  # (M,) ok, stale or down
     defective: BoolArray  # (M,) whose hardware is worse than that of others
@@ -63,6 +64,7 @@ def slot_map(config: Config, slot: int, aps: Table, ues: Table, links: Table) ->
         bounds,
         layout.ap_xy,
         layout.ue_xy,
+        roofs_of(config),
         sinr_db=ues["sinr_db"][ues["slot"] == slot],
         status=aps["status"][aps["slot"] == slot],
         defective=np.array([text != "" for text in described_defects(config)]),

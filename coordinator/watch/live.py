@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from channel_server.geometry import period
 from channel_server.impairments import described_defects
-from channel_server.recorded import refuse_without_positions
+from channel_server.recorded import ROOF_M, refuse_without_positions, roofs_of
 from channel_server.topology import make_layout
 from coordinator.collector import Coordinator
 from coordinator.tables import decibels
@@ -92,7 +92,18 @@ def _episode(coordinator: Coordinator, episode: int) -> dict[str, Any]:
         "ap": layout.ap_xy.round(1).tolist(),
         "ue": layout.ue_xy.round(1).tolist(),
         "serving": np.argwhere(layout.serving).tolist(),
+        "roofs": _outline(roofs_of(config)),
+        "roof_m": ROOF_M,
     }
+
+
+def _outline(roofs: NDArray[np.bool_] | None) -> str:
+    """Buildings as the data of an SVG path whose unit is a side of their squares, a rectangle for each row of some."""
+    if roofs is None:
+        return ""
+    edges = np.diff(np.pad(roofs.astype(int), ((0, 0), (1, 1))), axis=1)
+    begins, ends = np.argwhere(edges == 1).tolist(), np.argwhere(edges == -1).tolist()
+    return "".join(f"M{x} {y}h{end - x}v1h{x - end}z" for (y, x), (_, end) in zip(begins, ends, strict=True))
 
 
 def _slot(coordinator: Coordinator, slot: int) -> dict[str, Any]:

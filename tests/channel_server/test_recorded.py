@@ -15,7 +15,7 @@ from cfmimo.experiments.snapshot import snapshot, write_snapshot
 from cfmimo.presets import load
 from cfmimo.runtime.local import LocalNetwork
 from channel_server.fading import channels
-from channel_server.recorded import recorded
+from channel_server.recorded import SCENES, file_of, recorded, roofs_of
 from channel_server.topology import make_layout
 
 M, K, L, B, SLOTS = 4, 3, 2, 2, 5
@@ -53,6 +53,45 @@ def test_gains_of_several_layouts_serve_the_episodes_in_turn(tmp_path: Path) -> 
     config = using(saved(tmp_path, beta=BETA))
     for episode in range(5):
         np.testing.assert_array_equal(make_layout(config, episode).beta, BETA[episode % 2])
+
+
+def test_a_part_of_the_layouts_serves_where_the_config_says_so(tmp_path: Path) -> None:
+    beta, ue_xy = np.concatenate([BETA, 0.5 * BETA]), RNG.uniform(0, 100, (4, K, 2))
+    path = saved(tmp_path, beta=beta, ue_xy=ue_xy, ap_xy=ue_xy[0, [0, 1, 2, 0]], h=np.repeat(H[:4], 2, axis=0))
+    part = using(path, "propagation.first_layout=1", "propagation.num_layouts=2")
+    for episode in range(5):
+        layout = make_layout(part, episode)
+        np.testing.assert_array_equal(layout.beta, beta[1 + episode % 2])
+        np.testing.assert_array_equal(layout.ue_xy, ue_xy[1 + episode % 2])
+        np.testing.assert_array_equal(channels(part, layout, SLOTS * episode), H[1 + episode % 2])
+    rest = using(path, "propagation.first_layout=3")
+    np.testing.assert_array_equal(make_layout(rest, 7).beta, beta[3])
+
+
+@pytest.mark.parametrize(("first", "count", "missing"), [(2, 0, 2), (1, 2, 2), (9, 1, 9)])
+def test_layouts_that_a_file_does_not_have_are_refused(first: int, count: int, missing: int, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=f"holds 2 layouts, counted from 0, and not {missing}"):
+        using(saved(tmp_path, beta=BETA), f"propagation.first_layout={first}", f"propagation.num_layouts={count}")
+
+
+def test_a_file_that_comes_with_the_package_is_found_by_its_name(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.chdir(saved(tmp_path, beta=BETA).parent)
+    assert file_of("canyon") == SCENES / "canyon.npz"
+    for name in ("scene", "scene.npz", "../scenes/canyon", str(SCENES / "canyon")):
+        assert file_of(name) == Path(name)
+    assert load("munich").propagation.channel_file == "munich"  # also where the package is elsewhere
+    with pytest.raises(ConfigError, match=r"cannot read .*/atlantis: No such file or directory"):
+        using(Path("atlantis"))
+
+
+def test_buildings_are_shown_and_change_nothing_else(tmp_path: Path) -> None:
+    roofs = np.array([[0, 1, 1], [0, 0, 255]], np.uint8)
+    (tmp_path / "with").mkdir()
+    without, shown = using(saved(tmp_path, beta=BETA)), using(saved(tmp_path / "with", beta=BETA, roofs=roofs))
+    assert roofs_of(load("demo")) is None
+    assert roofs_of(without) is None
+    np.testing.assert_array_equal(roofs_of(shown), [[False, True, True], [False, False, True]])
+    np.testing.assert_array_equal(make_layout(shown, 0).beta, make_layout(without, 0).beta)
 
 
 def test_gains_of_one_layout_serve_every_episode_with_fading_drawn(tmp_path: Path) -> None:

@@ -161,6 +161,23 @@ def test_positions_of_a_file_are_all_in_the_picture(tmp_path: Path) -> None:
     np.testing.assert_allclose(shown.serving, np.stack([ap_xy[aps], ue_xy[ues]], axis=1))  # outside it is no torus
 
 
+def test_buildings_of_a_file_lie_under_its_map(tmp_path: Path) -> None:
+    """Square (x, y) of 2 m is row y, column x of the file."""
+    rng, roofs = np.random.default_rng(0), np.zeros((30, 40), np.uint8)
+    roofs[3, 7] = 1
+    config, record = from_file(
+        tmp_path / "scene.npz", ap_xy=rng.uniform(0, 60, (20, 2)), ue_xy=rng.uniform(0, 60, (8, 2)), roofs=roofs
+    )
+    axes = figures.network_map(map_of(config, record, 0), (0, 20)).axes[0]
+    (city,) = axes.images
+    left, right, bottom, top = city.get_extent()
+    assert (left, right, bottom, top) == (0, 80, 0, 60)
+    assert city.origin == "lower"
+    np.testing.assert_array_equal(city.get_array(), roofs)
+    assert axes.get_xlim() == (0, config.radio.area_m)  # of the network, not of the picture of buildings
+    assert not figures.network_map(map_of(*recorded_run(*EGO), 0), (0, 20)).axes[0].images
+
+
 def test_channels_without_positions_have_no_map(tmp_path: Path) -> None:
     config, record = from_file(tmp_path / "scene.npz", ap_xy=np.zeros((20, 2)))
     with pytest.raises(ConfigError, match=r"scene\.npz does not say where"):

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -20,7 +21,13 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import numpy as np
 import pytest
+
+from cfmimo.presets import load
+from cfmimo.runtime.local import LocalNetwork
+from channel_server.recorded import ROOF_M, SCENES
+from coordinator.watch.live import LiveMap, Seen
 
 NUM_APS, DEAD = 100, range(30, 40)
 PLAN = f"""
@@ -116,6 +123,23 @@ def wait_until_served(url: str) -> None:
             time.sleep(0.2)
         else:
             return
+
+
+def test_the_page_is_told_where_buildings_are() -> None:
+    """Each row's stretches of roofs, as rectangles of an SVG path."""
+    canyon = {"channel_file": "canyon"}
+    network = LocalNetwork(load("demo", ("radio.num_aps=12", "radio.num_ues=6", "run.episodes=1"), propagation=canyon))
+    network.run()
+    told = [json.loads(text) for text in LiveMap(lambda: network.coordinator).news(Seen())]
+    (episode,) = [message["episode"] for message in told if "episode" in message]
+    with np.load(SCENES / "canyon.npz") as file:
+        roofs = file["roofs"] != 0
+    drawn = np.zeros_like(roofs)
+    for x, y, width, back in re.findall(r"M(\d+) (\d+)h(\d+)v1h-(\d+)z", episode["roofs"]):
+        assert width == back
+        drawn[int(y), int(x) : int(x) + int(width)] = True
+    np.testing.assert_array_equal(drawn, roofs)
+    assert episode["roof_m"] == ROOF_M
 
 
 @pytest.mark.skipif(BROWSER is None, reason="no chromium here: Debian's package chromium has it")
