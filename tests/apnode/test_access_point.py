@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from apnode.access_point import AccessPoint
+from apnode.agent.policies import Ddqn
 from apnode.protocol.fields import Message
 from apnode.protocol.messages import (
     ApReport,
@@ -192,6 +193,22 @@ def test_a_slot_opened_again_is_transmitted_in_again_with_the_same_precoders(the
     driven.give(*then)
     again = only(driven.give(pilots()), Transmission)
     assert encode(again) == encode(first)
+
+
+def test_the_slot_before_this_one_opened_again_is_transmitted_in_again() -> None:
+    """The channel server was restarted a slot earlier than this AP has come."""
+    driven = associated()
+    first = only(driven.give(pilots()), Transmission)
+    driven.give(feedback(), pilots(1))
+    assert encode(only(driven.give(pilots()), Transmission)) == encode(first)
+
+
+def test_pilots_of_the_slot_after_the_next_close_an_unfinished_slot() -> None:
+    """The channel server has gone on without this AP."""
+    driven = opened(asks=[1])
+    driven.give(block(1))
+    out = driven.give(pilots(2))
+    assert (only(out, ApReport).slot, only(out, CoopRequest).slot) == (0, 2)
 
 
 def test_an_ap_that_is_left_behind_says_hello_again_once_a_slot() -> None:
@@ -458,6 +475,19 @@ def test_the_run_is_over_when_the_last_slot_is_closed(order: int) -> None:
     assert not driven.ap.done
     driven.give(messages[1])
     assert driven.ap.done
+
+
+def test_what_the_last_slot_teaches_is_learned_before_the_run_is_over() -> None:
+    config = load("demo", (*SMALL, "run.episodes=1", "run.slots_per_episode=2", "cooperation.policy=ddqn"))
+    agent = Ddqn(0, config)
+    driven = Driven()
+    driven.ap = AccessPoint(0, config, agent)
+    driven.give(association())
+    for slot in range(2):
+        driven.give(pilots(slot), Deadline(slot), feedback(slot))
+    assert len(agent.replay) == 1
+    driven.give(RunOver(2))
+    assert (len(agent.replay), driven.ap.done) == (2, True)
 
 
 def test_the_run_may_end_before_a_restarted_ap_has_heard_any_pilots() -> None:

@@ -1,5 +1,6 @@
 """The channel server by hand: when slots open and close, whom it waits for, and what it refuses."""
 
+from collections.abc import Iterable
 from itertools import permutations
 from typing import Any
 
@@ -232,6 +233,18 @@ def test_the_report_of_partners_leaves_them_out_of_the_interferers() -> None:
     assert not named & {ap, *partners}
 
 
+def test_ues_measure_partners_in_one_block_of_a_slot_after_the_other() -> None:
+    driven = started()
+    for slot in range(3):
+        assert driven.server.air is not None
+        h, serving = driven.server.air.h, driven.server.layout.ues_of
+        out = driven.give(*(driven.transmission(ap, slot, partners=((ap + 1) % 4,)) for ap in APS))
+        for ap in APS:
+            told = sent_to(out, ap_address(ap), SlotFeedback)
+            expected = np.abs(h[slot % 2, (ap + 1) % 4, list(serving[ap])]) ** 2
+            np.testing.assert_allclose(told.partner_gain[:, 0], expected, rtol=1e-6)
+
+
 def test_a_partner_that_there_is_not_harms_nobody() -> None:
     driven = started()
     out = driven.give(*(driven.transmission(ap, partners=(ap, 60_000)) for ap in APS))
@@ -437,6 +450,7 @@ def test_a_transmission_that_does_not_fit_is_counted_and_not_radiated(name: str)
     ("message", "reason"),
     [
         (Hello(4, 0, ""), "malformed"),
+        (Hello(1, 1, "", 7), "malformed"),  # there are six slots
         (Hello(1, 1, "", 2**40), "malformed"),  # it would be the slot to go on with
         (Transmission(0, 4, (), np.zeros((2, 0, 4)), np.zeros((2, 0, 4)), ()), "malformed"),
         (CoopDecline(0, 1), "unexpected"),
@@ -540,6 +554,16 @@ def test_a_restarted_server_opens_nothing_between_two_hellos_and_then_for_all_th
     assert {*receivers(driven.tick(), PilotBlock)} == ALL
     assert driven.server.air is not None
     assert driven.server.air.awaited == {0, 1, 2}
+
+
+@pytest.mark.parametrize("newcomers", [(), (0,), APS])
+def test_a_restarted_server_opens_the_slot_before_the_one_that_an_ap_says_it_is_in(newcomers: Iterable[int]) -> None:
+    """Who has been restarted itself knows of no slot, and takes nothing back of what it said in its life before."""
+    driven = Driven(first_slot=1, patience=2)
+    out = driven.give(back(0), Hello(1, 0, "ap1", 2), *(hello(ap, incarnation=1) for ap in newcomers))
+    while not (opened := [message.slot for _, message in out if isinstance(message, PilotBlock)]):
+        out = driven.tick()
+    assert set(opened) == {2}
 
 
 def test_a_restarted_server_that_hears_nobody_in_time_opens_for_the_first_it_hears() -> None:

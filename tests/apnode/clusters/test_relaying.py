@@ -361,6 +361,18 @@ def test_of_partners_who_claim_to_serve_a_ue_no_more_are_believed_than_can() -> 
     assert set(begun(world).blocks) == set(range(1, 7))
 
 
+def test_no_more_aps_are_believed_to_serve_a_ue_than_can() -> None:
+    """Both partners tell of six each, and pass on their channels."""
+    relaying, named = begun(chain(3), ap=1), {0: range(3, 9), 2: range(9, 15)}
+    for sender, owners in named.items():
+        relaying.on_state(said(sender, 1, {sender: [1, *owners]}))
+    for sender, owners in named.items():
+        for owner in owners:
+            relaying.on_block(passed(sender, owner))
+        relaying.on_state(said(sender, 2, {owner: [sender] for owner in owners}))
+    assert [len(graph) for graph in relaying._graphs.values()] == [CONFIG.radio.most_serving_aps]
+
+
 def test_liars_cannot_make_an_ap_say_more_than_a_frame_holds() -> None:
     """Each round names more APs than can serve a UE; what is too much is not believed, and so not passed on."""
     relaying, longest = begun(chain(3), ap=1), 0

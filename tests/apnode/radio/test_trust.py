@@ -132,6 +132,13 @@ def test_one_who_has_stopped_lying_is_believed_in_the_end() -> None:
     assert told.trust.ratio(LIAR) < 0
 
 
+def test_truth_about_one_ue_is_no_licence_to_lie_about_another() -> None:
+    def half(rng: np.random.Generator, h: Any) -> Any:
+        return np.concatenate([of_quality(0.99)(rng, h)[..., :1], false(0.99)(rng, h)[..., 1:]], axis=-1)
+
+    assert Told(half, of_quality(0.99)).go_on(EPISODE - 1) == (LIAR,)
+
+
 def test_long_honesty_is_no_licence_to_lie() -> None:
     lies = [False]
     honest, lie = of_quality(0.95), false(0.95)
