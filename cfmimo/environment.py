@@ -25,7 +25,7 @@ from apnode.agent.observation import interference_position
 from apnode.config import Config
 from apnode.config.learning import TRAITS
 from cfmimo.presets import load
-from cfmimo.records.own_code import check_own_policy
+from cfmimo.records.own_code import check_own_code
 from cfmimo.runtime.fault_plan import Faults, load_plan, resolve
 from cfmimo.runtime.stepped import SteppedNetwork
 from channel_server.recorded import recorded
@@ -265,5 +265,5 @@ def parallel_env(
     config = load(preset, **sections)
     if max_cycles is not None:
         config = load(config, run={"slots_per_episode": max_cycles})
-    check_own_policy(config)  # it decides nothing here, but says what APs are told
+    check_own_code(config)  # it decides nothing here, but says what APs are told
     return ApEnv(config, agents, faults, preset if isinstance(preset, str) else "config", render_mode)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from apnode.config.network import Propagation
+from apnode.config.own_policy import imported, is_own
 from apnode.protocol.messages import FloatArray
 
 BoolArray = NDArray[np.bool_]
@@ -132,8 +135,30 @@ def path_gain_db(ground: FloatArray, propagation: Propagation, sight: BoolArray)
             return scalable_db(slant)
         case "3gpp-umi" | "3gpp-uma":
             return gain_3gpp_db(ground, propagation, sight)
+        case own if is_own(own):
+            return -own_loss(own)(slant, propagation)
         case _:
             return three_slope_db(slant, propagation)
+
+
+@lru_cache
+def own_loss(name: str) -> Callable[[FloatArray, Propagation], FloatArray]:
+    """The path loss that a user has written: from slant distances AP to UE [m], any shape, loss in each [dB].
+
+    Raises:
+        ValueError: says in a sentence why there is none.
+    """
+    found = imported(name, "path loss")
+    if not callable(found):
+        raise ValueError(f"path loss {name} cannot be imported: {name.replace(':', ' has no function ')}")
+
+    def loss(distance: FloatArray, propagation: Propagation) -> FloatArray:
+        said = np.asarray(found(distance.copy(), propagation))
+        if said.shape != distance.shape or said.dtype.kind not in "fiu" or not np.isfinite(said).all():
+            raise ValueError(f"path loss {name} returns no finite number for each of {distance.shape} distances")
+        return said.astype(float)
+
+    return loss
 
 
 # --- line of sight ----------------------------------------------------------------------------------------

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
+from pydantic_core import PydanticCustomError
 
+from apnode.config.own_policy import is_own, is_well_formed
 from apnode.config.section import Count, Fraction, Mixture, Positive, Power, Section
 
 
@@ -116,12 +118,26 @@ class Radio(Section):
         return self
 
 
+MODELS = ("three-slope", "umi", "scalable", "3gpp-umi", "3gpp-uma")
+
+
+def _model(name: str) -> str:
+    """The name of a path loss."""
+    if name not in MODELS and not (is_own(name) and is_well_formed(name)):
+        expected = ", ".join(f"'{model}'" for model in MODELS)
+        text = "input should be {expected}, or a function of your own as 'module:function'"
+        raise PydanticCustomError("literal_error", text, {"expected": expected})
+    return name
+
+
 class Propagation(Section):
     """How radio propagates: path loss, shadowing and fading."""
 
-    model: Literal["three-slope", "umi", "scalable", "3gpp-umi", "3gpp-uma"] = Field(
+    model: Annotated[str, AfterValidator(_model)] = Field(
         "three-slope",
-        description="path loss: Ngo et al. 2017 (52); cell-free book (5.42); -35.3 - 37.6 log10 d; 3GPP TR 38.901",
+        examples=[*MODELS, "my_module:my_loss"],
+        description="path loss: Ngo et al. 2017 (52); cell-free book (5.42); -35.3 - 37.6 log10 d; 3GPP TR 38.901; "
+        "or a function of your own (docs/python.md)",
     )
     reference_loss_db: Positive = Field(140.7, description="three-slope: loss at 1 km [dB]")
     d0_m: Positive = Field(10.0, description="three-slope: distance up to which the loss is constant [m]")
@@ -195,6 +211,8 @@ class Propagation(Section):
                 *(("carrier_hz",) if self.block_ms else ()),
             }
             return [key for key in type(self).model_fields if key not in used]
+        if is_own(self.model):  # it is given all of them
+            return ["first_layout", "num_layouts"]
         slopes = [] if self.model == "three-slope" else ["reference_loss_db", "d0_m", "d1_m"]
         carrier = [] if self.is_3gpp or self.block_ms else ["carrier_hz"]
         return (

@@ -1,4 +1,4 @@
-"""Policies that are no part of this package: `my_module:MyPolicy`, or what an installed package offers by a name."""
+"""What is no part of this package: a policy or a path loss of the user's own, or a policy that a package offers."""
 
 from __future__ import annotations
 
@@ -9,22 +9,39 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
-CODE = "code"  # in a run's folder: the module of its policy, for all machines
+CODE = "code"  # in a run's folder: modules of the user's own, for all machines
 NEEDS = ("forecast", "streams")  # what a policy may say that it needs
 _GROUP = "cfmimo.policies"  # of entry points
 
 
-def is_own(policy: str) -> bool:
-    """Whether a policy is no part of this package."""
-    return ":" in policy
+def is_own(name: str) -> bool:
+    """Whether a policy or path loss is no part of this package."""
+    return ":" in name
+
+
+def is_well_formed(name: str) -> bool:
+    """Whether something can be called so, as `module:name`."""
+    module, _, inside = name.partition(":")
+    return all(part.isidentifier() for part in module.split(".")) and inside.isidentifier()
+
+
+def imported(name: str, what: str) -> Any:
+    """What `module:name` is; None if the module has nothing of that name.
+
+    Raises:
+        ValueError: says in a sentence that begins with `what` why the module cannot be imported.
+    """
+    module, _, inside = name.partition(":")
+    try:
+        return getattr(import_module(module), inside, None)
+    except (Exception, SystemExit) as error:  # noqa: BLE001  somebody's module may do anything
+        raise ValueError(f"{what} {name} cannot be imported: {type(error).__name__}: {error}") from None
 
 
 def full_name(policy: str) -> str | None:
     """Module and class of a policy that is no part of this package; None if it is neither given so nor offered."""
-    module, colon, name = policy.partition(":")
-    if colon:
-        named = all(part.isidentifier() for part in module.split(".")) and name.isidentifier()
-        return policy if named else None
+    if is_own(policy):
+        return policy if is_well_formed(policy) else None
     offered = entry_points(group=_GROUP, name=policy)
     return next(iter(offered)).value if offered else None
 
@@ -43,12 +60,9 @@ def own_policy(policy: str) -> type[Any]:
     Raises:
         ValueError: says in a sentence why there is none.
     """
-    module, _, name = policy.partition(":")
-    try:
-        found = getattr(import_module(module), name, None)
-    except (Exception, SystemExit) as error:  # noqa: BLE001  somebody's module may do anything
-        raise ValueError(f"policy {policy} cannot be imported: {type(error).__name__}: {error}") from None
+    found = imported(policy, "policy")
     if not isinstance(found, type):
+        module, _, name = policy.partition(":")
         raise ValueError(f"policy {policy} cannot be imported: {module} has no class {name}")
     if not callable(getattr(found, "act", None)):
         raise ValueError(f"policy {policy} has no method act(view), which returns the neighbours to ask")

@@ -39,7 +39,7 @@ def sweep_command(options: argparse.Namespace) -> int:
     from cfmimo.cli.console import Console
     from cfmimo.experiments.sweep import RUNS, configs_of, grid_of, sweep
     from cfmimo.presets import load
-    from cfmimo.records.own_code import check_own_policy
+    from cfmimo.records.own_code import check_own_code
     from cfmimo.records.rundir import started_folder
     from cfmimo.report.pages import write_sweep
     from cfmimo.workers import processors
@@ -48,7 +48,7 @@ def sweep_command(options: argparse.Namespace) -> int:
     grid = grid_of(options.grid)
     configs = configs_of(options.experiment, options.set, grid, range(first.seed, first.seed + options.seeds))
     for config in configs[:: options.seeds]:
-        check_own_policy(config)
+        check_own_code(config)
     path = started_folder(options.out or default_out(f"sweep-{options.experiment}", first), RUNS)
     workers, command = options.workers or processors(), ["cfmimo", *sys.argv[1:]]
     console = Console(None, quiet=options.quiet or options.json)

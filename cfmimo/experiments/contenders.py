@@ -26,7 +26,7 @@ from cfmimo.experiments.central import REFERENCES
 from cfmimo.experiments.oracle import Link, candidate_links, check_oracle
 from cfmimo.presets import sentences
 from cfmimo.records.agents_file import Weights
-from cfmimo.records.own_code import check_own_policy
+from cfmimo.records.own_code import check_own_code
 from channel_server.fading import channels, late_change, received_pilots
 from channel_server.impairments import defect_levels
 from channel_server.topology import Layout, associations, make_layout
@@ -131,7 +131,7 @@ def check_policies(policies: Sequence[str], config: Config) -> None:
         _CHECKS[name](config)
     for name in policies:
         try:
-            check_own_policy(contender(name).config(config))
+            check_own_code(contender(name).config(config))
         except ValidationError as error:
             raise ConfigError(f"cannot compare {name!r} here: {sentences(error)}") from None
 

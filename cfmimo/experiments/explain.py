@@ -25,7 +25,7 @@ from cfmimo.experiments.agents import trained
 from cfmimo.experiments.run import PLAN
 from cfmimo.presets import load
 from cfmimo.records.agents_file import AGENTS, read_agents
-from cfmimo.records.own_code import check_own_policy
+from cfmimo.records.own_code import check_own_code
 from cfmimo.records.rundir import RunDir
 from cfmimo.runtime.fault_plan import Faults, load_plan, resolve
 from cfmimo.runtime.local import LocalNetwork
@@ -72,7 +72,7 @@ def explain(run_dir: str, ap: int, slot: int) -> dict[str, Any]:
     """
     folder = RunDir.open(Path(run_dir))
     config = load(folder.path / "config.toml")
-    check_own_policy(config, folder.path)
+    check_own_code(config, folder.path)
     if not 0 <= ap < config.radio.num_aps or not 0 <= slot < config.num_slots:
         there = f"APs 0 to {config.radio.num_aps - 1} and slots 0 to {config.num_slots - 1}"
         raise ConfigError(f"this run has {there}, not AP {ap} and slot {slot}")

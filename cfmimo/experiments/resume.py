@@ -17,7 +17,7 @@ from apnode.runtime.host import CHECKPOINTS
 from cfmimo.errors import RunDirError
 from cfmimo.experiments.run import PLAN, Console, begins_again, carry_out
 from cfmimo.presets import load
-from cfmimo.records.own_code import check_own_policy
+from cfmimo.records.own_code import check_own_code
 from cfmimo.records.rundir import RunDir
 from cfmimo.runtime.fault_plan import Faults, load_plan, resolve
 from cfmimo.runtime.request import RunRequest
@@ -52,7 +52,7 @@ def resume(
     """
     folder = RunDir.open_unfinished(Path(run_dir))
     config = load(str(folder.path / "config.toml"))
-    check_own_policy(config, folder.path)
+    check_own_code(config, folder.path)
     plan = folder.path / PLAN
     faults = resolve(load_plan(str(plan)), config) if plan.is_file() else Faults()
     console.num_slots = config.num_slots

@@ -23,7 +23,7 @@ from cfmimo.experiments.evaluation import HeldOut
 from cfmimo.interrupts import uninterrupted
 from cfmimo.records.agents_file import AGENTS, read_agents, write_agents
 from cfmimo.records.held_out import HELD_OUT, read_rows
-from cfmimo.records.own_code import check_own_policy, keep_code
+from cfmimo.records.own_code import check_own_code, keep_code
 from cfmimo.records.rundir import SUMMARY, RunDir, new_folder, writing
 from cfmimo.report.outages import fault_costs, is_afflicted, status_of
 from cfmimo.runtime.fault_plan import Faults, load_plan, plan_text, resolve
@@ -68,7 +68,7 @@ def run(
         policy: the directory of a run whose agents are to decide, and to learn no more.
     """
     config, runtime = request.config, request.runtime
-    check_own_policy(config)
+    check_own_code(config)
     path = new_folder(str(request.folder))
     _refuse_if_too_long(config)
     faults = Faults() if plan is None else resolve(load_plan(plan), config)

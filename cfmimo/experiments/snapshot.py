@@ -15,7 +15,7 @@ from apnode.protocol.node import CHANNEL
 from apnode.protocol.wire import decode
 from apnode.radio.csi import error_variance
 from cfmimo.errors import ConfigError, RunDirError
-from cfmimo.records.own_code import check_own_policy
+from cfmimo.records.own_code import check_own_code
 from cfmimo.runtime.local import LocalNetwork
 from channel_server.fading import channels
 from channel_server.impairments import downlink
@@ -58,7 +58,7 @@ def snapshot(config: Config, slot: int) -> Arrays:
         ConfigError: if there is no such slot.
     """
     _refuse_other_slots(config, slot)
-    check_own_policy(config)
+    check_own_code(config)
     network = LocalNetwork(config)
     transmissions = _run_to_feedback(network, config, slot)
     layout = make_layout(config, slot // config.run.slots_per_episode)

@@ -44,13 +44,14 @@ def slot_map(config: Config, slot: int, aps: Table, ues: Table, links: Table) ->
     """The map of a slot, from a run's config and tables alone.
 
     Raises:
-        ConfigError: if the channels come from a file that does not say where everybody is.
+        ConfigError: if the channels come from a file that does not say where everybody is, or a path loss of the user's
+            own cannot be imported; what lies in a run's folder is not run for a map.
     """
     try:
         refuse_without_positions(config)
+        layout = make_layout(config, slot // config.run.slots_per_episode)
     except ValueError as error:
         raise ConfigError(str(error)) from None
-    layout = make_layout(config, slot // config.run.slots_per_episode)
     bounds, torus = _square(config, layout.ap_xy, layout.ue_xy)
     here = {name: column[links["slot"] == slot] for name, column in links.items()}
     asked, linked = (_matrix(here, name, len(layout.ap_xy)) for name in ("asked", "linked"))

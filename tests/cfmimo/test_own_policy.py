@@ -1,5 +1,6 @@
-"""A policy in a file of the user's own: run, compared, resumed, and refused with a sentence."""
+"""A policy or path loss in a file of the user's own: run, compared, resumed, and refused with a sentence."""
 
+import html
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from apnode.agent.view import PolicyError, View, action_of
 from apnode.config import Config
 from apnode.config.own_policy import own_policy
 from cfmimo.runtime.local import LocalNetwork
+from channel_server.propagation import own_loss
 from coordinator.watch.looks import GLYPHS, look_of
 
 SMALL = ["run.episodes=2", "run.slots_per_episode=8", "radio.num_aps=9", "radio.num_ues=4", "radio.area_m=300.0"]
@@ -207,3 +209,79 @@ def test_what_a_policy_may_not_return(chosen: Any) -> None:
 def test_it_has_a_look_of_its_own() -> None:
     assert look_of("mine:Strongest").marker in GLYPHS
     assert look_of("mine:Strongest") == look_of("mine:Strongest")
+
+
+# --- a path loss -------------------------------------------------------------------------------------------
+
+LOSSES = """
+import numpy as np
+
+def umi(distance, propagation):
+    return 30.5 + 36.7 * np.log10(np.maximum(distance, 1))
+
+def lonely(distance, propagation):
+    return float(distance.mean())
+
+def wild(distance, propagation):
+    return distance * np.nan
+
+def broken(distance):
+    return distance
+
+constant = 3
+"""
+
+
+def text_of(run_dir: Path) -> str:
+    return html.unescape((run_dir / "report.html").read_text())
+
+
+@pytest.fixture
+def losses(folder: Path) -> Path:
+    sys.modules.pop("losses", None)
+    own_loss.cache_clear()
+    (folder / "losses.py").write_text(LOSSES)
+    return folder
+
+
+def test_a_path_loss_of_ones_own_gives_what_the_same_one_of_the_package_does(losses: Path) -> None:
+    own, ships = (
+        cfmimo.run(cfmimo.load("demo", [*SMALL, f"propagation.model={model}"]), out=model[:3]).digest
+        for model in ("losses:umi", "umi")
+    )
+    assert own == ships
+
+
+def test_its_code_is_kept_and_compare_finds_it_and_a_report_without_it_has_no_map(losses: Path) -> None:
+    model = "propagation.model=losses:umi"
+    done = cli(losses, "run", "demo", "--runtime", "local", "--quiet", "--out", "whole", "--set", *SMALL, model)
+    assert done.returncode == 0, done.stderr
+    assert (losses / "whole/code/losses.py").read_text() == LOSSES
+    assert "No map" not in text_of(losses / "whole")
+    done = cli(losses, "compare", "demo", "--policies", "never,random", "--layouts", "2", "--set", *SMALL, model)
+    assert done.returncode == 0, done.stderr
+    (losses / "losses.py").unlink()
+    done = cli(losses, "report", "whole")
+    assert done.returncode == 0, done.stderr
+    assert "No map: path loss losses:umi cannot be imported: ModuleNotFoundError" in text_of(losses / "whole")
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("losses:absent", "path loss losses:absent cannot be imported: losses has no function absent"),
+        ("losses:constant", "path loss losses:constant cannot be imported: losses has no function constant"),
+        ("nowhere:umi", "path loss nowhere:umi cannot be imported: ModuleNotFoundError"),
+        ("losses:lonely", "path loss losses:lonely returns no finite number for each of (2, 3) distances"),
+        ("losses:wild", "path loss losses:wild returns no finite number for each of (2, 3) distances"),
+        ("losses:broken", "path loss losses:broken cannot be had of (distances, propagation): TypeError"),
+        ("losses:", "input should be 'three-slope'"),
+        ("free-space", "input should be 'three-slope'"),
+    ],
+)
+def test_what_is_no_path_loss_is_refused_before_anything_is_written(name: str, said: str, losses: Path) -> None:
+    done = cli(losses, "run", "demo", "--runtime", "local", "--out", "never", "--set", f"propagation.model={name}")
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (losses / "never").exists()
